@@ -34,6 +34,10 @@ class Settings:
     data_dir: Path = PROJECT_ROOT / ".data"
     host: str = "127.0.0.1"
     port: int = 5001
+    # Names under which the web application answers, besides those of this machine's loopback.
+    allowed_hosts: tuple[str, ...] = ()
+    # Serve the browser libraries from app/static/vendor (see app/assets.py) instead of their CDN.
+    local_assets: bool = False
     # None means that the web application makes one and keeps it under data_dir.
     secret_key: str | None = field(default=None, repr=False)
     log_format: LogFormat = LogFormat.TEXT
@@ -59,6 +63,8 @@ class Settings:
             data_dir=values.path("DATA_DIR", cls.data_dir),
             host=values.text("HOST") or cls.host,
             port=values.integer("PORT", cls.port, low=1, high=65535),
+            allowed_hosts=values.names("ALLOWED_HOSTS"),
+            local_assets=values.boolean("LOCAL_ASSETS"),
             secret_key=values.text("SECRET_KEY"),
             log_format=LogFormat(
                 values.choice("LOG_FORMAT", tuple(LogFormat), cls.log_format, fold=str.lower)
@@ -86,6 +92,15 @@ class _Values:
     def path(self, name: str, default: Path) -> Path:
         value = self.text(name)
         return default if value is None else PROJECT_ROOT / Path(value).expanduser()
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Names separated by commas."""
+        return tuple(
+            part.strip().lower() for part in (self.text(name) or "").split(",") if part.strip()
+        )
+
+    def boolean(self, name: str) -> bool:
+        return self.choice(name, ("true", "false"), "false", fold=str.lower) == "true"
 
     def integer(self, name: str, default: int, *, low: int, high: int) -> int:
         value = self.text(name)
