@@ -1,0 +1,27 @@
+"""What can go wrong between a setting and a migrated database, each told in one line."""
+
+from __future__ import annotations
+
+import psycopg
+
+
+class DatabaseError(Exception):
+    """The database cannot be used; the message is one line for the user and holds no secret."""
+
+
+class EmbeddedServerError(DatabaseError):
+    """The embedded server cannot be created, started, joined or stopped."""
+
+
+class MigrationError(DatabaseError):
+    """A migration failed, or the files and the history of the database disagree."""
+
+
+def one_line(error: BaseException | str) -> str:
+    """The text of *error* on one line; libpq and the server like to use several."""
+    return " ".join(str(error).split())
+
+
+def server_message(error: psycopg.Error) -> str:
+    """What the server said, without the SQL that it quotes; one line."""
+    return one_line(error.diag.message_primary or error)

@@ -1,0 +1,250 @@
+"""From settings to a database that is there, has PGMQ in it and is migrated."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+import psycopg
+from psycopg import Connection, sql
+from psycopg.rows import TupleRow
+
+from app.config import Settings
+from app.database.errors import DatabaseError, EmbeddedServerError, one_line, server_message
+from app.database.migrations import (
+    MIGRATIONS_FOLDER,
+    AppliedMigration,
+    migrate,
+    migration_lock,
+)
+from app.database.pgmq import PgmqInstallation, install_pgmq
+from app.database.urls import (
+    MAINTENANCE_DATABASES,
+    database_name,
+    parameters,
+    sqlalchemy_url,
+    with_database,
+    without_password,
+)
+
+if TYPE_CHECKING:
+    from app.database.embedded import EmbeddedServer
+
+OLDEST_SERVER = 150000
+CONNECT_SECONDS = 10
+
+
+@dataclass(frozen=True, slots=True)
+class Preparation:
+    """What had to be done before the database could be used; all empty where it was ready."""
+
+    database_created: bool = False
+    pgmq: PgmqInstallation | None = None
+    applied: tuple[AppliedMigration, ...] = ()
+
+
+@dataclass(frozen=True)
+class Database:
+    """A database that can be used until `close`; also a context manager."""
+
+    url: str = field(repr=False)  # may hold a password
+    preparation: Preparation = Preparation()
+    _embedded: EmbeddedServer | None = field(default=None, repr=False)
+
+    @property
+    def sqlalchemy_url(self) -> str:
+        """The URL as SQLAlchemy takes it."""
+        return sqlalchemy_url(self.url)
+
+    @property
+    def is_embedded(self) -> bool:
+        return self._embedded is not None
+
+    def __str__(self) -> str:
+        """Where the database is, without a password."""
+        return without_password(self.url)
+
+    def close(self) -> None:
+        """This process no longer uses the database; an embedded server without users stops.
+
+        Closing twice is harmless. What the process's end does not call, `atexit` does.
+        """
+        if self._embedded is not None:
+            self._embedded.leave()
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _say_nothing(_: str) -> None:
+    """For callers that need no word on the way."""
+
+
+def open_database(
+    settings: Settings,
+    *,
+    folder: Path = MIGRATIONS_FOLDER,
+    on_step: Callable[[str], None] = _say_nothing,
+) -> Database:
+    """A database that exists, has PGMQ in it and is migrated by *folder*.
+
+    It is the one of `settings.database_url`, else the embedded server's, which is started or
+    joined and which this process uses until `close`. *on_step* hears what is being done.
+
+    Raises DatabaseError with one line for the user.
+    """
+    if settings.database_url is not None:
+        url = settings.database_url
+        return Database(url, prepare(url, folder=folder, on_step=on_step))
+    server = embedded_server(settings)
+    server.join()
+    try:
+        url = server.url()
+        return Database(url, prepare(url, folder=folder, on_step=on_step), server)
+    except BaseException:
+        server.leave()
+        raise
+
+
+def embedded_server(settings: Settings) -> EmbeddedServer:
+    """The embedded server under `settings.data_dir`, not started.
+
+    Raises EmbeddedServerError on a platform that has none.
+    """
+    if sys.platform == "win32":
+        raise EmbeddedServerError(
+            "The embedded server runs on Linux and macOS; set DATABASE_URL to use another one"
+        )
+    from app.database.embedded import EmbeddedServer
+
+    return EmbeddedServer(settings.data_dir)
+
+
+def prepare(
+    url: str, *, folder: Path = MIGRATIONS_FOLDER, on_step: Callable[[str], None]
+) -> Preparation:
+    """Create the database of *url* where it is missing, put PGMQ into it and migrate it."""
+    created = ensure_database(url)
+    if created:
+        on_step(f"Created database {database_name(url)}")
+    with connect(url) as conn, migration_lock(conn):
+        pgmq = install_pgmq(conn)
+        if pgmq is not None:
+            on_step(f"Installed PGMQ {pgmq.version} by {pgmq.source}")
+        applied = migrate(
+            conn,
+            folder,
+            on_applied=lambda done: on_step(f"Applied {done.script} in {done.milliseconds} ms"),
+        )
+    return Preparation(created, pgmq, tuple(applied))
+
+
+@contextmanager
+def connect(url: str) -> Iterator[Connection[TupleRow]]:
+    """A connection in autocommit mode to a supported server; what the server refuses is told.
+
+    Raises DatabaseError for an unreachable or unsuitable server, and in place of every error of
+    the server that the block lets through.
+    """
+    try:
+        with _connect(url) as conn:
+            _refuse_unsuitable(conn)
+            yield conn
+    except psycopg.Error as exc:
+        raise DatabaseError(f"{without_password(url)}: {server_message(exc)}") from exc
+
+
+def ensure_database(url: str) -> bool:
+    """The database of *url* exists; True when it was created.
+
+    Raises DatabaseError where the server cannot be reached, refuses the login, or the role may not
+    create databases.
+    """
+    name = database_name(url)
+    try:
+        _connect(url).close()
+    except psycopg.OperationalError as exc:
+        # The text of the refusal depends on the server's language, so ask its catalogue instead.
+        conn = _connect_for_maintenance(url)
+        if conn is None:
+            raise _unreachable(url, exc) from exc
+        with conn:
+            _refuse_old(conn)
+            if _exists(conn, name):
+                raise _unreachable(url, exc) from exc
+            return _create(conn, name)
+    return False
+
+
+def _connect(url: str) -> Connection[TupleRow]:
+    timeout = parameters(url).get("connect_timeout", CONNECT_SECONDS)
+    return psycopg.connect(url, autocommit=True, connect_timeout=timeout)
+
+
+def _connect_for_maintenance(url: str) -> Connection[TupleRow] | None:
+    for name in MAINTENANCE_DATABASES:
+        try:
+            return _connect(with_database(url, name))
+        except psycopg.OperationalError:
+            continue  # the first refusal, of the database itself, is the one to report
+    return None
+
+
+def _unreachable(url: str, error: psycopg.Error) -> DatabaseError:
+    return DatabaseError(f"Cannot connect to {without_password(url)}: {one_line(error)}")
+
+
+def _refuse_old(conn: Connection[TupleRow]) -> None:
+    version = conn.info.server_version
+    if version < OLDEST_SERVER:
+        raise DatabaseError(
+            f"The server is PostgreSQL {version // 10000};"
+            f" {OLDEST_SERVER // 10000} or newer is needed"
+        )
+
+
+def _refuse_unsuitable(conn: Connection[TupleRow]) -> None:
+    _refuse_old(conn)
+    encoding = conn.info.parameter_status("server_encoding")
+    if encoding != "UTF8":
+        raise DatabaseError(f"Database {conn.info.dbname} is encoded in {encoding}; UTF8 is needed")
+
+
+def _exists(conn: Connection[TupleRow], name: str) -> bool:
+    found = conn.execute("select 1 from pg_database where datname = %s", (name,))
+    return found.fetchone() is not None
+
+
+def _create(conn: Connection[TupleRow], name: str) -> bool:
+    """Create database *name* in UTF8; False when another process was first."""
+    statement = sql.SQL("create database {}").format(sql.Identifier(name))
+    template = conn.execute(
+        "select pg_encoding_to_char(encoding) from pg_database where datname = 'template1'"
+    ).fetchone()
+    if template != ("UTF8",):
+        statement += sql.SQL(" template template0 encoding 'UTF8' lc_collate 'C' lc_ctype 'C'")
+    try:
+        conn.execute(statement)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        raise DatabaseError(
+            f"Database {name} does not exist, and role {conn.info.user} may not create it; let an"
+            " administrator create it, or grant CREATEDB"
+        ) from exc
+    except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
+        return False
+    except psycopg.Error as exc:
+        raise DatabaseError(f"Database {name} could not be created: {server_message(exc)}") from exc
+    return True

@@ -1,0 +1,88 @@
+"""PGMQ in a database: the extension where the server offers it, else the SQL that `pgmq` ships."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+import psycopg
+from psycopg import Connection
+from psycopg.rows import TupleRow
+
+from app.database.errors import DatabaseError, server_message
+
+
+class PgmqSource(StrEnum):
+    """Where a PGMQ comes from."""
+
+    EXTENSION = "extension"
+    SQL = "SQL"
+
+
+@dataclass(frozen=True, slots=True)
+class PgmqInstallation:
+    """A PGMQ that was put into a database."""
+
+    version: str
+    source: PgmqSource
+
+
+def pgmq_is_installed(conn: Connection[TupleRow]) -> bool:
+    """Whether schema pgmq is there.
+
+    Raises DatabaseError where the schema is there without PGMQ in it.
+    """
+    row = conn.execute(
+        "select to_regnamespace('pgmq') is not null, to_regclass('pgmq.meta') is not null"
+    ).fetchone()
+    if row == (True, False):
+        raise DatabaseError(
+            f"Database {conn.info.dbname} has a schema pgmq without PGMQ in it; drop or rename it"
+        )
+    return row == (True, True)
+
+
+def installed_pgmq(conn: Connection[TupleRow]) -> str | None:
+    """How PGMQ came into the database, for people; None where it is not there."""
+    if not pgmq_is_installed(conn):
+        return None
+    extension = conn.execute("select extversion from pg_extension where extname = 'pgmq'")
+    row = extension.fetchone()
+    return "installed by SQL" if row is None else f"extension {row[0]}"
+
+
+def install_pgmq(conn: Connection[TupleRow]) -> PgmqInstallation | None:
+    """Make sure that PGMQ is in the database; None when it was there before.
+
+    *conn* must be in autocommit mode and the caller must hold `migration_lock`.
+
+    Raises DatabaseError where the role lacks the right to install it.
+    """
+    if pgmq_is_installed(conn):
+        return None
+    offered = conn.execute(
+        "select default_version from pg_available_extensions where name = 'pgmq'"
+    ).fetchone()
+    try:
+        if offered is not None:
+            conn.execute("create extension pgmq")
+            return PgmqInstallation(str(offered[0]), PgmqSource.EXTENSION)
+        return _install_sql(conn)
+    except psycopg.errors.InsufficientPrivilege as exc:
+        what = "create extension pgmq" if offered is not None else "install PGMQ's SQL"
+        raise DatabaseError(
+            f"Role {conn.info.user} may not {what} in database {conn.info.dbname}"
+            f" ({server_message(exc)}); let an administrator run"
+            " `python -m app.database install-pgmq` there, or grant the right"
+        ) from exc
+    except psycopg.Error as exc:
+        raise DatabaseError(f"PGMQ could not be installed: {server_message(exc)}") from exc
+
+
+def _install_sql(conn: Connection[TupleRow]) -> PgmqInstallation:
+    # Imported here: the package loads much that only this needs, and a worker rarely installs.
+    from pgmq.install import get_embedded_install_sql, get_embedded_sql_version
+
+    with conn.transaction():
+        conn.execute(get_embedded_install_sql().encode("utf-8"))
+    return PgmqInstallation(get_embedded_sql_version(), PgmqSource.SQL)
