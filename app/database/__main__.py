@@ -17,7 +17,7 @@ from app.database.urls import without_password
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one command; 0 where it did what it says, 1 with one line on stderr where it could not."""
+    """Run one command; 0 where it did what it says, else 1 and one line on stderr."""
     options = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     run: Callable[[Settings, argparse.Namespace], int] = options.run

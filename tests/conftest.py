@@ -1,0 +1,141 @@
+"""What every test may use: a server, a database of its own, a pool on its loop.
+
+The server is the one of TEST_DATABASE_URL (its role must be allowed to create databases, and PGMQ
+in them), else an embedded server in a temporary folder that all parallel test processes share.
+One database is migrated for the whole run; each test that asks for a database gets a copy.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import AsyncIterator, Callable, Iterator
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection, sql
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from app.database.embedded import EmbeddedServer
+from app.database.opening import prepare
+from app.database.urls import with_database
+
+SERVER_VARIABLE = "TEST_DATABASE_URL"
+# Names what belongs to this run; the processes that xdist starts inherit it.
+RUN_VARIABLE = "COMMANDBUS_TEST_RUN"
+_ADVISORY_LOCK = int.from_bytes(b"tests")
+
+
+def pytest_configure() -> None:
+    os.environ.setdefault(RUN_VARIABLE, uuid4().hex[:12])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """A server that outlives the run keeps nothing of it."""
+    server_url = os.environ.get(SERVER_VARIABLE)
+    if server_url is not None and not hasattr(session.config, "workerinput"):
+        with _administer(server_url) as conn:
+            _drop(conn, template_name())
+
+
+def template_name() -> str:
+    """The migrated database of this run, of which each test's is a copy."""
+    return f"test_{os.environ[RUN_VARIABLE]}_template"
+
+
+@pytest.fixture(scope="session")
+def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The URI of the server's maintenance database."""
+    given = os.environ.get(SERVER_VARIABLE)
+    if given is not None:
+        yield with_database(given, "postgres")
+        return
+    base = tmp_path_factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with EmbeddedServer(shared / "data") as server:
+        url = server.url("postgres")
+        with _administer(url) as conn:
+            # What a crash of the machine would cost is only the test run.
+            conn.execute("alter system set fsync = off")
+            conn.execute("alter system set full_page_writes = off")
+            conn.execute("select pg_reload_conf()")
+        yield url
+
+
+@pytest.fixture(scope="session")
+def template_database(server_url: str) -> str:
+    """The name of a database with PGMQ and all migrations, made once for all test processes."""
+    name = template_name()
+    unfinished = f"{name}_unfinished"
+    with _administer(server_url) as conn:
+        conn.execute("select pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
+        found = conn.execute("select 1 from pg_database where datname = %s", (name,)).fetchone()
+        if found is None:
+            _drop(conn, unfinished)
+            prepare(with_database(server_url, unfinished), on_step=_say_nothing)
+            conn.execute(
+                sql.SQL("alter database {} rename to {}").format(
+                    sql.Identifier(unfinished), sql.Identifier(name)
+                )
+            )
+    return name
+
+
+@pytest.fixture
+def make_database(server_url: str) -> Iterator[Callable[[str], str]]:
+    """Makes databases, each a copy of the database that it is given; all go after the test."""
+    made: list[str] = []
+
+    def make(template: str) -> str:
+        name = f"test_{os.environ[RUN_VARIABLE]}_{uuid4().hex[:12]}"
+        made.append(name)
+        with _administer(server_url) as conn:
+            conn.execute(
+                sql.SQL("create database {} template {}").format(
+                    sql.Identifier(name), sql.Identifier(template)
+                )
+            )
+        return with_database(server_url, name)
+
+    yield make
+    with _administer(server_url) as conn:
+        for name in made:
+            _drop(conn, name)
+
+
+@pytest.fixture
+def database_url(make_database: Callable[[str], str], template_database: str) -> str:
+    """The URI of a migrated database that only this test uses."""
+    return make_database(template_database)
+
+
+@pytest.fixture
+def empty_database_url(make_database: Callable[[str], str]) -> str:
+    """The URI of a database with nothing in it, that only this test uses."""
+    return make_database("template0")
+
+
+@pytest.fixture
+async def pool(database_url: str) -> AsyncIterator[AsyncConnectionPool[AsyncConnection[TupleRow]]]:
+    """An open pool on the test's own loop and database."""
+    async with AsyncConnectionPool(
+        database_url,
+        connection_class=AsyncConnection[TupleRow],
+        min_size=1,
+        max_size=10,
+        open=False,
+    ) as opened:
+        yield opened
+
+
+def _administer(server_url: str) -> psycopg.Connection[TupleRow]:
+    return psycopg.connect(server_url, autocommit=True)
+
+
+def _drop(conn: psycopg.Connection[TupleRow], name: str) -> None:
+    conn.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+
+def _say_nothing(_: str) -> None:
+    """Nobody listens to the steps of the preparation."""
