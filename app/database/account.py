@@ -90,7 +90,7 @@ def open_way(account: Account, *paths: Path) -> None:
     for folder in {parent for path in paths for parent in path.parents}:
         mode = folder.stat().st_mode
         if not mode & stat.S_IXOTH:
-            logger.warning("folder_opened", extra={"path": str(folder), "user": account.name})
+            logger.info("folder_opened", extra={"path": str(folder), "user": account.name})
             folder.chmod(mode | stat.S_IXOTH)
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import re
 import shutil
 import signal
 import stat
@@ -21,7 +22,7 @@ import psutil
 
 from app.database.account import Account, open_programs, open_way, server_account
 from app.database.errors import EmbeddedServerError, one_line
-from app.database.postmaster import PID_FILE, Postmaster, find_postmaster, server_processes
+from app.database.postmaster import PID_FILE, Postmaster, find_postmaster, server_processes, serves
 
 logger = logging.getLogger(__name__)
 
@@ -50,6 +51,10 @@ SERVER_SETTINGS = {
     "full_page_writes": "on",
 }
 SETTINGS_FILE = "embedded.conf"
+
+# In a failed program's output, the lines with these words say why.
+_TELLING = ("FATAL", "PANIC", "HINT", "error:", "invalid value", "unrecognized", "No space left")
+_LOG_PREFIX = re.compile(r"^\d{4}-\S+ \S+ \S+ \[\d+\] ")
 
 
 class Cluster:
@@ -232,7 +237,7 @@ class Cluster:
             _signal(postmaster.pid, order)
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
-                if find_postmaster(self.data_dir) is None:
+                if not serves(postmaster.pid, self.data_dir):
                     return
                 time.sleep(POLL_SECONDS)
         raise EmbeddedServerError(
@@ -241,10 +246,10 @@ class Cluster:
         )
 
     def _clear_leftovers(self) -> None:
-        """No process and no pid file of a crashed server stands in the way of a new one.
+        """No process and no lock file of a crashed server stands in the way of a new one.
 
-        PostgreSQL removes a stale pid file itself, but not one whose number another program of the
-        same user has taken since, nor an empty one.
+        PostgreSQL removes stale lock files itself, but not those whose number belongs to a zombie
+        or to another program of the same user by now, nor empty ones.
         """
         deadline = time.monotonic() + 10
         while orphans := list(server_processes(self.data_dir)):
@@ -255,7 +260,9 @@ class Cluster:
                     f" {', '.join(str(orphan.pid) for orphan in orphans)}; end them and try again"
                 )
             time.sleep(POLL_SECONDS)
-        (self.data_dir / PID_FILE).unlink(missing_ok=True)
+        socket = self.socket_dir / f".s.PGSQL.{PORT}"
+        for path in (self.data_dir / PID_FILE, socket, socket.with_name(f"{socket.name}.lock")):
+            path.unlink(missing_ok=True)
 
     def _write_settings(self, account: Account) -> None:
         path = self.data_dir / SETTINGS_FILE
@@ -265,12 +272,8 @@ class Cluster:
 
     def _reason(self, output: str) -> str:
         """What of a program's *output* explains its failure, on one line."""
-        lines = [line.strip() for line in output.splitlines() if line.strip()]
-        telling = [
-            line
-            for line in lines
-            if any(word in line for word in ("FATAL", "PANIC", "error:", "HINT", "No space left"))
-        ]
+        lines = [_LOG_PREFIX.sub("", line).strip() for line in output.splitlines()]
+        telling = [line for line in lines if any(word in line for word in _TELLING)]
         reason = one_line(" ".join((telling or lines)[-3:]))
         if "No space left" in reason or _is_full(self.home):
             return f"the disk of {self.home} is full ({reason or 'nothing could be written'})"

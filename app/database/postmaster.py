@@ -8,6 +8,8 @@ from pathlib import Path
 
 import psutil
 
+from app.database.errors import EmbeddedServerError
+
 PID_FILE = "postmaster.pid"
 
 
@@ -34,17 +36,24 @@ def find_postmaster(data_dir: Path) -> Postmaster | None:
 
     A recorded pid whose process is gone, is a zombie, or is another program does not count: after
     a crash the number may belong to anyone.
+
+    Raises EmbeddedServerError where the data is another user's.
     """
     try:
         lines = (data_dir / PID_FILE).read_bytes().decode("utf-8", "surrogateescape").splitlines()
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise EmbeddedServerError(
+            f"The data in {data_dir} is closed to this user; run as its owner or as root, or"
+            " choose another DATA_DIR"
+        ) from None
     # pid, data directory, start time, port, socket directory, listen address, shared memory,
     # status; a server that has only begun to start has not written all of them.
     if not lines or not lines[0].strip().isdigit():
         return None
     pid = int(lines[0])
-    if not _serves(pid, data_dir):
+    if not serves(pid, data_dir):
         return None
     if len(lines) < 8:
         return Postmaster(pid, socket_dir=data_dir, port=0, status="starting")
@@ -54,11 +63,11 @@ def find_postmaster(data_dir: Path) -> Postmaster | None:
 def server_processes(data_dir: Path) -> Iterator[psutil.Process]:
     """Every PostgreSQL process that works in *data_dir*, with or without a postmaster."""
     for process in psutil.process_iter():
-        if _serves(process.pid, data_dir):
+        if serves(process.pid, data_dir):
             yield process
 
 
-def _serves(pid: int, data_dir: Path) -> bool:
+def serves(pid: int, data_dir: Path) -> bool:
     """Whether *pid* is a live PostgreSQL process of *data_dir*, which is where it works."""
     try:
         process = psutil.Process(pid)
