@@ -32,14 +32,17 @@ def pgmq_is_installed(conn: Connection[TupleRow]) -> bool:
 
     Raises DatabaseError where the schema is there without PGMQ in it.
     """
+    # Asked of the catalogue, which every role may read.
     row = conn.execute(
-        "select to_regnamespace('pgmq') is not null, to_regclass('pgmq.meta') is not null"
+        "select count(distinct schema.oid), count(meta.oid) from pg_namespace as schema"
+        " left join pg_class as meta on meta.relnamespace = schema.oid and meta.relname = 'meta'"
+        " where schema.nspname = 'pgmq'"
     ).fetchone()
-    if row == (True, False):
+    if row == (1, 0):
         raise DatabaseError(
             f"Database {conn.info.dbname} has a schema pgmq without PGMQ in it; drop or rename it"
         )
-    return row == (True, True)
+    return row == (1, 1)
 
 
 def installed_pgmq(conn: Connection[TupleRow]) -> str | None:

@@ -26,12 +26,18 @@ def parameters(url: str) -> dict[str, str]:
     Raises DatabaseError when it is no libpq URI; the text is not repeated, it may hold a password.
     """
     try:
-        return {name: str(value) for name, value in conninfo_to_dict(url).items()}
+        values = {name: str(value) for name, value in conninfo_to_dict(url).items()}
     except psycopg.ProgrammingError:
+        values = {}
+    # A password with a "/" in it makes libpq take its beginning for the port and the rest for the
+    # database; refused here, or it would be shown as such.
+    port_is_number = all(part.isdigit() for part in values.get("port", "0").split(","))
+    if not values or not port_is_number or "@" in url.partition("://")[2].partition("/")[2]:
         raise DatabaseError(
             "DATABASE_URL is not a valid PostgreSQL URI; write"
             " postgresql://user:password@host:5432/database and percent-encode special characters"
-        ) from None
+        )
+    return values
 
 
 def database_name(url: str) -> str:
@@ -47,12 +53,25 @@ def database_name(url: str) -> str:
 def build_url(values: dict[str, str], *, scheme: str = "postgresql") -> str:
     """A URI of the connection parameters *values*, each percent-encoded in its usual place."""
     rest = dict(values)
-    user = quote(rest.pop("user", ""), safe="")
-    password = rest.pop("password", None)
+    login = quote(rest.pop("user", ""), safe="")
+    if "password" in rest:
+        login += f":{quote(rest.pop('password'), safe='*')}"
     database = quote(rest.pop("dbname", ""), safe="")
-    login = user if password is None else f"{user}:{quote(password, safe='')}"
+    place = _network_place(rest)
     query = urlencode(rest, quote_via=quote)
-    return f"{scheme}://{login}{'@' if login else ''}/{database}{'?' if query else ''}{query}"
+    return (
+        f"{scheme}://{login}{'@' if login else ''}{place}/{database}{'?' if query else ''}{query}"
+    )
+
+
+def _network_place(rest: dict[str, str]) -> str:
+    """Take host and port out of *rest* where they are a single network host's."""
+    host = rest.get("host", "")
+    if not host or "/" in host or "," in host or "," in rest.get("port", ""):
+        return ""
+    del rest["host"]
+    port = rest.pop("port", "")
+    return f"{f'[{host}]' if ':' in host else quote(host, safe='')}{':' if port else ''}{port}"
 
 
 def with_database(url: str, database: str) -> str:
@@ -67,10 +86,5 @@ def sqlalchemy_url(url: str) -> str:
 
 def without_password(url: str) -> str:
     """*url* fit to be shown and logged."""
-    return build_url(
-        {**parameters(url), "password": "***"} if _has_password(url) else parameters(url)
-    )
-
-
-def _has_password(url: str) -> bool:
-    return "password" in parameters(url)
+    values = parameters(url)
+    return build_url({**values, "password": "***"} if "password" in values else values)

@@ -46,9 +46,11 @@ def test_checksum_depends_neither_on_line_ends_nor_on_a_byte_order_mark() -> Non
 
 
 def test_versions_compare_number_by_number() -> None:
-    ordered = ["0.9", "1", "1.0.1", "1.2", "1.10", "002", "10", "20240101"]
+    mixed = ["10", "1.10", "20240101", "1", "002", "0.9", "1.2", "1.0.1"]
 
-    assert sorted(ordered[::-1], key=version_key) == ordered
+    assert sorted(mixed, key=version_key) == [
+        "0.9", "1", "1.0.1", "1.2", "1.10", "002", "10", "20240101",
+    ]  # fmt: skip
     assert version_key("1") == version_key("001") == version_key("1.0.0")
 
 
