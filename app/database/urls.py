@@ -87,4 +87,6 @@ def sqlalchemy_url(url: str) -> str:
 def without_password(url: str) -> str:
     """*url* fit to be shown and logged."""
     values = parameters(url)
-    return build_url({**values, "password": "***"} if "password" in values else values)
+    if "password" in values:
+        values["password"] = "***"  # nosec B105: stars to be shown, no password
+    return build_url(values)
