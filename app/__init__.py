@@ -2,3 +2,20 @@
 
 Importing this package imports no web framework, so that a worker process never loads one.
 """
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from flask import Flask
+
+    from app.config import Settings
+
+
+def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
+    """The web application; see app.factory."""
+    from app import factory
+
+    return factory.create_app(config)

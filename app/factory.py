@@ -1,0 +1,112 @@
+"""Building the web application from its settings."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import secrets
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from flask import Flask
+from flask_openapi3.blueprint import APIBlueprint
+from flask_openapi3.models.info import Info
+from flask_openapi3.openapi import OpenAPI
+from jinja2 import StrictUndefined
+
+from app import access, errors, security, static_files
+from app.config import Settings
+
+MAX_REQUEST_BYTES = 1024 * 1024
+
+# Packages that bring a blueprint named `bp`, in the order in which their routes are listed.
+BLUEPRINT_MODULES = ("app.web", "app.api", "app.health")
+
+
+def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
+    """A web application that is ready to serve.
+
+    *config* is the complete settings; or a mapping that overrides single settings by their field
+    name (`{"database_url": …}`) and Flask's own by theirs (`{"TESTING": True}`), the rest coming
+    from the environment.
+    """
+    settings, flask_config = _read(config)
+    app = OpenAPI(
+        __name__,
+        info=Info(title="Command Bus", version="1.0.0"),
+        validation_error_callback=errors.validation_response,
+        doc_ui=False,
+    )
+    app.config.from_mapping(
+        SETTINGS=settings,
+        SECRET_KEY=settings.secret_key or kept_secret_key(settings.data_dir),
+        SESSION_COOKIE_NAME="commandbus_session",
+        SESSION_COOKIE_HTTPONLY=True,
+        SESSION_COOKIE_SAMESITE="Lax",
+        MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES,
+        MAX_FORM_MEMORY_SIZE=MAX_REQUEST_BYTES,
+        # A form may stay open for as long as its session lives.
+        WTF_CSRF_TIME_LIMIT=None,
+        WTF_CSRF_CHECK_DEFAULT=False,
+    )
+    app.config.from_mapping(flask_config)
+    app.jinja_env.trim_blocks = app.jinja_env.lstrip_blocks = True
+    # A name that a template expects and does not get is a mistake, not an empty string.
+    app.jinja_env.undefined = StrictUndefined
+
+    security.init_app(app)
+    access.init_app(app)
+    errors.init_app(app)
+    static_files.init_app(app)
+    for name in BLUEPRINT_MODULES:
+        _register(app, name)
+    return app
+
+
+def kept_secret_key(data_dir: Path) -> str:
+    """The secret key under *data_dir*, made at the first call and readable by its owner only.
+
+    Several processes may start at once: the one that links its key into place first wins, and a
+    key is never seen half written.
+    """
+    path = data_dir / "secret_key"
+    if not path.exists():
+        data_dir.mkdir(parents=True, exist_ok=True)
+        draft = data_dir / f".secret_key.{os.getpid()}.{secrets.token_hex(4)}"
+        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "w") as file:
+            file.write(secrets.token_urlsafe(48))
+        try:
+            path.hardlink_to(draft)
+        except FileExistsError:
+            pass
+        finally:
+            draft.unlink()
+    return path.read_text().strip()
+
+
+def _read(config: Settings | Mapping[str, Any] | None) -> tuple[Settings, dict[str, Any]]:
+    """The settings, and what is meant for Flask itself."""
+    if isinstance(config, Settings):
+        return config, {}
+    overrides = dict(config or {})
+    fields = {field.name for field in dataclasses.fields(Settings)}
+    ours = {name: overrides.pop(name) for name in fields & overrides.keys()}
+    return dataclasses.replace(Settings.from_env(), **ours), overrides
+
+
+def _register(app: OpenAPI, name: str) -> None:
+    """Register the blueprint of a package that is there; its `init_app(app)` runs first."""
+    if find_spec(name) is None:
+        return
+    module = import_module(name)
+    if hasattr(module, "init_app"):
+        module.init_app(app)
+    if hasattr(module, "bp"):
+        if isinstance(module.bp, APIBlueprint):
+            app.register_api(module.bp)
+        else:
+            app.register_blueprint(module.bp)

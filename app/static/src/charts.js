@@ -1,0 +1,158 @@
+// Charts over time, drawn by uPlot, which comes from its CDN only where a page has a chart. Until
+// it is there, and for ever if it never comes, the table with the same values is shown. See the
+// macro `chart` in macros/ui.html for the markup.
+
+const LOAD_SECONDS = 5;
+const AXIS_FONT = '11px Inter, system-ui, sans-serif';
+
+const drawn = new Map();
+
+export async function startCharts() {
+  const elements = document.querySelectorAll('[data-chart]');
+  document.addEventListener('live:updated', (event) => update(event.target));
+  document.addEventListener('theme:changed', () => redrawAll());
+  if (elements.length > 0) await update(document);
+}
+
+async function update(root) {
+  const elements = [...root.querySelectorAll('[data-chart]')];
+  if (elements.length === 0) return;
+  const library = await load();
+  for (const element of elements) {
+    if (library) draw(library, element);
+    else element.dataset.state = 'table';
+  }
+}
+
+let loading;
+
+function load() {
+  loading ??= new Promise((resolve) => {
+    const meta = document.querySelector('meta[name="uplot"]');
+    const script = document.createElement('script');
+    script.src = meta.content;
+    script.integrity = meta.dataset.integrity;
+    script.crossOrigin = 'anonymous';
+    script.addEventListener('load', () => resolve(window.uPlot));
+    script.addEventListener('error', () => resolve(null));
+    setTimeout(() => resolve(null), LOAD_SECONDS * 1000);
+    document.head.append(script);
+  });
+  return loading;
+}
+
+function draw(UPlot, element, { anew = false } = {}) {
+  const { times, series, unit } = JSON.parse(element.dataset.chartValues);
+  const data = [times, ...series.map((line) => line.values)];
+  const known = drawn.get(element);
+  if (known && !anew && known.labels === labelsOf(series)) {
+    known.chart.setData(data);
+    return;
+  }
+  known?.destroy();
+  const plot = element.querySelector('.chart-plot');
+  element.dataset.state = 'drawn';
+  const chart = new UPlot(options(plot, element, series, unit), data, plot);
+  const observer = new ResizeObserver(() => chart.setSize(sizeOf(plot)));
+  observer.observe(plot);
+  drawn.set(element, {
+    chart,
+    labels: labelsOf(series),
+    destroy: () => {
+      observer.disconnect();
+      chart.destroy();
+    },
+  });
+}
+
+function redrawAll() {
+  for (const [element, known] of drawn) {
+    if (element.isConnected) draw(window.uPlot, element, { anew: true });
+    else {
+      known.destroy();
+      drawn.delete(element);
+    }
+  }
+}
+
+function options(plot, element, series, unit) {
+  const muted = colorOf('var(--ink-muted)', element);
+  const grid = { stroke: colorOf('var(--line)', element), width: 1 };
+  const axis = { stroke: muted, font: AXIS_FONT, ticks: { show: false } };
+  return {
+    ...sizeOf(plot),
+    padding: [8, 8, 0, 0],
+    legend: { show: false },
+    cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
+    scales: { y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+    axes: [
+      { ...axis, grid: { show: false }, space: 70, values: (_chart, ticks) => ticks.map(clockText) },
+      { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => compact(tick)) },
+    ],
+    series: [{}, ...series.map((line) => lineOptions(line, element))],
+    plugins: [tooltip(series, unit)],
+  };
+}
+
+function lineOptions(line, element) {
+  const stroke = colorOf(`var(--${line.tone})`, element);
+  return { label: line.label, stroke, width: 2, points: { show: false }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
+}
+
+function tooltip(series, unit) {
+  let tip;
+  return {
+    hooks: {
+      init: (chart) => {
+        tip = document.createElement('div');
+        tip.className = 'chart-tip';
+        tip.hidden = true;
+        chart.over.append(tip);
+      },
+      setCursor: (chart) => {
+        const { idx, left } = chart.cursor;
+        tip.hidden = idx === null || idx === undefined || left < 0;
+        if (tip.hidden) return;
+        const lines = series.map((line, i) => `${line.label}: ${compact(chart.data[i + 1][idx])}${unit ? ` ${unit}` : ''}`);
+        tip.replaceChildren(...[clockText(chart.data[0][idx]), ...lines].map(textLine));
+        const flip = left > chart.over.clientWidth / 2;
+        tip.style.transform = `translateX(${flip ? left - tip.offsetWidth - 12 : left + 12}px)`;
+      },
+    },
+  };
+}
+
+function textLine(text) {
+  const line = document.createElement('div');
+  line.textContent = text;
+  return line;
+}
+
+function sizeOf(plot) {
+  return { width: plot.clientWidth, height: plot.clientHeight };
+}
+
+function labelsOf(series) {
+  return series.map((line) => `${line.label}:${line.tone}`).join('|');
+}
+
+// The canvas knows no custom properties, so the browser resolves them on a real element.
+function colorOf(value, element) {
+  const probe = document.createElement('span');
+  probe.style.color = value;
+  element.append(probe);
+  const { color } = getComputedStyle(probe);
+  probe.remove();
+  return color;
+}
+
+const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
+const numberFormat = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
+
+function clockText(seconds) {
+  return clockFormat.format(new Date(seconds * 1000));
+}
+
+function compact(value) {
+  return value === null || value === undefined ? '–' : numberFormat.format(value);
+}

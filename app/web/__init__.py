@@ -1,0 +1,30 @@
+"""The pages. A module for each page family; each module adds its views to `bp`.
+
+A page and its live refresh come from one view: see rendering.render_page.
+"""
+
+from flask import Blueprint, Flask
+
+from app.web import formats, navigation, remembered, rendering, vocabulary
+
+bp = Blueprint("web", __name__)
+
+
+def init_app(app: Flask) -> None:
+    """Give the templates their filters and globals."""
+    app.jinja_env.filters.update(formats.FILTERS)
+    app.jinja_env.globals.update(
+        STATUSES=vocabulary.STATUSES,
+        EVENTS=vocabulary.EVENTS,
+        status_of=vocabulary.status_of,
+        event_of=vocabulary.event_of,
+        navigation=navigation.groups,
+        current_theme=remembered.current_theme,
+        current_operator=remembered.current_operator,
+        live_url=rendering.live_url,
+        url_with=rendering.url_with,
+    )
+
+
+# The page modules import `bp`, so they come last.
+from app.web import dashboard, preferences  # noqa: E402, F401

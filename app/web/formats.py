@@ -1,0 +1,100 @@
+"""Template filters: values as people read them. None is always an en dash."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+NOTHING = "\N{EN DASH}"
+
+
+def number(value: float | None, digits: int = 0) -> str:
+    """1234567 → 1,234,567"""
+    return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def percent(value: float | None, digits: int = 0) -> str:
+    """0.125 → 12.5%, as far as *digits* allow."""
+    return NOTHING if value is None else f"{value:.{digits}%}"
+
+
+def milliseconds(value: float | None) -> str:
+    """45 → 45 ms, 1234 → 1.23 s, 90000 → 1 min 30 s"""
+    if value is None:
+        return NOTHING
+    if value < 1000:
+        return f"{value:.1f} ms" if 0 < value < 10 else f"{value:.0f} ms"
+    if value < 60_000:
+        return f"{value / 1000:.2f} s" if value < 10_000 else f"{value / 1000:.1f} s"
+    return seconds(value / 1000)
+
+
+def seconds(value: float | timedelta | None) -> str:
+    """The two largest units: 3 → 3 s, 3725 → 1 h 2 min"""
+    if value is None:
+        return NOTHING
+    total = int(value.total_seconds() if isinstance(value, timedelta) else value)
+    for size, unit, smaller, smaller_unit in (
+        (86_400, "d", 3_600, "h"),
+        (3_600, "h", 60, "min"),
+        (60, "min", 1, "s"),
+    ):
+        if total >= size:
+            rest = total % size // smaller
+            return (
+                f"{total // size} {unit} {rest} {smaller_unit}"
+                if rest
+                else f"{total // size} {unit}"
+            )
+    return f"{total} s"
+
+
+def clock(value: float | timedelta | None) -> str:
+    """A running time: 3725 → 01:02:05"""
+    if value is None:
+        return NOTHING
+    total = int(value.total_seconds() if isinstance(value, timedelta) else value)
+    return f"{total // 3600:02}:{total // 60 % 60:02}:{total % 60:02}"
+
+
+def utc(value: datetime | None) -> str:
+    """2026-01-31 14:02:10 UTC"""
+    if value is None:
+        return NOTHING
+    return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def iso(value: datetime) -> str:
+    """What a time element's datetime attribute holds; milliseconds, always UTC."""
+    return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def unix_iso(value: float) -> str:
+    """The same for a moment given in Unix seconds."""
+    return iso(datetime.fromtimestamp(value, UTC))
+
+
+def short_id(value: object) -> str:
+    """The first eight characters, enough to recognise an id in a table."""
+    return str(value)[:8]
+
+
+def pretty_json(value: Any) -> str:
+    """JSON as people read it; what JSON cannot say is shown as its text."""
+    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+
+
+FILTERS: dict[str, Callable[..., str]] = {
+    "number": number,
+    "percent": percent,
+    "milliseconds": milliseconds,
+    "seconds": seconds,
+    "clock": clock,
+    "utc": utc,
+    "iso": iso,
+    "unix_iso": unix_iso,
+    "short_id": short_id,
+    "pretty_json": pretty_json,
+}

@@ -1,0 +1,42 @@
+"""Saving what a person prefers, for browsers without JavaScript as well."""
+
+from __future__ import annotations
+
+from urllib.parse import urlsplit
+
+from flask import flash, redirect, request
+from flask.typing import ResponseReturnValue
+from werkzeug.wrappers import Response as WerkzeugResponse
+
+from app import access
+from app.errors import Problem
+from app.web import bp
+from app.web.remembered import THEMES, clean_operator, remember_operator, remember_theme
+
+
+@bp.post("/preferences/theme")
+@access.viewer
+def save_theme() -> ResponseReturnValue:
+    theme = request.form.get("theme", "")
+    if theme not in THEMES:
+        raise Problem(422, detail="The theme is light, dark or system.")
+    response = _back()
+    remember_theme(response, theme)
+    return response
+
+
+@bp.post("/preferences/operator")
+@access.viewer
+def save_operator() -> ResponseReturnValue:
+    name = clean_operator(request.form.get("operator", ""))
+    response = _back()
+    remember_operator(response, name)
+    flash(f"Your actions are recorded as {name}." if name else "Your name is forgotten.", "success")
+    return response
+
+
+def _back() -> WerkzeugResponse:
+    """To the page the form was on; only its path is taken, so that it cannot lead elsewhere."""
+    origin = urlsplit(request.form.get("next") or request.referrer or "")
+    path = "/" + origin.path.lstrip("/\\")
+    return redirect(f"{path}?{origin.query}" if origin.query else path, 303)

@@ -1,0 +1,42 @@
+"""What a person's browser remembers for the server: the theme and the operator's name."""
+
+from __future__ import annotations
+
+import unicodedata
+from urllib.parse import quote, unquote
+
+from flask import request
+from werkzeug.wrappers import Response
+
+THEMES = ("light", "system", "dark")
+THEME_COOKIE = "theme"
+OPERATOR_COOKIE = "operator"
+OPERATOR_MAX_LENGTH = 60
+YEAR_SECONDS = 365 * 24 * 60 * 60
+
+
+def current_theme() -> str:
+    theme = request.cookies.get(THEME_COOKIE)
+    return theme if theme in THEMES else "system"
+
+
+def current_operator() -> str:
+    """The name under which actions are recorded; empty until the person has given one."""
+    return clean_operator(unquote(request.cookies.get(OPERATOR_COOKIE, "")))
+
+
+def clean_operator(name: str) -> str:
+    """The name on one line, without characters that only control how text is shown."""
+    visible = "".join(" " if c.isspace() else c for c in name if unicodedata.category(c)[0] != "C")
+    return " ".join(visible.split())[:OPERATOR_MAX_LENGTH]
+
+
+def remember_theme(response: Response, theme: str) -> None:
+    # Scripts set this cookie too, hence not HttpOnly.
+    response.set_cookie(THEME_COOKIE, theme, max_age=YEAR_SECONDS, samesite="Lax")
+
+
+def remember_operator(response: Response, name: str) -> None:
+    response.set_cookie(
+        OPERATOR_COOKIE, quote(name), max_age=YEAR_SECONDS, samesite="Lax", httponly=True
+    )
