@@ -50,7 +50,7 @@ layers: .venv/.installed-dev ## Who may import whom
 
 .PHONY: security
 security: .venv/.installed-dev ## Likely security mistakes
-	$(BIN)/bandit --quiet --configfile pyproject.toml --recursive .
+	$(BIN)/bandit --quiet --severity-level medium --configfile pyproject.toml --recursive .
 
 .PHONY: audit
 audit: .venv/.installed-dev ## Known vulnerabilities in the pinned packages (asks a service on the network)

@@ -15,6 +15,7 @@ import signal
 import stat
 import tempfile
 import time
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -238,12 +239,19 @@ class Cluster:
             deadline = time.monotonic() + seconds
             while time.monotonic() < deadline:
                 if not serves(postmaster.pid, self.data_dir):
+                    self._remove_socket_dir(postmaster.socket_dir)
                     return
                 time.sleep(POLL_SECONDS)
         raise EmbeddedServerError(
             f"The embedded server (process {postmaster.pid}) does not stop; see"
             f" {self.data_dir / LOG_NAME}"
         )
+
+    def _remove_socket_dir(self, socket_dir: Path) -> None:
+        """A private folder that was made for the socket goes with the server."""
+        if socket_dir != self.data_dir:
+            with suppress(FileNotFoundError):
+                socket_dir.rmdir()
 
     def _clear_leftovers(self) -> None:
         """No process and no lock file of a crashed server stands in the way of a new one.

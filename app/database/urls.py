@@ -88,5 +88,5 @@ def without_password(url: str) -> str:
     """*url* fit to be shown and logged."""
     values = parameters(url)
     if "password" in values:
-        values["password"] = "***"  # nosec B105: stars to be shown, no password
+        values["password"] = "***"
     return build_url(values)
