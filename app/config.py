@@ -1,14 +1,23 @@
-"""Settings of a process, read once from the environment and `.env`."""
+"""Settings of a process, read once from the environment and `.env`; and those in the database."""
 
 from __future__ import annotations
 
+import dataclasses
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 from dotenv import dotenv_values
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from app import store
+from app.options import checked, option, options_of
+from commandbus import RetryPolicy
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -89,6 +98,9 @@ class _Values:
         """The value without surrounding blanks, or None where there is nothing in it."""
         return (self._values.get(name) or "").strip() or None
 
+    def names_given(self) -> Iterable[str]:
+        return self._values.keys()
+
     def path(self, name: str, default: Path) -> Path:
         value = self.text(name)
         return default if value is None else PROJECT_ROOT / Path(value).expanduser()
@@ -138,3 +150,203 @@ class _Values:
                 " postgresql://user:password@localhost:5432/commandbus_e2e"
             )
         return value
+
+
+def environment(
+    environ: Mapping[str, str] | None = None, *, env_file: Path | None = PROJECT_ROOT / ".env"
+) -> dict[str, str]:
+    """The values in *environ* (the process's by default) over those in *env_file*."""
+    values = _Values(os.environ if environ is None else environ, env_file)
+    return {name: value for name in values.names_given() if (value := values.text(name))}
+
+
+@dataclass
+class WorkerConfig:
+    """How workers take commands from the queue."""
+
+    visibility_timeout: int = option(
+        30,
+        "Visibility timeout",
+        unit="seconds",
+        low=1,
+        high=43_200,
+        variable="WORKER_VISIBILITY_TIMEOUT",
+        help="How long a claim holds a command; one not finished by then is redelivered.",
+    )
+    concurrency: int = option(
+        4,
+        "Concurrency",
+        unit="commands",
+        low=1,
+        high=1_000,
+        variable="WORKER_CONCURRENCY",
+        help="How many commands each worker process runs at once.",
+    )
+    poll_interval: float = option(
+        1.0,
+        "Poll interval",
+        unit="seconds",
+        low=0.01,
+        high=3_600,
+        variable="WORKER_POLL_INTERVAL",
+        help="The longest pause between two looks at an empty queue.",
+    )
+    batch_size: int = option(
+        10,
+        "Batch size",
+        unit="commands",
+        low=1,
+        high=1_000,
+        variable="WORKER_BATCH_SIZE",
+        help="How many commands one claim takes at most.",
+    )
+
+
+@dataclass
+class RetryConfig:
+    """How often and after which delay a command that failed is tried again."""
+
+    max_attempts: int = option(
+        3,
+        "Max attempts",
+        unit="attempts",
+        low=1,
+        high=1_000,
+        variable="RETRY_MAX_ATTEMPTS",
+        help="How often a command without a budget of its own is tried before the TSQ gets it.",
+    )
+    base_delay_ms: int = option(
+        1_000,
+        "Base delay",
+        unit="ms",
+        low=0,
+        high=86_400_000,
+        variable="RETRY_BASE_DELAY_MS",
+        help="The delay after the first failed attempt.",
+    )
+    max_delay_ms: int = option(
+        60_000,
+        "Max delay",
+        unit="ms",
+        low=0,
+        high=86_400_000,
+        variable="RETRY_MAX_DELAY_MS",
+        help="No delay is longer than this.",
+    )
+    backoff_multiplier: float = option(
+        2.0,
+        "Backoff multiplier",
+        low=1.0,
+        high=100.0,
+        variable="RETRY_BACKOFF_MULTIPLIER",
+        help="Each further delay is this many times the one before.",
+    )
+
+    def to_policy(self) -> RetryPolicy:
+        """The policy that a worker follows."""
+        return RetryPolicy(**dataclasses.asdict(self))
+
+
+WORKER_OPTIONS = options_of(WorkerConfig)
+RETRY_OPTIONS = options_of(RetryConfig)
+
+
+class ConfigVersionError(Exception):
+    """Somebody else has changed the configuration meanwhile; nothing was stored."""
+
+    def __init__(self, expected: int, current: int) -> None:
+        super().__init__(f"the configuration has version {current} now, not {expected}")
+        self.expected = expected
+        self.current = current
+
+
+@dataclass(frozen=True)
+class StoredConfig:
+    """The stored configuration: complete values, and the names of those that somebody set."""
+
+    worker: WorkerConfig
+    retry: RetryConfig
+    version: int
+    set_names: frozenset[str]
+
+    def set_values(self) -> dict[str, int | float]:
+        """Only the values that somebody set, by name; the names of both sections are distinct."""
+        values = {**dataclasses.asdict(self.worker), **dataclasses.asdict(self.retry)}
+        return {name: value for name, value in values.items() if name in self.set_names}
+
+
+class ConfigStore:
+    """Worker and retry settings in the database, where every worker finds them.
+
+    The pool belongs to the caller. Values are checked by what their options declare, when they are
+    written and when they are read; InvalidOptionError names those that are not allowed.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+        self._pool = pool
+
+    async def load(self) -> StoredConfig:
+        """Everything that is stored; what nobody set has its default."""
+        async with self._pool.connection() as conn:
+            return _stored_config(await store.read_configuration(conn))
+
+    async def get_worker_config(self) -> WorkerConfig:
+        """The stored worker settings."""
+        return (await self.load()).worker
+
+    async def set_worker_config(self, config: WorkerConfig, *, changed_by: str = "api") -> None:
+        """Store all worker settings, whoever changed them before."""
+        await self.update(worker=config, changed_by=changed_by)
+
+    async def get_retry_config(self) -> RetryConfig:
+        """The stored retry settings."""
+        return (await self.load()).retry
+
+    async def set_retry_config(self, config: RetryConfig, *, changed_by: str = "api") -> None:
+        """Store all retry settings, whoever changed them before."""
+        await self.update(retry=config, changed_by=changed_by)
+
+    async def update(
+        self,
+        *,
+        worker: WorkerConfig | Mapping[str, Any] | None = None,
+        retry: RetryConfig | Mapping[str, Any] | None = None,
+        expected_version: int | None = None,
+        changed_by: str,
+    ) -> StoredConfig:
+        """Store the values that are given and keep the others; returns what is stored now.
+
+        A new version comes into being only where something changes. Raises InvalidOptionError,
+        and ConfigVersionError where *expected_version* is given and no longer the current one.
+        """
+        worker_values = checked(WORKER_OPTIONS, _values(worker))
+        retry_values = checked(RETRY_OPTIONS, _values(retry))
+        async with self._pool.connection() as conn, conn.transaction():
+            current = await store.lock_configuration(conn)
+            if expected_version is not None and expected_version != current.version:
+                raise ConfigVersionError(expected_version, current.version)
+            new_worker = {**current.worker, **worker_values}
+            new_retry = {**current.retry, **retry_values}
+            if (new_worker, new_retry) != (current.worker, current.retry):
+                current = await store.write_configuration(
+                    conn, worker=new_worker, retry=new_retry, changed_by=changed_by
+                )
+        return _stored_config(current)
+
+    async def history(self, limit: int = 50) -> Sequence[store.ConfigurationChange]:
+        """Who changed what and when, newest first."""
+        async with self._pool.connection() as conn:
+            return await store.read_configuration_history(conn, limit)
+
+
+def _values(given: WorkerConfig | RetryConfig | Mapping[str, Any] | None) -> Mapping[str, Any]:
+    if given is None:
+        return {}
+    return given if isinstance(given, Mapping) else dataclasses.asdict(given)
+
+
+def _stored_config(row: store.StoredConfiguration) -> StoredConfig:
+    worker = checked(WORKER_OPTIONS, row.worker)
+    retry = checked(RETRY_OPTIONS, row.retry)
+    names = frozenset({*worker, *retry})
+    return StoredConfig(WorkerConfig(**worker), RetryConfig(**retry), row.version, names)

@@ -183,7 +183,7 @@ async def create_and_send_test_commands(
 
     *rows* is JSON text: an array of {command_id, command_type, data, behavior, max_attempts?}; the
     data becomes the test command's payload. The ids must be new: a known one raises
-    InvalidCommandError, or psycopg's UniqueViolation, and nothing is written.
+    psycopg's UniqueViolation.
     """
     with translate_errors():
         cur = await conn.execute(

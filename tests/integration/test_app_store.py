@@ -1,0 +1,117 @@
+"""Writes of the application's own tables."""
+
+from __future__ import annotations
+
+import json
+from uuid import uuid4
+
+import pytest
+from psycopg.errors import UniqueViolation
+
+from app import store
+from commandbus import CommandBus, uuid7
+from commandbus.errors import UnknownDomainError
+
+SUCCESS = {"type": "success"}
+
+
+@pytest.fixture
+async def conn(pool):
+    async with pool.connection() as connection:
+        yield connection
+
+
+async def test_a_test_command_is_created_changed_and_deleted(conn):
+    command_id = uuid4()
+    row = {"command_id": command_id, "behavior": SUCCESS, "payload": {"a": 1}}
+    assert await store.create_test_commands(conn, [row]) == {command_id}
+    assert (
+        await store.update_test_commands(
+            conn, [{"command_id": command_id, "behavior": {"type": "timeout"}}]
+        )
+        == 1
+    )
+    found = (await store.get_test_commands(conn, [command_id]))[command_id]
+    assert (found.behavior, found.payload) == ({"type": "timeout"}, {"a": 1})
+    assert (found.attempts, found.processed_at, found.result) == (0, None, None)
+    assert await store.delete_test_commands(conn, [command_id, uuid4()]) == 1
+    assert await store.get_test_commands(conn, [command_id]) == {}
+
+
+async def test_a_known_id_keeps_its_row(conn):
+    command_id = uuid4()
+    await store.create_test_commands(conn, [{"command_id": command_id, "behavior": SUCCESS}])
+    again = {"command_id": command_id, "behavior": {"type": "timeout"}}
+    assert await store.create_test_commands(conn, [again]) == set()
+    assert (await store.get_test_commands(conn, [command_id]))[command_id].behavior == SUCCESS
+
+
+async def test_attempts_are_counted_for_those_that_exist(conn):
+    first, second, unknown = uuid4(), uuid4(), uuid4()
+    await store.create_test_commands(
+        conn, [{"command_id": each, "behavior": SUCCESS} for each in (first, second)]
+    )
+    await store.begin_attempts(conn, [first])
+    begun = await store.begin_attempts(conn, [first, second, unknown])
+    assert begun == {
+        first: store.BegunAttempt(SUCCESS, 2),
+        second: store.BegunAttempt(SUCCESS, 1),
+    }
+
+
+async def test_results_are_written_with_the_time(conn):
+    first, second = uuid4(), uuid4()
+    await store.create_test_commands(
+        conn, [{"command_id": each, "behavior": SUCCESS} for each in (first, second)]
+    )
+    assert await store.finish_test_commands(conn, {first: {"status": "success"}}) == 1
+    rows = await store.get_test_commands(conn, [first, second])
+    assert rows[first].result == {"status": "success"}
+    assert rows[first].processed_at is not None
+    assert rows[second].processed_at is None
+
+
+def rows_json(*command_ids, **members):
+    return json.dumps(
+        [
+            {
+                "command_id": str(each),
+                "command_type": "TestCommand",
+                "data": {"n": 1},
+                "behavior": SUCCESS,
+                **members,
+            }
+            for each in command_ids
+        ]
+    )
+
+
+async def test_test_commands_and_their_commands_are_written_together(pool, conn):
+    command_ids, batch_id = [uuid7() for _ in range(3)], uuid7()
+    sent = await store.create_and_send_test_commands(
+        conn, "test", rows_json(*command_ids, max_attempts=2), batch_id
+    )
+    await conn.commit()
+
+    assert sent == 3
+    bus = CommandBus(pool)
+    command = await bus.get_command("test", command_ids[0])
+    assert command is not None
+    assert (command.data, command.max_attempts, command.batch_id) == ({"n": 1}, 2, batch_id)
+    progress = await bus.get_batch(batch_id)
+    assert progress is not None
+    assert progress.sent == progress.open == 3
+    assert len(await store.get_test_commands(conn, command_ids)) == 3
+
+
+async def test_a_known_id_or_domain_writes_nothing(pool, conn):
+    known, new = uuid7(), uuid7()
+    await store.create_and_send_test_commands(conn, "test", rows_json(known), None)
+    await conn.commit()
+    with pytest.raises(UniqueViolation):
+        await store.create_and_send_test_commands(conn, "test", rows_json(known, new), None)
+    await conn.rollback()
+    with pytest.raises(UnknownDomainError):
+        await store.create_and_send_test_commands(conn, "nowhere", rows_json(new), None)
+    await conn.rollback()
+    assert await store.get_test_commands(conn, [new]) == {}
