@@ -1,0 +1,82 @@
+"""A command bus on PostgreSQL and PGMQ.
+
+Send with :class:`CommandBus`, handle with :class:`Worker` and :class:`HandlerRegistry`, look after
+what failed with :class:`commandbus.ops.TroubleshootingQueue`.
+"""
+
+from commandbus.bus import CommandBus
+from commandbus.errors import (
+    BusinessRuleError,
+    CommandBusError,
+    CommandNotFoundError,
+    DuplicateCommandError,
+    HandlerAlreadyRegisteredError,
+    InvalidCommandError,
+    InvalidDomainError,
+    InvalidStateError,
+    LeaseLostError,
+    PermanentCommandError,
+    TransientCommandError,
+    UnknownDomainError,
+    UnknownReplyQueueError,
+)
+from commandbus.handlers import HandlerContext, HandlerRegistry
+from commandbus.ids import uuid7
+from commandbus.models import (
+    AuditEvent,
+    AuditEventType,
+    BatchProgress,
+    Command,
+    CommandRecord,
+    CommandStatus,
+    NewCommand,
+    OperatorResult,
+    OperatorVerdict,
+    Page,
+    Percentiles,
+    Reply,
+    SendResult,
+    TroubledCommand,
+)
+from commandbus.ops import TroubleshootingQueue
+from commandbus.retry import RetryPolicy
+from commandbus.version import VERSION
+from commandbus.worker import Worker
+
+__all__ = [
+    "VERSION",
+    "AuditEvent",
+    "AuditEventType",
+    "BatchProgress",
+    "BusinessRuleError",
+    "Command",
+    "CommandBus",
+    "CommandBusError",
+    "CommandNotFoundError",
+    "CommandRecord",
+    "CommandStatus",
+    "DuplicateCommandError",
+    "HandlerAlreadyRegisteredError",
+    "HandlerContext",
+    "HandlerRegistry",
+    "InvalidCommandError",
+    "InvalidDomainError",
+    "InvalidStateError",
+    "LeaseLostError",
+    "NewCommand",
+    "OperatorResult",
+    "OperatorVerdict",
+    "Page",
+    "Percentiles",
+    "PermanentCommandError",
+    "Reply",
+    "RetryPolicy",
+    "SendResult",
+    "TransientCommandError",
+    "TroubledCommand",
+    "TroubleshootingQueue",
+    "UnknownDomainError",
+    "UnknownReplyQueueError",
+    "Worker",
+    "uuid7",
+]

@@ -1,0 +1,99 @@
+"""One attempt of one command: the token it holds, the lease it has, and running its handler."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+
+from commandbus import outcomes
+from commandbus.errors import LeaseLostError
+from commandbus.handlers import HandlerContext, RegisteredHandler
+from commandbus.models import ClaimedCommand, Outcome
+from commandbus.retry import RetryPolicy
+
+Renew = Callable[["Attempt", int], Awaitable[bool]]
+
+
+class Attempt:
+    """What a worker holds: a claimed command until its outcome is recorded.
+
+    *deadline* is the end of the lease on this process's monotonic clock, counted from before the
+    claim was asked for, so that it is never later than the database's.
+    """
+
+    __slots__ = (
+        "_renew",
+        "abandoned",
+        "claimed",
+        "deadline",
+        "handler",
+        "lease_seconds",
+        "started",
+        "task",
+    )
+
+    def __init__(
+        self,
+        claimed: ClaimedCommand,
+        handler: RegisteredHandler | None,
+        *,
+        deadline: float,
+        lease_seconds: int,
+        renew: Renew,
+    ) -> None:
+        self.claimed = claimed
+        self.handler = handler
+        self.deadline = deadline
+        self.lease_seconds = lease_seconds
+        self.started: float | None = None
+        self.task: asyncio.Task[None] | None = None
+        self.abandoned = False
+        self._renew = renew
+
+    @property
+    def token(self) -> tuple[str, int]:
+        """What tells this attempt from every other one."""
+        return str(self.claimed.command.command_id), self.claimed.claim_no
+
+    @property
+    def auto_renew(self) -> bool:
+        """Whether the lease is to be made longer while the handler runs."""
+        return self.handler is not None and self.handler.auto_renew
+
+    def abandon(self) -> None:
+        """Cancel the handler; the attempt is over or will be, and what it raises is no outcome."""
+        self.abandoned = True
+        if self.task is not None:
+            self.task.cancel()
+
+    async def extend(self, seconds: float) -> None:
+        """Make the lease end *seconds* from now; raises LeaseLostError when the attempt is over."""
+        whole = max(1, int(-(-seconds // 1)))
+        if not await self._renew(self, whole):
+            raise LeaseLostError(f"the lease of command {self.claimed.command.command_id} is over")
+
+    async def run(self, policy: RetryPolicy) -> Outcome | None:
+        """Run the handler; every failure becomes an outcome. None: abandoned, there is none."""
+        claimed = self.claimed
+        self.started = time.monotonic()
+        if claimed.undecodable is not None:
+            return outcomes.undecodable(claimed, policy)
+        if self.handler is None:
+            return outcomes.no_handler(claimed, policy)
+        context = HandlerContext(
+            attempt=claimed.attempt, max_attempts=claimed.max_attempts, extend=self.extend
+        )
+        try:
+            result = await self.handler.run(claimed.command, context)
+        except asyncio.CancelledError as exc:
+            if self.abandoned:
+                return None
+            # The handler itself raised it: an unexpected error like any other.
+            return outcomes.failure(claimed, self._run_us(), exc, policy)
+        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a handler may raise anything
+            return outcomes.failure(claimed, self._run_us(), exc, policy)
+        return outcomes.success(claimed, self._run_us(), result)
+
+    def _run_us(self) -> int:
+        return int((time.monotonic() - (self.started or 0.0)) * 1_000_000)

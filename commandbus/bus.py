@@ -1,0 +1,312 @@
+"""CommandBus: send commands, and ask what became of them."""
+
+from __future__ import annotations
+
+import base64
+import json
+import math
+import re
+from collections.abc import Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from commandbus import store
+from commandbus.errors import InvalidCommandError, InvalidDomainError
+from commandbus.models import (
+    AuditEvent,
+    BatchProgress,
+    CommandRecord,
+    CommandStatus,
+    NewCommand,
+    Page,
+    Reply,
+    SendResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from psycopg_pool import AsyncConnectionPool
+
+DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
+SEND_CHUNK = 1000
+MAX_ATTEMPTS_LIMIT = 1_000
+
+
+class CommandBus:
+    """Sends commands and reads what became of them.
+
+    The pool belongs to the caller, who opens and closes it, on the event loop on which the bus is
+    used. Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
+    ``OperationalError``: a send may be repeated with the same ``command_id`` then, since a known
+    one with the same content is not sent twice.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+        self._pool = pool
+
+    async def send(
+        self,
+        domain: str,
+        command_type: str,
+        command_id: UUID,
+        data: Any,
+        correlation_id: UUID | None = None,
+        reply_to: str | None = None,
+        max_attempts: int | None = None,
+        delay: float | timedelta | None = None,
+        conn: AsyncConnection[TupleRow] | None = None,
+        batch_id: UUID | None = None,
+    ) -> SendResult:
+        """Send one command; it is durable when this returns.
+
+        With *conn* the send joins the caller's transaction: the command exists if and when that
+        commits. *delay* (seconds or a timedelta) is how long it waits before a worker may take it.
+        *max_attempts* None means the worker's configured budget. *reply_to* names a PGMQ queue
+        that gets one reply when the command ends.
+
+        The same *command_id* with the same content again is answered with the first one
+        (``created`` is False).
+
+        Raises InvalidDomainError, UnknownDomainError, UnknownReplyQueueError, InvalidCommandError
+        (values that cannot be stored) and DuplicateCommandError (a known id with other content).
+        """
+        command = NewCommand(
+            command_type=command_type,
+            command_id=command_id,
+            data=data,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            max_attempts=max_attempts,
+            delay=delay,
+        )
+        [result] = await self.send_many(domain, [command], conn=conn, batch_id=batch_id)
+        return result
+
+    async def send_many(
+        self,
+        domain: str,
+        commands: Iterable[NewCommand],
+        *,
+        conn: AsyncConnection[TupleRow] | None = None,
+        batch_id: UUID | None = None,
+    ) -> list[SendResult]:
+        """Send a set of commands, all of them or none; the answers are in the order of *commands*.
+
+        Large sets are sent in chunks of 1,000 within one transaction. Raises what ``send`` raises.
+        """
+        _check_domain(domain)
+        rows = [_row(command) for command in commands]
+        if conn is not None:
+            return await self._send_rows(conn, domain, rows, batch_id)
+        if len(rows) <= SEND_CHUNK:
+            async with store.autocommit(self._pool) as own:
+                return await self._send_rows(own, domain, rows, batch_id)
+        async with self._pool.connection() as own, own.transaction():
+            return await self._send_rows(own, domain, rows, batch_id)
+
+    async def _send_rows(
+        self,
+        conn: AsyncConnection[TupleRow],
+        domain: str,
+        rows: Sequence[dict[str, Any]],
+        batch_id: UUID | None,
+    ) -> list[SendResult]:
+        answers: dict[UUID, SendResult] = {}
+        for start in range(0, len(rows), SEND_CHUNK):
+            chunk = rows[start : start + SEND_CHUNK]
+            for result in await store.send_commands(conn, domain, chunk, batch_id):
+                answers.setdefault(result.command_id, result)
+        return [answers[UUID(row["command_id"])] for row in rows]
+
+    async def create_domain(self, name: str) -> None:
+        """Create a domain with its command queue and its reply queue; a known one stays as it is.
+
+        Raises InvalidDomainError unless *name* matches ``^[a-z][a-z0-9_]{0,39}$``.
+        """
+        _check_domain(name)
+        async with store.autocommit(self._pool) as conn:
+            await store.create_domain(conn, name)
+
+    async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
+        """The command as it stands, or None."""
+        async with store.autocommit(self._pool) as conn:
+            return await store.get_command(conn, domain, command_id)
+
+    async def query_commands(
+        self,
+        *,
+        status: CommandStatus | str | None = None,
+        domain: str | None = None,
+        command_type: str | None = None,
+        correlation_id: UUID | None = None,
+        batch_id: UUID | None = None,
+        created_after: datetime | None = None,
+        created_before: datetime | None = None,
+        limit: int = 20,
+        cursor: str | None = None,
+    ) -> Page:
+        """The commands that match every given filter, newest first, a page at a time.
+
+        *created_after* is inclusive, *created_before* is not. *limit* is 1 to 1,000. Raises
+        ValueError for a limit out of range or a cursor that no page gave.
+        """
+        filters = {
+            "status": None if status is None else CommandStatus(status).value,
+            "domain": domain,
+            "command_type": command_type,
+            "correlation_id": correlation_id,
+            "batch_id": batch_id,
+            "created_after": created_after,
+            "created_before": created_before,
+        }
+        given = {name: value for name, value in filters.items() if value is not None}
+        _check_limit(limit)
+        async with store.autocommit(self._pool) as conn:
+            found = await store.query_commands(
+                conn, given, before=decode_cursor(cursor), limit=limit + 1
+            )
+        page = found[:limit]
+        more = len(found) > limit
+        return Page(
+            commands=page,
+            next_cursor=encode_cursor(page[-1].created_at, page[-1].command_id) if more else None,
+        )
+
+    async def get_audit_trail(
+        self, command_id: UUID, domain: str | None = None
+    ) -> list[AuditEvent]:
+        """Everything that happened to a command, oldest first; empty for an unknown one.
+
+        Without *domain* an id that exists in several domains gives the events of all of them.
+        """
+        async with store.autocommit(self._pool) as conn:
+            return await store.get_audit_trail(conn, command_id, domain)
+
+    async def count_by_status(self, domain: str | None = None) -> dict[CommandStatus, int]:
+        """How many commands are in each status: exact, and cheap at any number."""
+        async with store.autocommit(self._pool) as conn:
+            return await store.count_by_status(conn, domain)
+
+    async def get_batch(self, batch_id: UUID) -> BatchProgress | None:
+        """The counters and latencies of the commands sent with this *batch_id*, or None."""
+        async with store.autocommit(self._pool) as conn:
+            return await store.get_batch(conn, batch_id)
+
+    async def read_replies(
+        self, queue: str, *, limit: int = 10, visibility_timeout: int = 30
+    ) -> list[Reply]:
+        """Read replies; each comes again after *visibility_timeout* seconds unless acknowledged.
+
+        Raises UnknownReplyQueueError when *queue* does not exist.
+        """
+        async with store.autocommit(self._pool) as conn:
+            messages = await store.read_messages(conn, queue, visibility_timeout, limit)
+        return [_reply(msg_id, message) for msg_id, message in messages]
+
+    async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:
+        """Delete replies that were dealt with; returns how many were still there."""
+        async with store.autocommit(self._pool) as conn:
+            return len(await store.delete_messages(conn, queue, [r.msg_id for r in replies]))
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        """A connection with an open transaction, to be given to ``send(conn=…)``."""
+        async with self._pool.connection() as conn, conn.transaction():
+            yield conn
+
+
+def _check_domain(domain: str) -> None:
+    if DOMAIN_PATTERN.fullmatch(str(domain)) is None:
+        raise InvalidDomainError(
+            f"domain name {domain!r:.100} is not allowed: it must match ^[a-z][a-z0-9_]{{0,39}}$"
+        )
+
+
+def _check_limit(limit: int) -> None:
+    if not 1 <= limit <= 1000:
+        raise ValueError("limit must be between 1 and 1000")
+
+
+def _row(command: NewCommand) -> dict[str, Any]:
+    """The command as the SQL function takes it; raises InvalidCommandError for bad values."""
+    row: dict[str, Any] = {
+        "command_id": str(_uuid("command_id", command.command_id)),
+        "command_type": command.command_type,
+        "data": {} if command.data is None else command.data,
+    }
+    if not 1 <= len(command.command_type) <= 200:
+        raise InvalidCommandError("command_type must be text of 1 to 200 characters")
+    if command.correlation_id is not None:
+        row["correlation_id"] = str(_uuid("correlation_id", command.correlation_id))
+    if command.reply_to is not None:
+        row["reply_to"] = command.reply_to
+    if command.max_attempts is not None:
+        if (
+            type(command.max_attempts) is not int
+            or not 1 <= command.max_attempts <= MAX_ATTEMPTS_LIMIT
+        ):
+            raise InvalidCommandError(f"max_attempts must be between 1 and {MAX_ATTEMPTS_LIMIT}")
+        row["max_attempts"] = command.max_attempts
+    if command.delay is not None:
+        row["delay_seconds"] = _seconds(command.delay)
+    try:
+        json.dumps(row["data"], allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidCommandError(f"data cannot be stored as JSON: {exc}") from exc
+    return row
+
+
+def _uuid(name: str, value: object) -> UUID:
+    if isinstance(value, UUID):
+        return value
+    try:
+        return UUID(value if isinstance(value, str) else "")
+    except ValueError as exc:
+        raise InvalidCommandError(f"{name} must be a UUID") from exc
+
+
+def _seconds(delay: float | timedelta) -> float:
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
+    if not math.isfinite(seconds) or not 0 <= seconds <= 10 * 366 * 86400:
+        raise InvalidCommandError("delay must be between 0 seconds and ten years")
+    return seconds
+
+
+def encode_cursor(at: datetime, command_id: UUID) -> str:
+    """The key of a row as a text that clients pass back without looking into it."""
+    return base64.urlsafe_b64encode(f"{at.isoformat()}|{command_id}".encode()).decode().rstrip("=")
+
+
+def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
+    """The key in a cursor; raises ValueError for one that ``encode_cursor`` did not make."""
+    if cursor is None:
+        return None
+    try:
+        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
+        at, _, command_id = text.partition("|")
+        when = datetime.fromisoformat(at)
+        if when.tzinfo is None:
+            raise ValueError("no zone")
+        return when, UUID(command_id)
+    except ValueError as exc:
+        raise ValueError("the cursor is not one that a page gave") from exc
+
+
+def _reply(msg_id: int, message: Any) -> Reply:
+    correlation_id = message.get("correlation_id")
+    return Reply(
+        msg_id=msg_id,
+        command_id=UUID(message["command_id"]),
+        correlation_id=UUID(correlation_id) if correlation_id else None,
+        domain=message["domain"],
+        command_type=message["command_type"],
+        status=CommandStatus(message["status"]),
+        result=message.get("result"),
+        error=message.get("error"),
+    )

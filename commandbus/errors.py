@@ -1,0 +1,138 @@
+"""Every error that the command bus raises, and the SQLSTATEs that turn into them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg import errors as pg
+
+if TYPE_CHECKING:
+    from uuid import UUID
+
+    from commandbus.models import CommandStatus
+
+
+class CommandBusError(Exception):
+    """The root of the tree."""
+
+
+class InvalidCommandError(CommandBusError, ValueError):
+    """What was to be sent cannot be a command; nothing was sent."""
+
+
+class InvalidDomainError(CommandBusError, ValueError):
+    """The name of a domain does not match ``^[a-z][a-z0-9_]{0,39}$``."""
+
+
+class UnknownDomainError(CommandBusError, LookupError):
+    """The domain was never created; ``await bus.create_domain(name)`` creates it."""
+
+
+class UnknownReplyQueueError(CommandBusError, LookupError):
+    """``reply_to`` names no existing PGMQ queue; nothing was sent."""
+
+
+class DuplicateCommandError(CommandBusError):
+    """A command with this id exists in the domain, with other content; nothing was sent."""
+
+
+class CommandNotFoundError(CommandBusError, LookupError):
+    """No command has this id in the domain."""
+
+    def __init__(self, domain: str, command_id: UUID) -> None:
+        super().__init__(f'command {command_id} does not exist in domain "{domain}"')
+        self.domain = domain
+        self.command_id = command_id
+
+
+class InvalidStateError(CommandBusError):
+    """The command is not in the state that the action needs; nothing was changed."""
+
+    def __init__(self, command_id: UUID, current_status: CommandStatus) -> None:
+        super().__init__(f"command {command_id} is {current_status}")
+        self.command_id = command_id
+        self.current_status = current_status
+
+
+class LeaseLostError(CommandBusError):
+    """The attempt is over: its lease ran out and somebody else may hold the command."""
+
+
+class HandlerAlreadyRegisteredError(CommandBusError):
+    """Two handlers for one domain and command type."""
+
+
+class HandlerError(CommandBusError):
+    """What a handler raises to say how its command failed.
+
+    *code* is a short constant for machines, *message* a sentence for people, *details* anything
+    that JSON can hold. All three are stored, cleaned and bounded, and shown to operators.
+    """
+
+    default_code = "ERROR"
+
+    def __init__(
+        self, code: str | None = None, message: str = "", details: dict[str, Any] | None = None
+    ) -> None:
+        self.code = code or self.default_code
+        self.message = message
+        self.details = details
+        super().__init__(f"{self.code}: {message}" if message else self.code)
+
+
+class PermanentCommandError(HandlerError):
+    """Trying again will not help: the command goes to the troubleshooting queue."""
+
+    default_code = "PERMANENT"
+
+
+class TransientCommandError(HandlerError):
+    """Trying again may help: the command is retried after a backoff while its budget lasts."""
+
+    default_code = "TRANSIENT"
+
+
+class BusinessRuleError(HandlerError):
+    """A business rule says no: the command ends FAILED, which no operator has to look at."""
+
+    default_code = "BUSINESS_RULE"
+
+
+_BY_SQLSTATE: dict[str, type[CommandBusError]] = {
+    "QB001": UnknownDomainError,
+    "QB002": InvalidDomainError,
+    "QB003": DuplicateCommandError,
+    "QB004": UnknownReplyQueueError,
+}
+
+# What the server says of values that no command can have: NUL in text, numbers out of range, ...
+_INVALID_VALUES = (pg.DataError, pg.CheckViolation, pg.NotNullViolation, pg.ProgramLimitExceeded)
+
+# Faults of the connection or the server: trying the same call again can help.
+INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
+    psycopg.OperationalError,
+    psycopg.InterfaceError,
+)
+
+
+@contextmanager
+def translate_errors() -> Iterator[None]:
+    """Turn the server's errors into ours, with the server's own as the cause.
+
+    Errors of infrastructure (``INFRASTRUCTURE_ERRORS``) and of privileges pass unchanged.
+    """
+    try:
+        yield
+    except psycopg.Error as exc:
+        error = _BY_SQLSTATE.get(exc.sqlstate or "")
+        if error is not None:
+            hint = f" {exc.diag.message_hint}" if exc.diag.message_hint else ""
+            raise error(
+                f"{exc.diag.message_primary}.{hint}" if hint else f"{exc.diag.message_primary}"
+            ) from exc
+        if isinstance(exc, _INVALID_VALUES):
+            raise InvalidCommandError(exc.diag.message_primary or str(exc)) from exc
+        raise

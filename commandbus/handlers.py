@@ -1,0 +1,88 @@
+"""Which code runs for which command."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from commandbus.errors import HandlerAlreadyRegisteredError
+from commandbus.models import Command
+
+Handler = Callable[[Command, "HandlerContext"], Awaitable[Any]]
+ExtendVisibility = Callable[[float], Awaitable[None]]
+
+
+class HandlerContext:
+    """What a handler knows of the attempt it runs in."""
+
+    __slots__ = ("_extend", "attempt", "max_attempts")
+
+    def __init__(self, *, attempt: int, max_attempts: int, extend: ExtendVisibility) -> None:
+        self.attempt = attempt
+        self.max_attempts = max_attempts
+        self._extend = extend
+
+    @property
+    def is_last_attempt(self) -> bool:
+        """Whether a transient failure now would end in the troubleshooting queue."""
+        return self.attempt >= self.max_attempts
+
+    async def extend_visibility(self, seconds: float) -> None:
+        """Make the lease end *seconds* from now (rounded up to whole ones).
+
+        Raises LeaseLostError when the attempt is over already; the handler should stop then, since
+        its outcome will not count.
+        """
+        await self._extend(seconds)
+
+
+class RegisteredHandler:
+    """A handler with the way it wants to be run."""
+
+    __slots__ = ("auto_renew", "run")
+
+    def __init__(self, run: Handler, *, auto_renew: bool) -> None:
+        self.run = run
+        self.auto_renew = auto_renew
+
+
+class HandlerRegistry:
+    """The handlers of a program, by domain and command type."""
+
+    def __init__(self) -> None:
+        self._handlers: dict[tuple[str, str], RegisteredHandler] = {}
+
+    def handler(
+        self, domain: str, command_type: str, *, auto_renew: bool = False
+    ) -> Callable[[Handler], Handler]:
+        """Register the decorated coroutine function for commands of this type.
+
+        What it returns becomes the command's result. With *auto_renew* the worker makes the lease
+        longer for as long as the handler runs, so that it may outlast the visibility timeout.
+        Raises HandlerAlreadyRegisteredError for a second handler of the same type.
+        """
+
+        def register(function: Handler) -> Handler:
+            self.register(domain, command_type, function, auto_renew=auto_renew)
+            return function
+
+        return register
+
+    def register(
+        self, domain: str, command_type: str, function: Handler, *, auto_renew: bool = False
+    ) -> None:
+        """The same as :meth:`handler` without the decorator."""
+        key = (domain, command_type)
+        if key in self._handlers:
+            raise HandlerAlreadyRegisteredError(
+                f'a handler for "{command_type}" in domain "{domain}" is registered already'
+            )
+        self._handlers[key] = RegisteredHandler(function, auto_renew=auto_renew)
+
+    def get(self, domain: str, command_type: str) -> RegisteredHandler | None:
+        """The handler for a command type, or None."""
+        return self._handlers.get((domain, command_type))
+
+    def command_types(self, domain: str) -> list[str]:
+        """The types of a domain that have a handler, sorted."""
+        return sorted(kind for of_domain, kind in self._handlers if of_domain == domain)

@@ -1,0 +1,62 @@
+"""Hearing at once that there is work."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from commandbus import store
+from commandbus.backoff import Backoff
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+logger = logging.getLogger(__name__)
+
+
+async def listen_for_commands(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], domain: str, wake: Callable[[], None]
+) -> None:
+    """Call *wake* for each notification, for ever, on a connection of its own.
+
+    It is opened with the pool's settings, but not taken from it, so that a small pool is not made
+    smaller. While there is no connection, polling has to do; *wake* is called once it is back.
+    """
+    backoff = Backoff(limit=5.0)
+    while True:
+        try:
+            async with await _connect(pool) as conn:
+                await store.listen(conn, domain)
+                backoff.reset()
+                wake()
+                async for _ in conn.notifies():
+                    wake()
+        except INFRASTRUCTURE_ERRORS as exc:
+            delay = backoff.next_delay()
+            logger.warning(
+                "listener_reconnects",
+                extra={"domain": domain, "error": str(exc).strip(), "delay_seconds": delay},
+            )
+            await asyncio.sleep(delay)
+
+
+async def _connect(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+) -> AsyncConnection[TupleRow]:
+    conninfo, kwargs = await _resolved(pool.conninfo), await _resolved(pool.kwargs)
+    return await AsyncConnection.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+
+
+async def _resolved(value: Any) -> Any:
+    """A pool's setting, which may be given as a function, also an asynchronous one."""
+    if callable(value):
+        value = value()
+        if hasattr(value, "__await__"):
+            value = await value
+    return value

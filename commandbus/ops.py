@@ -1,0 +1,216 @@
+"""What operators do with the commands that need them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg.types.json import Jsonb
+
+from commandbus import store
+from commandbus.bus import decode_cursor
+from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus.models import (
+    CommandStatus,
+    OperatorResult,
+    OperatorVerdict,
+    TroubledCommand,
+)
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+DEFAULT_OPERATOR = "unknown"
+
+
+class TroubleshootingQueue:
+    """Commands that no retry will help: list them, and retry, cancel or complete them.
+
+    Each action exists for one command and, with ``_many``, for a set. The first raises
+    CommandNotFoundError or InvalidStateError when it cannot be done, the second answers for each
+    command. Of two operators who act on one command at once, exactly one wins.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+        self._pool = pool
+
+    async def list(
+        self,
+        domain: str | None = None,
+        *,
+        command_type: str | None = None,
+        error_code: str | None = None,
+        group_id: UUID | None = None,
+        limit: int = 50,
+        cursor: str | None = None,
+    ) -> Sequence[TroubledCommand]:
+        """The commands in the queue that match, the latest arrivals first.
+
+        For the next page give ``encode_cursor(last.entered_at, last.command_id)``.
+        """
+        async with store.autocommit(self._pool) as conn:
+            return await store.list_troubled(
+                conn,
+                _given(domain, command_type, error_code, group_id),
+                before=decode_cursor(cursor),
+                limit=limit,
+            )
+
+    async def count(
+        self,
+        domain: str | None = None,
+        *,
+        command_type: str | None = None,
+        error_code: str | None = None,
+        group_id: UUID | None = None,
+    ) -> int:
+        """How many commands in the queue match."""
+        async with store.autocommit(self._pool) as conn:
+            return await store.count_troubled(
+                conn, _given(domain, command_type, error_code, group_id)
+            )
+
+    async def operator_retry(
+        self,
+        domain: str,
+        command_id: UUID,
+        operator: str = DEFAULT_OPERATOR,
+        *,
+        delay_seconds: float = 0,
+    ) -> OperatorResult:
+        """Put the command back to work, its attempts counted anew.
+
+        With *delay_seconds* it waits that long first, during which ``undo_retry`` takes it back.
+        """
+        return _single(
+            domain,
+            await self.operator_retry_many(
+                domain, [command_id], operator, delay_seconds=delay_seconds
+            ),
+        )
+
+    async def operator_retry_many(
+        self,
+        domain: str,
+        command_ids: Sequence[UUID],
+        operator: str = DEFAULT_OPERATOR,
+        *,
+        delay_seconds: float = 0,
+    ) -> Sequence[OperatorResult]:
+        """``operator_retry`` for a set, with an answer for each command."""
+        return await self._operate(
+            "operator_retry", domain, list_of(command_ids), operator, delay_seconds
+        )
+
+    async def undo_retry(
+        self, domain: str, command_id: UUID, operator: str = DEFAULT_OPERATOR
+    ) -> OperatorResult:
+        """Take back a delayed retry whose time has not come; the command is back as it was."""
+        return _single(domain, await self.undo_retry_many(domain, [command_id], operator))
+
+    async def undo_retry_many(
+        self, domain: str, command_ids: Sequence[UUID], operator: str = DEFAULT_OPERATOR
+    ) -> Sequence[OperatorResult]:
+        """``undo_retry`` for a set, with an answer for each command."""
+        return await self._operate("undo_operator_retry", domain, list_of(command_ids), operator)
+
+    async def operator_cancel(
+        self,
+        domain: str,
+        command_id: UUID,
+        operator: str = DEFAULT_OPERATOR,
+        reason: str | None = None,
+    ) -> OperatorResult:
+        """End the command as CANCELLED; its reply is sent."""
+        return _single(
+            domain, await self.operator_cancel_many(domain, [command_id], operator, reason)
+        )
+
+    async def operator_cancel_many(
+        self,
+        domain: str,
+        command_ids: Sequence[UUID],
+        operator: str = DEFAULT_OPERATOR,
+        reason: str | None = None,
+    ) -> Sequence[OperatorResult]:
+        """``operator_cancel`` for a set, with an answer for each command."""
+        return await self._operate(
+            "operator_cancel", domain, list_of(command_ids), operator, reason
+        )
+
+    async def operator_complete(
+        self,
+        domain: str,
+        command_id: UUID,
+        operator: str = DEFAULT_OPERATOR,
+        result_data: Any = None,
+        *,
+        notes: str | None = None,
+    ) -> OperatorResult:
+        """End the command as COMPLETED with *result_data* as its result; its reply is sent."""
+        return _single(
+            domain,
+            await self.operator_complete_many(
+                domain, [command_id], operator, result_data, notes=notes
+            ),
+        )
+
+    async def operator_complete_many(
+        self,
+        domain: str,
+        command_ids: Sequence[UUID],
+        operator: str = DEFAULT_OPERATOR,
+        result_data: Any = None,
+        *,
+        notes: str | None = None,
+    ) -> Sequence[OperatorResult]:
+        """``operator_complete`` for a set with one result, with an answer for each command."""
+        return await self._operate(
+            "operator_complete", domain, list_of(command_ids), operator, Jsonb(result_data), notes
+        )
+
+    async def cancel_pending(
+        self,
+        domain: str,
+        command_id: UUID,
+        operator: str = DEFAULT_OPERATOR,
+        reason: str | None = None,
+    ) -> OperatorResult:
+        """Cancel a command that is PENDING, before any worker takes it."""
+        return _single(
+            domain, await self._operate("cancel_pending", domain, command_id, operator, reason)
+        )
+
+    async def _operate(self, function: str, *args: Any) -> Sequence[OperatorResult]:
+        async with store.autocommit(self._pool) as conn:
+            return await store.operate(conn, function, *args)
+
+
+def list_of(command_ids: Sequence[UUID]) -> Sequence[UUID]:
+    """The ids as psycopg wants an array: a list, whatever sequence was given."""
+    return [*command_ids]
+
+
+def _given(
+    domain: str | None, command_type: str | None, error_code: str | None, group_id: UUID | None
+) -> dict[str, Any]:
+    filters = {
+        "domain": domain,
+        "command_type": command_type,
+        "error_code": error_code,
+        "group_id": group_id,
+    }
+    return {name: value for name, value in filters.items() if value is not None}
+
+
+def _single(domain: str, results: Sequence[OperatorResult]) -> OperatorResult:
+    """The one answer, or the error that it stands for."""
+    [result] = results
+    if result.verdict is OperatorVerdict.NOT_FOUND:
+        raise CommandNotFoundError(domain, result.command_id)
+    if result.verdict is OperatorVerdict.CONFLICT:
+        raise InvalidStateError(result.command_id, result.status or CommandStatus.PENDING)
+    return result

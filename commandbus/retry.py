@@ -1,0 +1,50 @@
+"""How long a failed command waits for its next attempt."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+__all__ = ["RetryPolicy"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetryPolicy:
+    """Exponential backoff: attempt in, delay out; no I/O.
+
+    A command's own ``max_attempts`` wins over the policy's. Raises ValueError for values that make
+    no sense.
+    """
+
+    max_attempts: int = 3
+    base_delay_ms: int = 1000
+    max_delay_ms: int = 60_000
+    backoff_multiplier: float = 2.0
+    jitter: float = 0.1
+    """The delay is lengthened by a random part of up to this fraction, so that commands that
+    failed together do not come back together."""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError("max_attempts must be at least 1")
+        if self.base_delay_ms < 0 or self.max_delay_ms < 0:
+            raise ValueError("delays must not be negative")
+        if self.backoff_multiplier < 1:
+            raise ValueError("backoff_multiplier must be at least 1")
+        if not 0 <= self.jitter <= 1:
+            raise ValueError("jitter must be between 0 and 1")
+
+    def delay_ms(self, attempt: int) -> int:
+        """The delay after the failed *attempt* (from 1), in milliseconds, without jitter."""
+        if self.base_delay_ms == 0:
+            return 0
+        try:
+            delay = self.base_delay_ms * self.backoff_multiplier ** (attempt - 1)
+        except OverflowError:
+            return self.max_delay_ms
+        return round(min(delay, self.max_delay_ms))
+
+    def jittered_delay_ms(self, attempt: int) -> int:
+        """The delay to use after the failed *attempt*, never above ``max_delay_ms``."""
+        delay = self.delay_ms(attempt)
+        return min(round(delay * (1 + random.random() * self.jitter)), self.max_delay_ms)

@@ -1,0 +1,490 @@
+"""One Python function for each SQL function, and the few reads: all SQL of the library.
+
+Every function takes a connection and never commits: the caller owns the transaction. On a
+connection in autocommit mode each call is a transaction of its own, in one round trip.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Sequence
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+from uuid import UUID
+
+from psycopg import AsyncConnection, sql
+from psycopg.rows import TupleRow, class_row, dict_row
+from psycopg.types.json import Jsonb
+
+from commandbus.errors import translate_errors
+from commandbus.models import (
+    AuditEvent,
+    AuditEventType,
+    BatchProgress,
+    ClaimedCommand,
+    Command,
+    CommandRecord,
+    CommandStatus,
+    OperatorResult,
+    OperatorVerdict,
+    Percentiles,
+    SendResult,
+    Settlement,
+    TroubledCommand,
+    Verdict,
+)
+from commandbus.payload import decode_json
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from psycopg_pool import AsyncConnectionPool
+
+Connection = AsyncConnection[TupleRow]
+
+_SELECT_COMMAND = sql.SQL(
+    """
+    select command_id, domain, command_type, data, correlation_id, reply_to, batch_id, created_at,
+        status, attempts, max_attempts, msg_id, claim_no, worker_id, result, last_error_type,
+        last_error_code, last_error_message, updated_at, started_at, finished_at, lease_until
+    from command_bus_command
+    """
+)
+
+
+@asynccontextmanager
+async def autocommit(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+) -> AsyncIterator[Connection]:
+    """A connection on which each call is a transaction of its own; no round trips for BEGIN."""
+    async with pool.connection() as conn:
+        before = conn.autocommit
+        await conn.set_autocommit(True)
+        try:
+            yield conn
+        finally:
+            if not conn.closed and not before:
+                await conn.set_autocommit(False)
+
+
+# Sending
+
+
+async def send_commands(
+    conn: Connection, domain: str, commands: Sequence[dict[str, Any]], batch_id: UUID | None
+) -> list[SendResult]:
+    """Send all of *commands* or none, inside the caller's transaction; answers in any order."""
+    with translate_errors():
+        async with conn.cursor() as cur:
+            await cur.execute(
+                "select * from command_bus.send_commands(%s, %s, %s)",
+                (domain, Jsonb(commands), batch_id),
+            )
+            return [
+                SendResult(command_id, msg_id, created, CommandStatus(status))
+                for command_id, msg_id, created, status in await cur.fetchall()
+            ]
+
+
+async def create_domain(conn: Connection, domain: str) -> None:
+    """Create a domain with its queues, or leave the known one as it is."""
+    with translate_errors():
+        await conn.execute("select command_bus.create_domain(%s)", (domain,))
+
+
+# Working
+
+
+async def claim_commands(
+    conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
+) -> list[ClaimedCommand]:
+    """Claim up to *limit* commands, each until *lease_seconds* from now."""
+    return await _claim(
+        conn,
+        "select * from command_bus.claim_commands(%s, %s, %s, %s, %s)",
+        (domain, worker_id, limit, lease_seconds, max_attempts),
+        domain,
+    )
+
+
+async def claim_suspect(
+    conn: Connection, domain: str, worker_id: int, lease_seconds: int, max_attempts: int
+) -> list[ClaimedCommand]:
+    """Claim one command that may have killed its worker, if there is any."""
+    return await _claim(
+        conn,
+        "select * from command_bus.claim_suspect(%s, %s, %s, %s)",
+        (domain, worker_id, lease_seconds, max_attempts),
+        domain,
+    )
+
+
+async def _claim(
+    conn: Connection, query: str, params: tuple[Any, ...], domain: str
+) -> list[ClaimedCommand]:
+    with translate_errors():
+        async with conn.cursor() as cur:
+            await cur.execute(query.encode(), params)
+            rows = await cur.fetchall()
+    return [_claimed_command(domain, row) for row in rows]
+
+
+def _claimed_command(domain: str, row: TupleRow) -> ClaimedCommand:
+    """Read one claimed row; data that cannot be decoded spoils this command only."""
+    undecodable = None
+    try:
+        data = decode_json(row[2])
+    except (ValueError, RecursionError) as exc:
+        data, undecodable = None, f"{type(exc).__name__}: {exc}"
+    command = Command(
+        domain=domain,
+        command_id=row[0],
+        command_type=row[1],
+        data=data,
+        correlation_id=row[3],
+        reply_to=row[4],
+        batch_id=row[5],
+        created_at=row[6],
+    )
+    return ClaimedCommand(
+        command=command,
+        attempt=row[7],
+        max_attempts=row[8],
+        msg_id=row[9],
+        claim_no=row[10],
+        undecodable=undecodable,
+    )
+
+
+async def look_ahead(conn: Connection, domain: str) -> tuple[float | None, bool]:
+    """Seconds until the next waiting command is due (or None), and whether suspects wait."""
+    cur = await conn.execute("select * from command_bus.look_ahead(%s)", (domain,))
+    row = await cur.fetchone()
+    assert row is not None  # the function returns exactly one row
+    return row[0], row[1]
+
+
+async def settle_commands(
+    conn: Connection, domain: str, worker_id: int, completed: str, failed: str
+) -> list[Settlement]:
+    """Record outcomes, given as JSON text; returns those that did not simply complete."""
+    with translate_errors():
+        async with conn.cursor() as cur:
+            await cur.execute(
+                "select * from command_bus.settle_commands(%s, %s, %s::jsonb, %s::jsonb)",
+                (domain, worker_id, completed, failed),
+            )
+            return [
+                Settlement(
+                    command_id,
+                    claim_no,
+                    Verdict(verdict),
+                    CommandStatus(status) if status else None,
+                )
+                for command_id, claim_no, verdict, status in await cur.fetchall()
+            ]
+
+
+def tokens_json(claimed: Iterable[ClaimedCommand]) -> Jsonb:
+    """The tokens of attempts, as the functions take them."""
+    return Jsonb(
+        [
+            {"command_id": str(c.command.command_id), "msg_id": c.msg_id, "claim_no": c.claim_no}
+            for c in claimed
+        ]
+    )
+
+
+async def renew_leases(
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    claimed: Sequence[ClaimedCommand],
+    lease_seconds: int,
+) -> set[tuple[UUID, int]]:
+    """Make leases end *lease_seconds* from now; returns (command_id, claim_no) of those held."""
+    with translate_errors():
+        cur = await conn.execute(
+            "select * from command_bus.renew_leases(%s, %s, %s, %s)",
+            (domain, worker_id, tokens_json(claimed), lease_seconds),
+        )
+        return {(command_id, claim_no) for command_id, claim_no in await cur.fetchall()}
+
+
+async def release_commands(
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    claimed: Iterable[ClaimedCommand],
+    *,
+    all_but: bool = False,
+) -> int:
+    """Give back *claimed*, which never started (or all that the worker holds but these)."""
+    with translate_errors():
+        cur = await conn.execute(
+            "select command_bus.release_commands(%s, %s, %s, %s)",
+            (domain, worker_id, tokens_json(claimed), all_but),
+        )
+        row = await cur.fetchone()
+        return int(row[0]) if row else 0
+
+
+async def register_worker(conn: Connection, worker: dict[str, Any]) -> int:
+    """Register a worker process; returns its id."""
+    with translate_errors():
+        cur = await conn.execute("select command_bus.register_worker(%s)", (Jsonb(worker),))
+        row = await cur.fetchone()
+        assert row is not None  # the function returns exactly one row
+        return int(row[0])
+
+
+async def heartbeat(
+    conn: Connection,
+    worker_id: int,
+    *,
+    running: list[dict[str, Any]],
+    running_count: int,
+    rate: float,
+    concurrency: int,
+    settings: dict[str, Any],
+) -> bool | None:
+    """Record that the worker lives; True: it shall stop, None: it is not known any more."""
+    cur = await conn.execute(
+        "select * from command_bus.heartbeat(%s, %s, %s, %s, %s, %s)",
+        (worker_id, Jsonb(running), running_count, rate, concurrency, Jsonb(settings)),
+    )
+    row = await cur.fetchone()
+    return None if row is None else bool(row[0])
+
+
+async def worker_stopped(conn: Connection, worker_id: int) -> None:
+    """Record that the worker has stopped."""
+    await conn.execute("select command_bus.worker_stopped(%s)", (worker_id,))
+
+
+async def request_stop(conn: Connection, worker_id: int | None, by: str) -> int:
+    """Ask one worker (None: every one) to stop; returns how many were asked."""
+    cur = await conn.execute("select command_bus.request_stop(%s, %s)", (worker_id, by))
+    row = await cur.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def fold_deltas(conn: Connection) -> int:
+    """Fold counters; returns how many deltas there were."""
+    cur = await conn.execute("select command_bus.fold_deltas()")
+    row = await cur.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def listen(conn: Connection, domain: str) -> None:
+    """Listen for commands of a domain on this connection."""
+    await conn.execute(sql.SQL("listen {}").format(sql.Identifier(f"command_bus_{domain}")))
+
+
+# Operators
+
+
+async def operate(conn: Connection, function: str, *args: Any) -> list[OperatorResult]:
+    """Call one of the operator functions, by its name in schema command_bus."""
+    query = sql.SQL("select * from command_bus.{}({})").format(
+        sql.Identifier(function), sql.SQL(", ").join(sql.Placeholder() * len(args))
+    )
+    with translate_errors():
+        cur = await conn.execute(query, args)
+        return [
+            OperatorResult(
+                command_id, OperatorVerdict(verdict), CommandStatus(status) if status else None
+            )
+            for command_id, verdict, status in await cur.fetchall()
+        ]
+
+
+# Reading
+
+
+def _record(row: dict[str, Any]) -> CommandRecord:
+    return CommandRecord(**{**row, "status": CommandStatus(row["status"])})
+
+
+async def get_command(conn: Connection, domain: str, command_id: UUID) -> CommandRecord | None:
+    """One command, or None."""
+    query = _SELECT_COMMAND + sql.SQL("where command_id = %s and domain = %s")
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(query, (command_id, domain))
+        row = await cur.fetchone()
+        return None if row is None else _record(row)
+
+
+async def query_commands(
+    conn: Connection,
+    filters: dict[str, Any],
+    *,
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[CommandRecord]:
+    """Commands that match every given filter, newest first, after the key *before*."""
+    conditions = [_CONDITIONS.get(name) or _equals(name) for name in filters]
+    query, params = _page(_SELECT_COMMAND, "created_at", conditions, filters, before, limit)
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(query, params)
+        return [_record(row) for row in await cur.fetchall()]
+
+
+_CONDITIONS = {
+    "status": sql.SQL("status = %(status)s::command_bus.command_status"),
+    "created_after": sql.SQL("created_at >= %(created_after)s"),
+    "created_before": sql.SQL("created_at < %(created_before)s"),
+}
+
+
+def _equals(column: str) -> sql.Composable:
+    return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column))
+
+
+def _where(conditions: list[sql.Composable]) -> sql.Composable:
+    if not conditions:
+        return sql.SQL("")
+    return sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
+
+
+def _page(
+    select: sql.Composable,
+    order: str,
+    conditions: list[sql.Composable],
+    filters: dict[str, Any],
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """A page by key: newest first by the column *order*, ties by command_id."""
+    params: dict[str, Any] = {**filters, "limit": limit}
+    column = sql.Identifier(order)
+    if before is not None:
+        params["key_at"], params["key_id"] = before
+        conditions = [
+            *conditions,
+            sql.SQL("({}, command_id) < (%(key_at)s, %(key_id)s)").format(column),
+        ]
+    tail = sql.SQL(" order by {} desc, command_id desc limit %(limit)s").format(column)
+    return sql.Composed([select, _where(conditions), tail]), params
+
+
+async def get_audit_trail(
+    conn: Connection, command_id: UUID, domain: str | None
+) -> list[AuditEvent]:
+    """The events of a command in the order in which they happened."""
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(
+            """
+            select audit_id, domain, command_id, event_type, created_at,
+                jsonb_strip_nulls(jsonb_build_object(
+                    'attempt', attempt, 'msg_id', msg_id, 'worker_id', worker_id
+                )) || coalesce(details, '{}') as details
+            from command_bus_audit
+            where command_id = %(command_id)s and (%(domain)s::text is null or domain = %(domain)s)
+            order by audit_id
+            """,
+            {"command_id": command_id, "domain": domain},
+        )
+        return [
+            AuditEvent(**{**row, "event_type": AuditEventType(row["event_type"])})
+            for row in await cur.fetchall()
+        ]
+
+
+async def list_troubled(
+    conn: Connection,
+    filters: dict[str, Any],
+    *,
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[TroubledCommand]:
+    """The troubleshooting queue, the latest arrivals first, after the key *before*."""
+    query, params = _page(
+        sql.SQL("select * from command_bus_tsq"),
+        "entered_at",
+        [_equals(name) for name in filters],
+        filters,
+        before,
+        limit,
+    )
+    async with conn.cursor(row_factory=class_row(TroubledCommand)) as cur:
+        await cur.execute(query, params)
+        return await cur.fetchall()
+
+
+async def count_troubled(conn: Connection, filters: dict[str, Any]) -> int:
+    """How many commands in the troubleshooting queue match; exact."""
+    query = sql.SQL("select count(*) from command_bus_tsq") + _where(
+        [_equals(name) for name in filters]
+    )
+    cur = await conn.execute(query, filters)
+    row = await cur.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def count_by_status(conn: Connection, domain: str | None) -> dict[CommandStatus, int]:
+    """Exact counts by status, cheap at any table size."""
+    cur = await conn.execute("select * from command_bus.count_by_status(%s)", (domain,))
+    row = await cur.fetchone()
+    assert row is not None  # the function returns exactly one row
+    return dict(zip(CommandStatus, row, strict=True))
+
+
+async def get_batch(conn: Connection, batch_id: UUID) -> BatchProgress | None:
+    """The counters of a batch, or None where no command was sent in it."""
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute("select * from command_bus.batch_progress(%s)", (batch_id,))
+        row = await cur.fetchone()
+    if row is None:
+        return None
+    return BatchProgress(
+        batch_id=batch_id,
+        counts={status: row[status.lower()] for status in CommandStatus},
+        wait_ms=Percentiles(*row["wait_ms"]),
+        run_ms=Percentiles(*row["run_ms"]),
+        total_ms=Percentiles(*row["total_ms"]),
+        **{
+            name: row[name]
+            for name in (
+                "domain",
+                "created_at",
+                "first_processed_at",
+                "last_processed_at",
+                "sent",
+                "processed",
+                "retried",
+            )
+        },
+    )
+
+
+async def reply_queue(conn: Connection, domain: str) -> str | None:
+    """The name of a domain's reply queue, or None for an unknown domain."""
+    cur = await conn.execute(
+        "select reply_queue from command_bus_domain where domain = %s", (domain,)
+    )
+    row = await cur.fetchone()
+    return None if row is None else str(row[0])
+
+
+async def read_messages(
+    conn: Connection, queue: str, visibility_timeout: int, limit: int
+) -> list[tuple[int, Any]]:
+    """Read messages of any PGMQ queue: (msg_id, message)."""
+    cur = await conn.execute(
+        "select msg_id, message from pgmq.read(%s, %s, %s) order by msg_id",
+        (queue, visibility_timeout, limit),
+    )
+    return [(msg_id, message) for msg_id, message in await cur.fetchall()]
+
+
+async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) -> list[int]:
+    """Delete messages of any PGMQ queue; returns the ids that were there."""
+    cur = await conn.execute("select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids)))
+    return [row[0] for row in await cur.fetchall()]
+
+
+def dumps(value: Any) -> str:
+    """JSON text as compact as the server needs it."""
+    return json.dumps(value, separators=(",", ":"))

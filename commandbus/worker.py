@@ -1,0 +1,473 @@
+"""Worker: claim, run, settle, continuously.
+
+    claim loop ──> slots (ready, running) ──> settler ──> database
+        ▲  woken by a notification, a free slot, the next due time, poll_interval
+    side tasks: listener, heartbeat, lease renewal; when one of them dies, the worker stops
+
+The claim loop is the only place that takes work or gives it back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from commandbus import store
+from commandbus.attempt import Attempt
+from commandbus.backoff import Backoff
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.handlers import HandlerRegistry
+from commandbus.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from commandbus.listener import listen_for_commands
+from commandbus.models import ClaimedCommand, Outcome
+from commandbus.retry import RetryPolicy
+from commandbus.settler import Settler
+from commandbus.slots import Slots
+from commandbus.version import VERSION
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+Call = Callable[[AsyncConnection[TupleRow]], Awaitable[T]]
+
+
+class Worker:
+    """Runs the handlers of one domain, at most *concurrency* at once.
+
+    * *visibility_timeout* (whole seconds, at least 1): how long a claim holds a command. A handler
+      that runs longer without renewal is cancelled, and its command is claimed again.
+    * *batch_size*: how many commands one claim takes at most, and how many wait here for a slot.
+    * *poll_interval* (seconds): the longest pause between two looks at an empty queue; a
+      notification wakes the worker earlier.
+    * *retry_policy*: backoff, and the budget of commands that have none of their own.
+    * *drain_timeout* (seconds): how long handlers may go on after ``stop()``.
+    * *settings*: shown beside the worker on pages, used for nothing else.
+
+    The pool belongs to the caller; each call takes a connection for as long as it lasts, and none
+    is held while a handler runs. One more connection listens for notifications.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+        *,
+        domain: str,
+        handler_registry: HandlerRegistry,
+        concurrency: int = 4,
+        visibility_timeout: int = 30,
+        batch_size: int = 10,
+        poll_interval: float = 1.0,
+        retry_policy: RetryPolicy | None = None,
+        drain_timeout: float = 30.0,
+        settings: dict[str, Any] | None = None,
+    ) -> None:
+        self.domain = domain
+        self.settings = settings or {}
+        self.drain_timeout = drain_timeout
+        self.worker_id: int | None = None
+        self.outcomes_recorded = 0
+        self._pool = pool
+        self._registry = handler_registry
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._wake = asyncio.Event()
+        self._stopping = False
+        self._forced = False
+        self._claim_in_doubt = False
+        self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
+        self._settler = Settler(
+            pool,
+            domain,
+            worker_id=lambda: self.worker_id or 0,
+            more_may_come=lambda: self._slots.running_count > 0,
+            settled=self._on_settled,
+            policy=lambda: self.retry_policy,
+        )
+        self._heartbeat = Heartbeat(pool, self)
+        self.configure(
+            concurrency=concurrency,
+            visibility_timeout=visibility_timeout,
+            batch_size=batch_size,
+            poll_interval=poll_interval,
+            retry_policy=retry_policy or RetryPolicy(),
+        )
+
+    def configure(
+        self,
+        *,
+        concurrency: int | None = None,
+        visibility_timeout: int | None = None,
+        batch_size: int | None = None,
+        poll_interval: float | None = None,
+        retry_policy: RetryPolicy | None = None,
+    ) -> None:
+        """Change options, also while running; claims made from now on follow them.
+
+        Raises ValueError for values that make no sense, and changes nothing then.
+        """
+        if concurrency is not None and concurrency < 1:
+            raise ValueError("concurrency must be at least 1")
+        if visibility_timeout is not None and visibility_timeout < 1:
+            raise ValueError("visibility_timeout must be at least 1 second")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError("batch_size must be at least 1")
+        if poll_interval is not None and poll_interval <= 0:
+            raise ValueError("poll_interval must be positive")
+        if concurrency is not None:
+            self._slots.concurrency = concurrency
+        if visibility_timeout is not None:
+            self.visibility_timeout = int(-(-visibility_timeout // 1))
+        if batch_size is not None:
+            self._slots.batch_size = batch_size
+        if poll_interval is not None:
+            self.poll_interval = poll_interval
+        if retry_policy is not None:
+            self._slots.retry_policy = retry_policy
+        self.wake()
+
+    @property
+    def concurrency(self) -> int:
+        """How many handlers run at once, at most."""
+        return self._slots.concurrency
+
+    @property
+    def batch_size(self) -> int:
+        """How many commands one claim takes, at most."""
+        return self._slots.batch_size
+
+    @property
+    def retry_policy(self) -> RetryPolicy:
+        """Backoff and default budget."""
+        return self._slots.retry_policy
+
+    @property
+    def running(self) -> list[Attempt]:
+        """The attempts whose handlers run at this moment."""
+        return self._slots.running
+
+    @property
+    def running_count(self) -> int:
+        """How many handlers run at this moment."""
+        return self._slots.running_count
+
+    # Starting and stopping
+
+    def stop(self, *, force: bool = False) -> None:
+        """Ask the worker to stop; callable from any thread, before the start, and again.
+
+        It claims nothing more, gives back what never started, and lets running handlers finish
+        within *drain_timeout*; those left then are cancelled and come back when their leases end.
+        With *force* nothing is waited for.
+        """
+        self._stopping = True
+        self._forced = self._forced or force
+        self.wake()
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether ``stop()`` was called."""
+        return self._stopping
+
+    def wake(self) -> None:
+        """Let the claim loop look again; callable from any thread."""
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._wake.set)
+
+    async def run(self) -> None:
+        """Work until stopped. Faults of the database are waited out; other errors are raised."""
+        self._loop = asyncio.get_running_loop()
+        if not await self._register():
+            return
+        logger.info("worker_started", extra={**self._ids(), "concurrency": self.concurrency})
+        settling = asyncio.create_task(self._settler.run(), name="settler")
+        side_tasks = [
+            settling,
+            asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
+            asyncio.create_task(self._renew_leases(), name="lease renewal"),
+            asyncio.create_task(
+                listen_for_commands(self._pool, self.domain, self._wake.set), name="listener"
+            ),
+        ]
+        for task in side_tasks:
+            task.add_done_callback(self._on_side_task_done)
+        try:
+            await self._claim_until_stopped()
+            await self._drain()
+            self._settler.close()
+            await self._wait_for_settler(settling)
+        finally:
+            self._slots.abandon_running()
+            for task in side_tasks:
+                task.cancel()
+            results = await asyncio.gather(*side_tasks, return_exceptions=True)
+        await self._tell_stopped()
+        logger.info("worker_stopped", extra=self._ids())
+        for result in results:
+            if isinstance(result, Exception):
+                raise result
+
+    def _ids(self) -> dict[str, Any]:
+        return {"worker_id": self.worker_id, "domain": self.domain}
+
+    def _on_side_task_done(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error(
+                "side_task_died", extra={**self._ids(), "task": task.get_name()}, exc_info=error
+            )
+            self.stop()
+
+    async def _register(self) -> bool:
+        """Get a worker id, however long the database is away; False: stopped meanwhile."""
+        description = {
+            "domain": self.domain,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "version": VERSION,
+            "concurrency": self.concurrency,
+            "settings": self.settings,
+            "heartbeat_seconds": HEARTBEAT_SECONDS,
+        }
+        worker_id = await self._persist(
+            "register", lambda conn: store.register_worker(conn, description)
+        )
+        if worker_id is not None:
+            self.worker_id = worker_id
+        return worker_id is not None
+
+    async def re_register(self) -> None:
+        """Get a new worker id, after the row of the old one was pruned."""
+        await self._register()
+
+    async def _tell_stopped(self) -> None:
+        try:
+            async with store.autocommit(self._pool) as conn:
+                await store.worker_stopped(conn, self._id)
+        except INFRASTRUCTURE_ERRORS as exc:
+            # Its heartbeats end, which says the same a little later.
+            logger.warning(
+                "worker_stop_not_recorded", extra={**self._ids(), "error": str(exc).strip()}
+            )
+
+    @property
+    def _id(self) -> int:
+        if self.worker_id is None:
+            raise RuntimeError("the worker is not registered; run() does it")
+        return self.worker_id
+
+    async def _persist(self, action: str, call: Call[T]) -> T | None:
+        """Repeat *call* until the database answers; None when the worker is stopped meanwhile."""
+        backoff = Backoff()
+        while not self._stopping:
+            try:
+                async with store.autocommit(self._pool) as conn:
+                    return await call(conn)
+            except INFRASTRUCTURE_ERRORS as exc:
+                delay = backoff.next_delay()
+                logger.warning(
+                    "database_call_retried",
+                    extra={"action": action, "error": str(exc).strip(), "delay_seconds": delay},
+                )
+                await self._pause(delay)
+        return None
+
+    # The claim loop
+
+    async def _claim_until_stopped(self) -> None:
+        backoff = Backoff()
+        while not self._stopping:
+            if self._heartbeat.suspects_wait:
+                await self._run_suspects()
+            self._wake.clear()
+            await self._release(self._slots.take_stale())
+            room = self._slots.room()
+            if room < 1:
+                await self._pause(self.poll_interval)
+                continue
+            claimed = await self._claim(room, backoff)
+            if claimed is not None and claimed < room:
+                await self._pause(await self._idle_seconds())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until something wakes the worker, at most *seconds*."""
+        if seconds <= 0:
+            return
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _claim(self, limit: int, backoff: Backoff) -> int | None:
+        """Claim up to *limit* commands into the slots; None after a fault that was waited out."""
+        seconds = self.visibility_timeout
+        asked_at = time.monotonic()
+        try:
+            async with store.autocommit(self._pool) as conn:
+                if self._claim_in_doubt:
+                    await self._give_back_unknown(conn)
+                claimed = await store.claim_commands(
+                    conn, self.domain, self._id, limit, seconds, self.retry_policy.max_attempts
+                )
+        except INFRASTRUCTURE_ERRORS as exc:
+            self._claim_in_doubt = True
+            delay = backoff.next_delay()
+            logger.warning(
+                "claim_retried",
+                extra={**self._ids(), "error": str(exc).strip(), "delay_seconds": delay},
+            )
+            await self._pause(delay)
+            return None
+        backoff.reset()
+        self._slots.add(self._attempts(claimed, asked_at, seconds))
+        return len(claimed)
+
+    def _attempts(
+        self, claimed: list[ClaimedCommand], asked_at: float, seconds: int
+    ) -> list[Attempt]:
+        return [
+            Attempt(
+                command,
+                self._registry.get(self.domain, command.command.command_type),
+                deadline=asked_at + seconds,
+                lease_seconds=seconds,
+                renew=self._renew_one,
+            )
+            for command in claimed
+        ]
+
+    async def _give_back_unknown(self, conn: AsyncConnection[TupleRow]) -> None:
+        """Release what a claim gave this worker whose answer was lost with the connection."""
+        released = await store.release_commands(
+            conn, self.domain, self._id, self._slots.held, all_but=True
+        )
+        self._claim_in_doubt = False
+        if released:
+            logger.info("lost_claim_released", extra={**self._ids(), "count": released})
+
+    async def _release(self, claimed: list[ClaimedCommand]) -> None:
+        """Give back commands that never started; where that fails, their leases do it later."""
+        if not claimed:
+            return
+        try:
+            async with store.autocommit(self._pool) as conn:
+                count = await store.release_commands(conn, self.domain, self._id, claimed)
+        except INFRASTRUCTURE_ERRORS as exc:
+            self._claim_in_doubt = True
+            logger.warning(
+                "release_failed",
+                extra={**self._ids(), "count": len(claimed), "error": str(exc).strip()},
+            )
+        else:
+            logger.info("commands_released", extra={**self._ids(), "count": count})
+
+    async def _idle_seconds(self) -> float:
+        """How long an idle worker may sleep: until the next due command, or poll_interval."""
+        try:
+            async with store.autocommit(self._pool) as conn:
+                due, self._heartbeat.suspects_wait = await store.look_ahead(conn, self.domain)
+        except INFRASTRUCTURE_ERRORS as exc:
+            logger.warning("look_ahead_failed", extra={**self._ids(), "error": str(exc).strip()})
+            return self.poll_interval
+        if self._heartbeat.suspects_wait:
+            return 0
+        return self.poll_interval if due is None else min(max(due, 0.001), self.poll_interval)
+
+    async def _run_suspects(self) -> None:
+        """Run commands that may kill their worker, each alone, until none waits."""
+        self._slots.open = False
+        await self._release(self._slots.take_ready())
+        await self._wait_until_idle()
+        while not self._stopping:
+            seconds = self.visibility_timeout
+            asked_at = time.monotonic()
+            claimed = await self._persist("claim_suspect", self._claim_suspect)
+            if not claimed:
+                break
+            self._slots.open = True
+            self._slots.add(self._attempts(claimed, asked_at, seconds))
+            self._slots.open = False
+            await self._wait_until_idle()
+        self._heartbeat.suspects_wait = False
+        self._slots.open = not self._stopping
+
+    async def _claim_suspect(self, conn: AsyncConnection[TupleRow]) -> list[ClaimedCommand]:
+        return await store.claim_suspect(
+            conn, self.domain, self._id, self.visibility_timeout, self.retry_policy.max_attempts
+        )
+
+    async def _wait_until_idle(self) -> None:
+        """Wait until no handler runs, or the worker is stopped."""
+        while self._slots.running_count and not self._stopping:
+            self._wake.clear()
+            await self._pause(self.poll_interval)
+
+    async def _drain(self) -> None:
+        """Give back what never started, and let what runs finish within the drain time."""
+        self._slots.open = False
+        await self._release(self._slots.take_ready())
+        deadline = time.monotonic() + self.drain_timeout
+        while self._slots.running_count and not self._forced and time.monotonic() < deadline:
+            self._wake.clear()
+            await self._pause(min(deadline - time.monotonic(), 1.0))
+        left = self._slots.abandon_running()
+        if left:
+            logger.warning("handlers_cancelled_by_stop", extra={**self._ids(), "count": left})
+
+    async def _wait_for_settler(self, settling: asyncio.Task[None]) -> None:
+        """Let the settler record what is there; without a database not for ever."""
+        seconds = 1.0 if self._forced else max(self.drain_timeout, 1.0)
+        done, _ = await asyncio.wait([settling], timeout=seconds)
+        if not done:
+            logger.error(
+                "outcomes_not_recorded", extra={**self._ids(), "count": len(self._slots.held)}
+            )
+
+    # Running
+
+    def _on_outcome(self, outcome: Outcome) -> None:
+        self._settler.add(outcome)
+
+    def _on_settled(self, outcome: Outcome) -> None:
+        self.outcomes_recorded += 1
+        self._slots.recorded(outcome)
+
+    async def _renew_one(self, attempt: Attempt, seconds: int) -> bool:
+        """Make one lease longer; False: the attempt is over."""
+        return await self._renew([attempt], seconds) == 1
+
+    async def _renew(self, attempts: list[Attempt], seconds: int) -> int:
+        asked_at = time.monotonic()
+        async with store.autocommit(self._pool) as conn:
+            held = await store.renew_leases(
+                conn, self.domain, self._id, [attempt.claimed for attempt in attempts], seconds
+            )
+        for attempt in attempts:
+            claimed = attempt.claimed
+            if (claimed.command.command_id, claimed.claim_no) in held:
+                attempt.deadline = asked_at + seconds
+        return len(held)
+
+    async def _renew_leases(self) -> None:
+        """Renew the leases of handlers that asked for it, three times within each lease."""
+        while True:
+            await asyncio.sleep(self.visibility_timeout / 3)
+            attempts = [a for a in self._slots.running if a.auto_renew]
+            if not attempts:
+                continue
+            try:
+                await self._renew(attempts, self.visibility_timeout)
+            except INFRASTRUCTURE_ERRORS as exc:
+                logger.warning(
+                    "renewal_failed",
+                    extra={**self._ids(), "count": len(attempts), "error": str(exc).strip()},
+                )

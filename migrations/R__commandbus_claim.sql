@@ -1,0 +1,486 @@
+-- Claiming: the lease of a command is the visibility time of its current message, so a visible
+-- current message means that nobody holds the command any more.
+--
+-- The fast path is one update of PENDING commands whose current message was just read. Whatever
+-- was read and not claimed by it is rare and goes through claim_exceptions, row by row: messages
+-- that are old or belong to nothing, spent budgets, leases that ran out.
+--
+-- The claim holds message rows when it comes to command rows, as the lock order wants for PENDING
+-- ones; those IN_PROGRESS may be held by a settle, a renewal or a release that is about to touch
+-- the message, so it skips what is locked and makes the message visible again.
+
+-- Claim up to p_limit commands for a worker, each until p_lease_seconds from now; promote what is
+-- due first. p_max_attempts is the budget of commands that have none of their own.
+-- Raises QB001 for an unknown domain.
+create or replace function command_bus.claim_commands(
+    p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
+    p_max_attempts integer
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz;
+    v_queue text := command_bus.command_queue(p_domain);
+    v_msg_ids bigint[];
+    v_ids uuid[];
+    v_claimed integer;
+begin
+    perform command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000));
+
+    select array_agg(r.msg_id order by r.msg_id),
+        array_agg(
+            case when r.message ->> 'command_id'
+                ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
+            then (r.message ->> 'command_id')::uuid end
+            order by r.msg_id
+        )
+    into v_msg_ids, v_ids
+    from pgmq.read(v_queue, p_lease_seconds, p_limit) as r;
+    if v_msg_ids is null then
+        return;
+    end if;
+
+    v_now := clock_timestamp();
+    return query
+    with claimed as (
+        update command_bus_command as c
+        set status = 'IN_PROGRESS', attempts = c.attempts + 1, claim_no = c.claim_no + 1,
+            worker_id = p_worker_id, started_at = v_now, updated_at = v_now,
+            lease_until = v_now + make_interval(secs => p_lease_seconds)
+        from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
+        where c.command_id = m.command_id and c.domain = p_domain and c.msg_id = m.msg_id
+            and c.status = 'PENDING' and c.attempts < coalesce(c.max_attempts, p_max_attempts)
+        returning c.*
+    ),
+    audited as (
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+        )
+        select command_id, v_now, msg_id, p_worker_id, attempts, 'RECEIVED', p_domain
+        from claimed
+    ),
+    counted as (
+        insert into command_bus_delta (at, domain, batch_id, pending, in_progress)
+        select date_trunc('second', v_now), p_domain, batch_id, -count(*), count(*)
+        from claimed
+        group by batch_id
+    )
+    select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
+        c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
+    from claimed as c;
+
+    get diagnostics v_claimed = row_count;
+    if v_claimed < cardinality(v_msg_ids) then
+        return query
+        select *
+        from command_bus.claim_exceptions(
+            p_domain, v_queue, p_worker_id, p_lease_seconds, p_max_attempts, v_msg_ids, v_ids, v_now
+        );
+    end if;
+end;
+$$;
+
+-- Deal with messages that the fast path left: reject what belongs to no command, drop what is old,
+-- end what has no budget left, park suspects, claim again what is only late.
+create or replace function command_bus.claim_exceptions(
+    p_domain text, p_queue text, p_worker_id bigint, p_lease_seconds integer,
+    p_max_attempts integer, p_msg_ids bigint[], p_ids uuid[], p_claimed_at timestamptz
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_seen bigint[] := '{}';
+    v_drop bigint[] := '{}';
+    v_again bigint[];
+    v_lease_end timestamptz;
+    v_decidable_at timestamptz;
+    r record;
+begin
+    v_seen := command_bus.reject_messages(p_domain, p_queue, p_msg_ids, p_ids);
+
+    for r in
+        select c.*, m.msg_id as seen_msg_id,
+            coalesce(c.max_attempts, p_max_attempts) as budget,
+            w.heartbeat_at, w.heartbeat_seconds, w.stopped_at
+        from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
+        join command_bus_command as c on c.command_id = m.command_id and c.domain = p_domain
+        left join command_bus_worker as w on w.worker_id = c.worker_id
+        order by c.command_id
+        for update of c skip locked
+    loop
+        v_seen := v_seen || r.seen_msg_id;
+        if r.started_at = p_claimed_at and r.worker_id is not distinct from p_worker_id
+            and r.msg_id = r.seen_msg_id
+        then
+            continue;  -- claimed by the fast path a moment ago
+        elsif r.msg_id is distinct from r.seen_msg_id
+            or r.status not in ('PENDING', 'IN_PROGRESS')
+        then
+            v_drop := v_drop || r.seen_msg_id;
+        elsif r.status = 'PENDING' then
+            if r.attempts >= r.budget then
+                perform command_bus.exhaust(p_domain, r.command_id, r.budget);
+                v_drop := v_drop || r.seen_msg_id;
+            else
+                perform pgmq.set_vt(p_queue, r.seen_msg_id, 0);
+            end if;
+        else
+            v_lease_end := least(r.lease_until, v_now);
+            v_decidable_at := v_lease_end + make_interval(secs => r.heartbeat_seconds);
+            if r.heartbeat_at < v_lease_end and r.stopped_at is null and v_now < v_decidable_at then
+                -- Its worker may be dead or about to send its next heartbeat: ask again then.
+                update command_bus_command as c set lease_until = v_lease_end
+                where c.command_id = r.command_id and c.domain = p_domain;
+                perform pgmq.set_vt(p_queue, r.seen_msg_id, v_decidable_at);
+                continue;
+            end if;
+            insert into command_bus_audit (
+                command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+            )
+            values (r.command_id, v_now, r.msg_id, r.worker_id, r.attempts, 'LEASE_EXPIRED', p_domain);
+            if r.attempts >= r.budget then
+                perform command_bus.exhaust(p_domain, r.command_id, r.budget);
+                v_drop := v_drop || r.seen_msg_id;
+            elsif r.heartbeat_at < v_lease_end and r.stopped_at is null then
+                insert into command_bus_suspect (command_id, domain, parked_at, from_worker_id)
+                values (r.command_id, p_domain, v_now, r.worker_id);
+                update command_bus_command as c
+                set status = 'PENDING', msg_id = null, lease_until = null, updated_at = v_now
+                where c.command_id = r.command_id and c.domain = p_domain;
+                perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
+                v_drop := v_drop || r.seen_msg_id;
+            else
+                return query
+                select *
+                from command_bus.begin_attempt(
+                    p_domain, p_worker_id, p_lease_seconds, p_max_attempts, r.command_id, r.msg_id
+                );
+            end if;
+        end if;
+    end loop;
+
+    if cardinality(v_drop) > 0 then
+        perform pgmq.delete(p_queue, v_drop);
+    end if;
+    v_again := array(select unnest(p_msg_ids) except select unnest(v_seen));
+    if cardinality(v_again) > 0 then
+        perform pgmq.set_vt(p_queue, v_again, 0);
+    end if;
+end;
+$$;
+
+-- Begin the next attempt of one locked command under the message that the caller holds for it.
+create or replace function command_bus.begin_attempt(
+    p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer,
+    p_command_id uuid, p_msg_id bigint
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language sql
+set search_path = public, pg_temp
+as $$
+    with claimed as (
+        update command_bus_command as c
+        set status = 'IN_PROGRESS', attempts = c.attempts + 1, claim_no = c.claim_no + 1,
+            worker_id = p_worker_id, started_at = clock_timestamp(),
+            updated_at = clock_timestamp(), msg_id = p_msg_id,
+            lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        where c.command_id = p_command_id and c.domain = p_domain
+        returning c.*
+    ),
+    audited as (
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+        )
+        select c.command_id, c.started_at, c.msg_id, p_worker_id, c.attempts, 'RECEIVED', p_domain
+        from claimed as c
+    )
+    select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
+        c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
+    from claimed as c;
+$$;
+
+-- Archive and record the messages that no command explains; return their ids.
+create or replace function command_bus.reject_messages(
+    p_domain text, p_queue text, p_msg_ids bigint[], p_ids uuid[]
+)
+returns bigint[]
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_rejected bigint[];
+begin
+    select array_agg(m.msg_id) into v_rejected
+    from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
+    where m.command_id is null or not exists (
+        select from command_bus_command as c
+        where c.command_id = m.command_id and c.domain = p_domain
+    );
+    if v_rejected is null then
+        return '{}';
+    end if;
+    perform pgmq.archive(p_queue, v_rejected);
+    execute format(
+        $query$
+        insert into command_bus_rejected (
+            domain, queue, msg_id, command_id, reason, message, rejected_at
+        )
+        select $1, $2, m.msg_id, m.command_id,
+            case when m.command_id is null then 'The message names no command_id'
+                 else 'No such command' end,
+            left(a.message::text, 10000), clock_timestamp()
+        from unnest($3, $4) as m (command_id, msg_id)
+        join pgmq.%I as a on a.msg_id = m.msg_id
+        where m.msg_id = any ($5)
+        $query$, 'a_' || p_queue
+    ) using p_domain, p_queue, p_ids, p_msg_ids, v_rejected;
+    return v_rejected;
+end;
+$$;
+
+-- Move one locked command whose budget is spent to the troubleshooting queue; its message is the
+-- caller's to delete.
+create or replace function command_bus.exhaust(p_domain text, p_command_id uuid, p_budget integer)
+returns void
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_message text;
+    c command_bus_command;
+begin
+    select * into strict c from command_bus_command
+    where command_id = p_command_id and domain = p_domain;
+    v_message := format('Attempt %s of %s did not end within its lease', c.attempts, p_budget);
+    update command_bus_command
+    set status = 'IN_TSQ', updated_at = v_now, lease_until = null,
+        last_error_type = case when c.status = 'IN_PROGRESS' then 'TIMEOUT'
+                               else coalesce(last_error_type, 'TRANSIENT') end,
+        last_error_code = case when c.status = 'IN_PROGRESS' then 'LEASE_EXPIRED'
+                               else coalesce(last_error_code, 'RETRY_EXHAUSTED') end,
+        last_error_message = case when c.status = 'IN_PROGRESS' then v_message
+                                  else coalesce(last_error_message, 'No attempt is left') end
+    where command_id = p_command_id and domain = p_domain;
+    insert into command_bus_audit (
+        command_id, created_at, msg_id, worker_id, attempt, event_type, domain, details
+    )
+    select p_command_id, v_now, c.msg_id, c.worker_id, c.attempts, event, p_domain,
+        jsonb_build_object('max_attempts', p_budget)
+        || case when event = 'MOVED_TO_TSQ' then jsonb_build_object('reason', 'RETRY_EXHAUSTED')
+                else '{}' end
+    from unnest(array['RETRY_EXHAUSTED', 'MOVED_TO_TSQ']::command_bus.audit_event[]) as event;
+    perform command_bus.count_moved(p_domain, c.batch_id, c.status, 'IN_TSQ', 1);
+    perform command_bus.enter_tsq(p_domain, array[p_command_id]);
+end;
+$$;
+
+-- Claim one suspect, which the worker will run alone. Returns no row when there is none that this
+-- worker may take. Raises QB001 for an unknown domain.
+create or replace function command_bus.claim_suspect(
+    p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language plpgsql
+set search_path = public, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_queue text := command_bus.command_queue(p_domain);
+    v_command_id uuid;
+    v_batch_id uuid;
+    v_msg_id bigint;
+begin
+    select s.command_id into v_command_id
+    from command_bus_suspect as s
+    where s.domain = p_domain
+    order by s.parked_at
+    limit 1
+    for update skip locked;
+    if v_command_id is null then
+        return;
+    end if;
+    select c.batch_id into v_batch_id
+    from command_bus_command as c
+    where c.command_id = v_command_id and c.domain = p_domain and c.status = 'PENDING'
+    for update;
+    delete from command_bus_suspect as s
+    where s.command_id = v_command_id and s.domain = p_domain;
+    if not found then
+        return;
+    end if;
+    v_msg_id := (
+        select * from pgmq.send(
+            v_queue, jsonb_build_object('command_id', v_command_id), p_lease_seconds
+        )
+    );
+    perform command_bus.count_moved(p_domain, v_batch_id, 'PENDING', 'IN_PROGRESS', 1);
+    return query
+    select *
+    from command_bus.begin_attempt(
+        p_domain, p_worker_id, p_lease_seconds, p_max_attempts, v_command_id, v_msg_id
+    );
+end;
+$$;
+
+-- What an idle worker wants to know: seconds until the next waiting command is due (null: none),
+-- and whether suspects wait.
+create or replace function command_bus.look_ahead(p_domain text)
+returns table (next_due_seconds float8, suspects boolean)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    select
+        (select extract(epoch from w.due_at - clock_timestamp())::float8
+         from command_bus_waiting as w where w.domain = p_domain order by w.due_at limit 1),
+        exists (select from command_bus_suspect as s where s.domain = p_domain);
+$$;
+
+-- Make the leases of a worker's attempts longer; returns the tokens that are still its own.
+-- Elements: {command_id, msg_id, claim_no}.
+create or replace function command_bus.renew_leases(
+    p_domain text, p_worker_id bigint, p_tokens jsonb, p_lease_seconds integer
+)
+returns table (command_id uuid, claim_no integer)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_queue text := command_bus.command_queue(p_domain);
+    v_ids uuid[];
+    v_msg_ids bigint[];
+begin
+    with token as materialized (
+        select * from jsonb_to_recordset(p_tokens)
+            as t (command_id uuid, msg_id bigint, claim_no integer)
+        order by t.command_id
+    ),
+    renewed as (
+        update command_bus_command as c
+        set lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        from token as t
+        where c.command_id = t.command_id and c.domain = p_domain and c.msg_id = t.msg_id
+            and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
+        returning c.command_id, c.msg_id
+    )
+    select array_agg(r.command_id), array_agg(r.msg_id) into v_ids, v_msg_ids from renewed as r;
+    if v_ids is null then
+        return;
+    end if;
+    perform pgmq.set_vt(v_queue, v_msg_ids, p_lease_seconds);
+    return query
+    select t.command_id, t.claim_no
+    from jsonb_to_recordset(p_tokens) as t (command_id uuid, claim_no integer)
+    where t.command_id = any (v_ids);
+end;
+$$;
+
+-- Give back commands that the worker claimed and did not start: PENDING at once, no attempt spent.
+-- Elements: {command_id, msg_id, claim_no}; with p_all_but, everything that the worker holds
+-- except those (what it was given and never heard of, because the connection broke).
+create or replace function command_bus.release_commands(
+    p_domain text, p_worker_id bigint, p_tokens jsonb, p_all_but boolean default false
+)
+returns integer
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queue text := command_bus.command_queue(p_domain);
+    v_tokens jsonb := p_tokens;
+    v_msg_ids bigint[];
+begin
+    if p_all_but then
+        -- What is held is the part of the queue that is invisible, which is short.
+        execute format(
+            $query$
+            select jsonb_agg(jsonb_build_object(
+                'command_id', c.command_id, 'msg_id', c.msg_id, 'claim_no', c.claim_no))
+            from pgmq.%I as q
+            join command_bus_command as c
+                on c.command_id = (q.message ->> 'command_id')::uuid and c.domain = $1
+                and c.msg_id = q.msg_id
+            where q.vt > clock_timestamp() and c.worker_id = $2 and c.status = 'IN_PROGRESS'
+                and not exists (
+                    select from jsonb_to_recordset($3) as t (command_id uuid, claim_no integer)
+                    where t.command_id = c.command_id and t.claim_no = c.claim_no)
+            $query$, 'q_' || v_queue
+        ) into v_tokens using p_domain, p_worker_id, p_tokens;
+    end if;
+
+    with token as materialized (
+        select * from jsonb_to_recordset(coalesce(v_tokens, '[]'))
+            as t (command_id uuid, msg_id bigint, claim_no integer)
+        order by t.command_id
+    ),
+    released as (
+        update command_bus_command as c
+        set status = 'PENDING', attempts = c.attempts - 1, lease_until = null, updated_at = v_now
+        from token as t
+        where c.command_id = t.command_id and c.domain = p_domain and c.msg_id = t.msg_id
+            and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
+        returning c.command_id, c.msg_id, c.attempts, c.batch_id
+    ),
+    audited as (
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+        )
+        select command_id, v_now, msg_id, p_worker_id, attempts + 1, 'RELEASED', p_domain
+        from released
+    ),
+    counted as (
+        insert into command_bus_delta (at, domain, batch_id, pending, in_progress)
+        select date_trunc('second', v_now), p_domain, batch_id, count(*), -count(*)
+        from released
+        group by batch_id
+    )
+    select array_agg(msg_id) into v_msg_ids from released;
+    if v_msg_ids is null then
+        return 0;
+    end if;
+    perform pgmq.set_vt(v_queue, v_msg_ids, 0);
+    perform command_bus.wake_workers(p_domain);
+    return cardinality(v_msg_ids);
+end;
+$$;

@@ -1,0 +1,455 @@
+-- Settling: recording how attempts ended.
+--
+-- The token (msg_id, claim_no) fences: an outcome counts only while its attempt is the command's
+-- current one, whatever the clock says. Everything else only leaves LATE_RESULT in the trail.
+-- Successes and failures come as two sets, because nearly all work is the first, which needs no
+-- more than one update, one insert into the trail, one delta, and the deletion of the messages.
+
+-- Record a set of outcomes. Elements of both: {command_id, msg_id, claim_no, run_us}; p_completed
+-- adds {result}, p_failed adds {kind: business|permanent|transient, error_type, error_code,
+-- error_message, error_details, max_attempts, retry_delay_ms}.
+-- Returns what did not simply complete: verdict applied (a failure recorded, with the new status),
+-- recorded (this very outcome is there already), late, or unknown (no such command).
+-- Raises QB001 for an unknown domain.
+create or replace function command_bus.settle_commands(
+    p_domain text, p_worker_id bigint, p_completed jsonb, p_failed jsonb
+)
+returns table (
+    command_id uuid, claim_no integer, verdict text, status command_bus.command_status
+)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set plan_cache_mode = force_generic_plan
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queue text := command_bus.command_queue(p_domain);
+    v_msg_ids bigint[];
+    v_reply_ids uuid[];
+    v_settled integer;
+begin
+    if jsonb_array_length(p_completed) > 0 then
+        with outcome as materialized (
+            select * from jsonb_to_recordset(p_completed) as o (
+                command_id uuid, msg_id bigint, claim_no integer, run_us bigint, result jsonb
+            )
+            order by o.command_id
+        ),
+        settled as (
+            update command_bus_command as c
+            set status = 'COMPLETED', result = o.result, settled_claim = o.claim_no,
+                lease_until = null, finished_at = v_now, updated_at = v_now
+            from outcome as o
+            where c.command_id = o.command_id and c.domain = p_domain and c.msg_id = o.msg_id
+                and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
+            returning c.command_id, c.msg_id, c.attempts, c.batch_id, c.reply_to, c.worker_id,
+                o.run_us,
+                (extract(epoch from v_now - c.created_at) * 1000000)::bigint as total_us
+        ),
+        audited as (
+            insert into command_bus_audit (
+                command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+            )
+            select command_id, v_now, msg_id, worker_id, attempts, 'COMPLETED', p_domain
+            from settled
+        ),
+        histogram as (
+            select h.batch_id, array_agg(h.b) as buckets, array_agg(h.n) as counts
+            from (
+                select s.batch_id, series.first + command_bus.bucket(series.us) as b,
+                    count(*)::integer as n
+                from settled as s
+                cross join lateral (
+                    values (0, s.total_us - s.run_us), (1000, s.run_us), (2000, s.total_us)
+                ) as series (first, us)
+                group by 1, 2
+            ) as h
+            group by h.batch_id
+        ),
+        counted as (
+            insert into command_bus_delta (
+                at, domain, batch_id, in_progress, completed, processed, wait_us, run_us,
+                hist_bucket, hist_count
+            )
+            select date_trunc('second', v_now), p_domain, s.batch_id, -s.n, s.n, s.n,
+                s.total_us - s.run_us, s.run_us, h.buckets, h.counts
+            from (
+                select batch_id, count(*) as n, sum(total_us) as total_us, sum(run_us) as run_us
+                from settled
+                group by batch_id
+            ) as s
+            join histogram as h on h.batch_id is not distinct from s.batch_id
+        )
+        select array_agg(s.msg_id), array_agg(s.command_id) filter (where s.reply_to is not null)
+        into v_msg_ids, v_reply_ids
+        from settled as s;
+
+        v_settled := coalesce(cardinality(v_msg_ids), 0);
+        if v_settled > 0 then
+            perform pgmq.delete(v_queue, v_msg_ids);
+            update command_bus_worker set completed = completed + v_settled
+            where worker_id = p_worker_id;
+        end if;
+        if v_reply_ids is not null then
+            perform command_bus.send_replies(p_domain, v_reply_ids);
+        end if;
+        if v_settled < jsonb_array_length(p_completed) then
+            return query
+            select * from command_bus.explain_unsettled(p_domain, p_worker_id, p_completed, v_now);
+        end if;
+    end if;
+
+    if jsonb_array_length(p_failed) > 0 then
+        return query
+        select * from command_bus.settle_failures(p_domain, v_queue, p_worker_id, p_failed, v_now);
+    end if;
+end;
+$$;
+
+-- The failing part of settle_commands.
+create or replace function command_bus.settle_failures(
+    p_domain text, p_queue text, p_worker_id bigint, p_failed jsonb, p_now timestamptz
+)
+returns table (
+    command_id uuid, claim_no integer, verdict text, status command_bus.command_status
+)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_ids uuid[];
+    v_msg_ids bigint[];
+    v_tsq_ids uuid[];
+    v_failed_ids uuid[];
+    v_rejected bigint[];
+    v_retried integer;
+begin
+    with outcome as materialized (
+        select * from jsonb_to_recordset(p_failed) as o (
+            command_id uuid, msg_id bigint, claim_no integer, run_us bigint, kind text,
+            error_type text, error_code text, error_message text, error_details jsonb,
+            max_attempts integer, retry_delay_ms bigint
+        )
+        order by o.command_id
+    ),
+    settled as (
+        update command_bus_command as c
+        set status = case
+                when o.kind = 'business' then 'FAILED'
+                when o.kind = 'transient' and c.attempts < coalesce(c.max_attempts, o.max_attempts)
+                    then 'PENDING'
+                else 'IN_TSQ'
+            end::command_bus.command_status,
+            settled_claim = o.claim_no, lease_until = null, updated_at = p_now,
+            finished_at = case when o.kind = 'business' then p_now end,
+            -- A command that waits or stands in the TSQ has no current message.
+            msg_id = case when o.kind = 'business' then c.msg_id end,
+            last_error_type = o.error_type, last_error_code = o.error_code,
+            last_error_message = o.error_message
+        from outcome as o
+        where c.command_id = o.command_id and c.domain = p_domain and c.msg_id = o.msg_id
+            and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
+        returning c.command_id, o.msg_id, c.claim_no, c.status, c.attempts, c.batch_id,
+            c.worker_id, c.created_at, c.command_type, c.data,
+            coalesce(c.max_attempts, o.max_attempts) as budget,
+            o.kind, o.run_us, o.error_type, o.error_code, o.error_message, o.error_details,
+            greatest(o.retry_delay_ms, 0) as retry_delay_ms,
+            (extract(epoch from p_now - c.created_at) * 1000000)::bigint as total_us
+    ),
+    audited as (
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, worker_id, attempt, event_type, domain, details
+        )
+        select s.command_id, p_now, s.msg_id, s.worker_id, s.attempts, e.event, p_domain, e.details
+        from settled as s
+        cross join lateral (
+            select 1, 'FAILED'::command_bus.audit_event, jsonb_strip_nulls(jsonb_build_object(
+                'error_type', s.error_type, 'error_code', s.error_code,
+                'error_message', s.error_message, 'error_details', s.error_details,
+                'max_attempts', s.budget))
+            union all
+            select 2, 'RETRY_SCHEDULED', jsonb_build_object(
+                'delay_ms', s.retry_delay_ms,
+                'due_at', p_now + make_interval(secs => s.retry_delay_ms / 1000.0))
+            where s.status = 'PENDING'
+            union all
+            select 2, 'RETRY_EXHAUSTED', jsonb_build_object('max_attempts', s.budget)
+            where s.status = 'IN_TSQ' and s.kind = 'transient'
+            union all
+            select 3, 'MOVED_TO_TSQ', jsonb_build_object(
+                'reason',
+                case s.kind when 'transient' then 'RETRY_EXHAUSTED' else 'PERMANENT_ERROR' end,
+                'error_code', s.error_code, 'error_message', s.error_message)
+            where s.status = 'IN_TSQ'
+        ) as e (position, event, details)
+        order by s.command_id, e.position
+    ),
+    put_to_wait as (
+        insert into command_bus_waiting (command_id, domain, due_at, kind)
+        select s.command_id, p_domain,
+            p_now + make_interval(secs => s.retry_delay_ms / 1000.0), 'RETRY'
+        from settled as s
+        where s.status = 'PENDING'
+    ),
+    rejected as (
+        insert into command_bus_rejected (
+            domain, queue, msg_id, command_id, reason, message, rejected_at
+        )
+        select p_domain, p_queue, s.msg_id, s.command_id, s.error_message,
+            left(s.data::text, 10000), p_now
+        from settled as s
+        where s.error_code = 'UNDECODABLE_PAYLOAD' and s.kind = 'permanent'
+        returning msg_id
+    ),
+    listed as (
+        insert into command_bus_unsuccessful (
+            command_id, created_at, ended_at, status, domain, command_type, error_code
+        )
+        select s.command_id, s.created_at, p_now, 'FAILED', p_domain, s.command_type, s.error_code
+        from settled as s
+        where s.status = 'FAILED'
+    ),
+    histogram as (
+        select h.batch_id, array_agg(h.b) as buckets, array_agg(h.n) as counts
+        from (
+            select s.batch_id, series.first + command_bus.bucket(series.us) as b,
+                count(*)::integer as n
+            from settled as s
+            cross join lateral (
+                values (0, s.total_us - s.run_us), (1000, s.run_us), (2000, s.total_us)
+            ) as series (first, us)
+            where s.status <> 'PENDING'
+            group by 1, 2
+        ) as h
+        group by h.batch_id
+    ),
+    counted as (
+        insert into command_bus_delta (
+            at, domain, batch_id, in_progress, pending, failed, in_tsq, processed, retried,
+            wait_us, run_us, hist_bucket, hist_count
+        )
+        select date_trunc('second', p_now), p_domain, s.batch_id, -s.n, s.retried, s.failed,
+            s.in_tsq, s.failed + s.in_tsq, s.retried, s.wait_us, s.run_us, h.buckets, h.counts
+        from (
+            select batch_id, count(*) as n,
+                count(*) filter (where status = 'PENDING') as retried,
+                count(*) filter (where status = 'FAILED') as failed,
+                count(*) filter (where status = 'IN_TSQ') as in_tsq,
+                coalesce(sum(total_us - run_us) filter (where status <> 'PENDING'), 0) as wait_us,
+                coalesce(sum(run_us) filter (where status <> 'PENDING'), 0) as run_us
+            from settled
+            group by batch_id
+        ) as s
+        left join histogram as h on h.batch_id is not distinct from s.batch_id
+    )
+    select array_agg(s.command_id), array_agg(s.msg_id),
+        array_agg(s.command_id) filter (where s.status = 'IN_TSQ'),
+        array_agg(s.command_id) filter (where s.status = 'FAILED'),
+        count(*) filter (where s.status = 'PENDING'), (select array_agg(msg_id) from rejected)
+    into v_ids, v_msg_ids, v_tsq_ids, v_failed_ids, v_retried, v_rejected
+    from settled as s;
+
+    if v_ids is not null then
+        if v_rejected is not null then
+            perform pgmq.archive(p_queue, v_rejected);
+        end if;
+        perform pgmq.delete(p_queue, v_msg_ids);
+        update command_bus_worker
+        set failed = failed + coalesce(cardinality(v_failed_ids), 0),
+            moved_to_tsq = moved_to_tsq + coalesce(cardinality(v_tsq_ids), 0),
+            retried = retried + v_retried
+        where worker_id = p_worker_id;
+    end if;
+    if v_tsq_ids is not null then
+        perform command_bus.enter_tsq(p_domain, v_tsq_ids);
+    end if;
+    if v_failed_ids is not null then
+        perform command_bus.send_replies(p_domain, v_failed_ids);
+    end if;
+    return query
+    select * from command_bus.explain_unsettled(p_domain, p_worker_id, p_failed, p_now);
+end;
+$$;
+
+-- The verdict on each outcome of a set that was just settled; completed ones are left out, since
+-- nobody asks. Writes LATE_RESULT for each outcome whose attempt is over.
+create or replace function command_bus.explain_unsettled(
+    p_domain text, p_worker_id bigint, p_outcomes jsonb, p_now timestamptz
+)
+returns table (
+    command_id uuid, claim_no integer, verdict text, status command_bus.command_status
+)
+language sql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+    with verdict as materialized (
+        select o.command_id, o.msg_id, o.claim_no, o.kind, o.error_code, c.status, c.attempts,
+            case
+                when c.command_id is null then 'unknown'
+                when c.settled_claim = o.claim_no and c.updated_at = p_now then 'applied'
+                when c.settled_claim = o.claim_no then 'recorded'
+                else 'late'
+            end as verdict
+        from jsonb_to_recordset(p_outcomes) as o (
+            command_id uuid, msg_id bigint, claim_no integer, kind text, error_code text
+        )
+        left join command_bus_command as c
+            on c.command_id = o.command_id and c.domain = p_domain
+    ),
+    audited as (
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, worker_id, event_type, domain, details
+        )
+        select v.command_id, p_now, v.msg_id, p_worker_id, 'LATE_RESULT', p_domain,
+            jsonb_strip_nulls(jsonb_build_object(
+                'outcome', coalesce(v.kind, 'success'), 'error_code', v.error_code,
+                'claim_no', v.claim_no))
+        from verdict as v
+        where v.verdict = 'late'
+    )
+    select v.command_id, v.claim_no, v.verdict, v.status
+    from verdict as v
+    where not (v.verdict = 'applied' and v.status = 'COMPLETED');
+$$;
+
+-- List commands that just became IN_TSQ in the troubleshooting queue, each in the group of the
+-- failures that look like it.
+create or replace function command_bus.enter_tsq(p_domain text, p_ids uuid[])
+returns void
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+begin
+    with entered as (
+        insert into command_bus_tsq (
+            command_id, entered_at, created_at, first_failed_at, last_failed_at, group_id,
+            batch_id, correlation_id, attempts, domain, command_type, error_type, error_code,
+            error_message
+        )
+        select c.command_id, v_now, c.created_at,
+            coalesce((
+                select min(a.created_at) from command_bus_audit as a
+                where a.command_id = c.command_id and a.domain = p_domain
+                    and a.event_type in ('FAILED', 'LEASE_EXPIRED')
+            ), v_now),
+            v_now, command_bus.error_group(p_domain, c.last_error_code, c.last_error_message),
+            c.batch_id, c.correlation_id, c.attempts, p_domain, c.command_type,
+            c.last_error_type, c.last_error_code, c.last_error_message
+        from unnest(p_ids) as id
+        join command_bus_command as c on c.command_id = id and c.domain = p_domain
+        order by c.command_id
+        returning group_id, error_type, error_code, error_message
+    ),
+    counted as (
+        insert into command_bus_tsq_delta (group_id, at, in_tsq, entered)
+        select group_id, v_now, count(*), count(*)
+        from entered
+        group by group_id
+    )
+    insert into command_bus_tsq_group as g (
+        group_id, domain, error_type, error_code, message, first_seen_at, last_seen_at
+    )
+    select distinct on (e.group_id) e.group_id, p_domain, e.error_type, e.error_code,
+        command_bus.normal_message(e.error_message), v_now, v_now
+    from entered as e
+    where not exists (
+        select from command_bus_tsq_group as known where known.group_id = e.group_id
+    )
+    order by e.group_id
+    on conflict do nothing;
+end;
+$$;
+
+-- Take commands out of the list of the troubleshooting queue.
+create or replace function command_bus.leave_tsq(p_domain text, p_ids uuid[])
+returns void
+language sql
+set search_path = public, pg_temp
+as $$
+    with gone as (
+        delete from command_bus_tsq
+        where command_id = any (p_ids) and domain = p_domain
+        returning group_id
+    )
+    insert into command_bus_tsq_delta (group_id, at, in_tsq, entered)
+    select group_id, clock_timestamp(), -count(*), 0
+    from gone
+    group by group_id;
+$$;
+
+-- An error message without its variable parts: ids, numbers, quoted words.
+create or replace function command_bus.normal_message(p_message text)
+returns text
+language sql immutable parallel safe
+as $$
+    select regexp_replace(
+        regexp_replace(
+            regexp_replace(
+                regexp_replace(
+                    left(coalesce(p_message, ''), 300),
+                    '[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}',
+                    '<id>', 'g'),
+                '0x[0-9a-fA-F]+', '<hex>', 'g'),
+            '"[^"]*"|''[^'']*''', '<text>', 'g'),
+        '[0-9]+([.,][0-9]+)*', '<n>', 'g');
+$$;
+
+create or replace function command_bus.error_group(p_domain text, p_code text, p_message text)
+returns uuid
+language sql immutable parallel safe
+as $$
+    select md5(jsonb_build_array(p_domain, p_code, command_bus.normal_message(p_message))::text)::uuid;
+$$;
+
+-- Send the one reply of each command that has just ended and asked for one. A reply queue that
+-- vanished meanwhile leaves REPLY_FAILED in the trail and undoes nothing.
+create or replace function command_bus.send_replies(p_domain text, p_ids uuid[])
+returns void
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    r record;
+begin
+    for r in
+        select c.reply_to, array_agg(c.command_id order by c.command_id) as ids,
+            array_agg(jsonb_build_object(
+                'command_id', c.command_id, 'correlation_id', c.correlation_id,
+                'domain', c.domain, 'command_type', c.command_type, 'status', c.status,
+                'result', case when c.status = 'COMPLETED' then c.result end,
+                'error', case when c.status <> 'COMPLETED' then jsonb_build_object(
+                    'type', c.last_error_type, 'code', c.last_error_code,
+                    'message', c.last_error_message) end
+            ) order by c.command_id) as replies
+        from command_bus_command as c
+        where c.command_id = any (p_ids) and c.domain = p_domain and c.reply_to is not null
+        group by c.reply_to
+        order by c.reply_to
+    loop
+        begin
+            perform pgmq.send_batch(r.reply_to, r.replies);
+        exception when undefined_table or invalid_schema_name then
+            insert into command_bus_audit (command_id, created_at, event_type, domain, details)
+            select id, clock_timestamp(), 'REPLY_FAILED', p_domain,
+                jsonb_build_object('reply_to', r.reply_to, 'reason', 'The queue does not exist')
+            from unnest(r.ids) as id;
+        end;
+    end loop;
+end;
+$$;

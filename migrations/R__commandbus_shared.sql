@@ -1,0 +1,129 @@
+-- Small pieces that the other functions of the command bus share.
+--
+-- Conventions of all R__commandbus files:
+-- * Every function runs in the caller's transaction, takes a set, and decides by the rows it sees
+--   after it locked them. Under READ COMMITTED each statement of a function sees what was
+--   committed before that statement.
+-- * One jsonb parameter carries a set; jsonb_to_recordset reads it.
+-- * Lock order: message or waiting row, command, troubleshooting row. Only the claim looks at rows
+--   in another order, and it never waits for them (skip locked). Sets are sorted by command_id.
+-- * Functions that join a set with the command table pin nested loops: the planner estimates a
+--   set-returning function at 100 or 1,000 rows and would scan the whole table.
+-- * SQLSTATEs of class QB are ours; commandbus/errors.py turns each into an exception.
+
+-- The command queue of a domain. Raises QB001 for an unknown domain.
+create or replace function command_bus.command_queue(p_domain text)
+returns text
+language plpgsql stable
+set search_path = public, pg_temp
+as $$
+declare
+    v_queue text;
+begin
+    select command_queue into v_queue from command_bus_domain where domain = p_domain;
+    if v_queue is null then
+        raise exception 'domain "%" does not exist', p_domain
+            using errcode = 'QB001', hint = 'Create it with CommandBus.create_domain.';
+    end if;
+    return v_queue;
+end;
+$$;
+
+-- Create a domain with its two queues; a known one is left as it is.
+-- Raises QB002 for a name that does not match ^[a-z][a-z0-9_]{0,39}$.
+create or replace function command_bus.create_domain(p_domain text)
+returns void
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    v_stem text := p_domain;
+begin
+    if p_domain is null or p_domain !~ '^[a-z][a-z0-9_]{0,39}$' then
+        raise exception 'domain name % is not allowed: it must match ^[a-z][a-z0-9_]{0,39}$',
+            coalesce(quote_literal(left(p_domain, 100)), 'null')
+            using errcode = 'QB002';
+    end if;
+    perform pg_advisory_xact_lock(hashtextextended('command_bus.create_domain', 0));
+    if exists (select from command_bus_domain where domain = p_domain) then
+        return;
+    end if;
+    -- PGMQ allows 47 characters for a queue name; a longer one keeps its head and a checksum.
+    if length(v_stem) > 37 then
+        v_stem := left(v_stem, 28) || '_' || left(md5(p_domain), 8);
+    end if;
+    perform pgmq.create(v_stem || '__commands');
+    perform pgmq.create(v_stem || '__replies');
+    execute format(
+        'alter table pgmq.%I set (autovacuum_vacuum_scale_factor = 0,'
+        ' autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0)',
+        'q_' || v_stem || '__commands'
+    );
+    insert into command_bus_domain (domain, command_queue, reply_queue)
+    values (p_domain, v_stem || '__commands', v_stem || '__replies');
+end;
+$$;
+
+-- Wake the workers of a domain; told when the transaction commits.
+create or replace function command_bus.wake_workers(p_domain text)
+returns void
+language sql
+as $$
+    select pg_notify('command_bus_' || p_domain, '');
+$$;
+
+-- The histogram bucket of a duration: b stands for (1.03^(b-1), 1.03^b] microseconds, so that the
+-- middle of a bucket is never further than 1.5 % from the true value.
+create or replace function command_bus.bucket(p_microseconds bigint)
+returns integer
+language sql immutable parallel safe
+as $$
+    select case
+        when p_microseconds <= 1 then 0
+        else least(ceil(ln(p_microseconds::float8) / 0.0295588022415444), 999)::integer
+    end;
+$$;
+
+-- The quantiles of one series of a histogram, in milliseconds; nulls where it is empty.
+create or replace function command_bus.quantiles_ms(
+    p_buckets integer[], p_counts integer[], p_series integer, p_fractions float8[]
+)
+returns float8[]
+language sql immutable parallel safe
+as $$
+    with bucket as (
+        select b - p_series * 1000 as b, sum(sum(n)) over (order by b) as upto, sum(n) as n
+        from unnest(p_buckets, p_counts) as h (b, n)
+        where b >= p_series * 1000 and b < p_series * 1000 + 1000
+        group by b
+    ),
+    whole as (select sum(n) as n from bucket)
+    select array_agg(
+        (select case when b = 0 then 0.001
+                     else power(1.03::float8, b - 1) * 1.015 / 1000 end
+         from bucket where upto >= greatest(ceil(f.fraction * whole.n), 1)
+         order by b limit 1)
+        order by f.position)
+    from unnest(p_fractions) with ordinality as f (fraction, position), whole;
+$$;
+
+-- Append a change of counters: p_n commands went from one status to another (null: did not exist).
+create or replace function command_bus.count_moved(
+    p_domain text, p_batch_id uuid, p_from command_bus.command_status,
+    p_to command_bus.command_status, p_n integer
+)
+returns void
+language sql
+set search_path = public, pg_temp
+as $$
+    insert into command_bus_delta (
+        at, domain, batch_id, pending, in_progress, completed, failed, in_tsq, cancelled
+    )
+    select date_trunc('second', clock_timestamp()), p_domain, p_batch_id,
+        p_n * ((p_to = 'PENDING')::int - coalesce((p_from = 'PENDING')::int, 0)),
+        p_n * ((p_to = 'IN_PROGRESS')::int - coalesce((p_from = 'IN_PROGRESS')::int, 0)),
+        p_n * ((p_to = 'COMPLETED')::int - coalesce((p_from = 'COMPLETED')::int, 0)),
+        p_n * ((p_to = 'FAILED')::int - coalesce((p_from = 'FAILED')::int, 0)),
+        p_n * ((p_to = 'IN_TSQ')::int - coalesce((p_from = 'IN_TSQ')::int, 0)),
+        p_n * ((p_to = 'CANCELLED')::int - coalesce((p_from = 'CANCELLED')::int, 0));
+$$;

@@ -1,0 +1,306 @@
+-- Counters, rates and latencies.
+--
+-- Every change appends a delta in its own transaction; folding moves deltas into the counters, the
+-- per-second statistics and the batches. Whoever reads adds what is not folded yet, in the same
+-- statement, so that a count is exact whether or not anybody folds.
+
+-- Fold up to p_limit deltas; returns how many there were. Only one session folds at a time, the
+-- others return at once.
+create or replace function command_bus.fold_deltas(p_limit integer default 20000)
+returns integer
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    v_deltas command_bus_delta[];
+begin
+    if not pg_try_advisory_xact_lock(hashtextextended('command_bus.fold_deltas', 0)) then
+        return 0;
+    end if;
+    perform command_bus.fold_tsq_deltas(p_limit);
+    with gone as (
+        delete from command_bus_delta
+        where ctid = any (array(select ctid from command_bus_delta limit p_limit))
+        returning *
+    )
+    select array_agg(g) into v_deltas from gone as g;
+    if v_deltas is null then
+        return 0;
+    end if;
+
+    insert into command_bus_counter as c (
+        domain, pending, in_progress, completed, failed, in_tsq, cancelled
+    )
+    select domain, sum(pending), sum(in_progress), sum(completed), sum(failed), sum(in_tsq),
+        sum(cancelled)
+    from unnest(v_deltas)
+    group by domain
+    on conflict (domain) do update set
+        pending = c.pending + excluded.pending,
+        in_progress = c.in_progress + excluded.in_progress,
+        completed = c.completed + excluded.completed,
+        failed = c.failed + excluded.failed,
+        in_tsq = c.in_tsq + excluded.in_tsq,
+        cancelled = c.cancelled + excluded.cancelled;
+
+    with histogram as (
+        select h.at, h.domain, array_agg(h.b) as buckets, array_agg(h.n) as counts
+        from (
+            select d.at, d.domain, x.b, sum(x.n)::integer as n
+            from unnest(v_deltas) as d, unnest(d.hist_bucket, d.hist_count) as x (b, n)
+            group by 1, 2, 3
+        ) as h
+        group by 1, 2
+    )
+    insert into command_bus_second as s (
+        at, domain, sent, processed, completed, retried, wait_us, run_us, hist_bucket, hist_count
+    )
+    select d.at, d.domain, sum(d.sent), sum(d.processed),
+        sum(d.completed) filter (where d.processed > 0), sum(d.retried), sum(d.wait_us),
+        sum(d.run_us), coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
+    from unnest(v_deltas) as d
+    left join histogram as h on h.at = d.at and h.domain = d.domain
+    where d.sent > 0 or d.processed > 0 or d.retried > 0
+    group by d.at, d.domain, h.buckets, h.counts
+    on conflict (at, domain) do update set
+        sent = s.sent + excluded.sent,
+        processed = s.processed + excluded.processed,
+        completed = s.completed + excluded.completed,
+        retried = s.retried + excluded.retried,
+        wait_us = s.wait_us + excluded.wait_us,
+        run_us = s.run_us + excluded.run_us,
+        hist_bucket = s.hist_bucket || excluded.hist_bucket,
+        hist_count = s.hist_count || excluded.hist_count;
+
+    with histogram as (
+        select h.batch_id, array_agg(h.b) as buckets, array_agg(h.n) as counts
+        from (
+            select d.batch_id, x.b, sum(x.n)::integer as n
+            from unnest(v_deltas) as d, unnest(d.hist_bucket, d.hist_count) as x (b, n)
+            where d.batch_id is not null
+            group by 1, 2
+        ) as h
+        group by 1
+    )
+    insert into command_bus_batch as b (
+        batch_id, domain, created_at, updated_at, first_processed_at, last_processed_at, pending,
+        in_progress, completed, failed, in_tsq, cancelled, sent, processed, retried, wait_us,
+        run_us, hist_bucket, hist_count
+    )
+    select d.batch_id, min(d.domain), min(d.at), max(d.at),
+        min(d.at) filter (where d.processed > 0), max(d.at) filter (where d.processed > 0),
+        sum(d.pending), sum(d.in_progress), sum(d.completed), sum(d.failed), sum(d.in_tsq),
+        sum(d.cancelled), sum(d.sent), sum(d.processed), sum(d.retried), sum(d.wait_us),
+        sum(d.run_us), coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
+    from unnest(v_deltas) as d
+    left join histogram as h on h.batch_id = d.batch_id
+    where d.batch_id is not null
+    group by d.batch_id, h.buckets, h.counts
+    on conflict (batch_id) do update set
+        created_at = least(b.created_at, excluded.created_at),
+        updated_at = greatest(b.updated_at, excluded.updated_at),
+        first_processed_at = least(b.first_processed_at, excluded.first_processed_at),
+        last_processed_at = greatest(b.last_processed_at, excluded.last_processed_at),
+        pending = b.pending + excluded.pending,
+        in_progress = b.in_progress + excluded.in_progress,
+        completed = b.completed + excluded.completed,
+        failed = b.failed + excluded.failed,
+        in_tsq = b.in_tsq + excluded.in_tsq,
+        cancelled = b.cancelled + excluded.cancelled,
+        sent = b.sent + excluded.sent,
+        processed = b.processed + excluded.processed,
+        retried = b.retried + excluded.retried,
+        wait_us = b.wait_us + excluded.wait_us,
+        run_us = b.run_us + excluded.run_us,
+        (hist_bucket, hist_count) = (
+            select coalesce(array_agg(m.b), '{}'), coalesce(array_agg(m.n), '{}')
+            from (
+                select x.b, sum(x.n)::integer as n
+                from unnest(
+                    b.hist_bucket || excluded.hist_bucket, b.hist_count || excluded.hist_count
+                ) as x (b, n)
+                group by x.b
+            ) as m
+        );
+    return cardinality(v_deltas);
+end;
+$$;
+
+-- The part of folding that concerns the groups of the troubleshooting queue.
+create or replace function command_bus.fold_tsq_deltas(p_limit integer)
+returns void
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    v_deltas command_bus_tsq_delta[];
+begin
+    with gone as (
+        delete from command_bus_tsq_delta
+        where ctid = any (array(select ctid from command_bus_tsq_delta limit p_limit))
+        returning *
+    )
+    select array_agg(g) into v_deltas from gone as g;
+    if v_deltas is null then
+        return;
+    end if;
+    update command_bus_tsq_group as g
+    set in_tsq = g.in_tsq + d.in_tsq, entered = g.entered + d.entered,
+        last_seen_at = greatest(g.last_seen_at, d.last_entered_at)
+    from (
+        select group_id, sum(in_tsq) as in_tsq, sum(entered) as entered,
+            max(at) filter (where entered > 0) as last_entered_at
+        from unnest(v_deltas)
+        group by group_id
+    ) as d
+    where g.group_id = d.group_id;
+    insert into command_bus_tsq_trend as t (group_id, hour, entered)
+    select group_id, date_trunc('hour', at), sum(entered)
+    from unnest(v_deltas)
+    where entered > 0
+    group by 1, 2
+    on conflict (group_id, hour) do update set entered = t.entered + excluded.entered;
+end;
+$$;
+
+-- Exact counts by status, for one domain or (null) for all.
+create or replace function command_bus.count_by_status(p_domain text default null)
+returns table (
+    pending bigint, in_progress bigint, completed bigint, failed bigint, in_tsq bigint,
+    cancelled bigint
+)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    select coalesce(sum(pending), 0)::bigint, coalesce(sum(in_progress), 0)::bigint,
+        coalesce(sum(completed), 0)::bigint, coalesce(sum(failed), 0)::bigint,
+        coalesce(sum(in_tsq), 0)::bigint, coalesce(sum(cancelled), 0)::bigint
+    from (
+        select domain, pending, in_progress, completed, failed, in_tsq, cancelled
+        from command_bus_counter
+        union all
+        select domain, pending, in_progress, completed, failed, in_tsq, cancelled
+        from command_bus_delta
+    ) as both_halves
+    where p_domain is null or domain = p_domain;
+$$;
+
+-- What was sent and processed in each second of a window, oldest first; seconds in which nothing
+-- happened are left out. Histograms as in command_bus_delta, a bucket possibly more than once.
+create or replace function command_bus.seconds_between(
+    p_domain text, p_from timestamptz, p_to timestamptz
+)
+returns table (
+    at timestamptz, sent bigint, processed bigint, completed bigint, retried bigint,
+    wait_us bigint, run_us bigint, hist_bucket integer[], hist_count integer[]
+)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    with part as (
+        select s.at, s.sent, s.processed, s.completed, s.retried, s.wait_us, s.run_us,
+            s.hist_bucket, s.hist_count
+        from command_bus_second as s
+        where s.at >= date_trunc('second', p_from) and s.at <= p_to
+            and (p_domain is null or s.domain = p_domain)
+        union all
+        select d.at, d.sent, d.processed, case when d.processed > 0 then d.completed else 0 end,
+            d.retried, d.wait_us, d.run_us, coalesce(d.hist_bucket, '{}'),
+            coalesce(d.hist_count, '{}')
+        from command_bus_delta as d
+        where d.at >= date_trunc('second', p_from) and d.at <= p_to
+            and (p_domain is null or d.domain = p_domain)
+            and (d.sent > 0 or d.processed > 0 or d.retried > 0)
+    ),
+    histogram as (
+        select h.at, array_agg(h.b) as buckets, array_agg(h.n) as counts
+        from (
+            select p.at, x.b, sum(x.n)::integer as n
+            from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+            group by 1, 2
+        ) as h
+        group by h.at
+    )
+    select p.at, sum(p.sent)::bigint, sum(p.processed)::bigint, sum(p.completed)::bigint,
+        sum(p.retried)::bigint, sum(p.wait_us)::bigint, sum(p.run_us)::bigint,
+        coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
+    from part as p
+    left join histogram as h on h.at = p.at
+    group by p.at, h.buckets, h.counts
+    order by p.at;
+$$;
+
+-- One batch with what is not folded yet; no row where no command was ever sent in it.
+create or replace function command_bus.batch_progress(p_batch_id uuid)
+returns table (
+    domain text, created_at timestamptz, updated_at timestamptz, first_processed_at timestamptz,
+    last_processed_at timestamptz, pending bigint, in_progress bigint, completed bigint,
+    failed bigint, in_tsq bigint, cancelled bigint, sent bigint, processed bigint, retried bigint,
+    wait_us bigint, run_us bigint, wait_ms float8[], run_ms float8[], total_ms float8[]
+)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    with part as (
+        select b.domain, b.created_at, b.updated_at, b.first_processed_at, b.last_processed_at,
+            b.pending, b.in_progress, b.completed, b.failed, b.in_tsq, b.cancelled, b.sent,
+            b.processed, b.retried, b.wait_us, b.run_us, b.hist_bucket, b.hist_count
+        from command_bus_batch as b
+        where b.batch_id = p_batch_id
+        union all
+        select d.domain, d.at, d.at, case when d.processed > 0 then d.at end,
+            case when d.processed > 0 then d.at end, d.pending, d.in_progress, d.completed,
+            d.failed, d.in_tsq, d.cancelled, d.sent, d.processed, d.retried, d.wait_us, d.run_us,
+            coalesce(d.hist_bucket, '{}'), coalesce(d.hist_count, '{}')
+        from command_bus_delta as d
+        where d.batch_id = p_batch_id
+    ),
+    histogram as (
+        select coalesce(array_agg(x.b), '{}') as buckets, coalesce(array_agg(x.n), '{}') as counts
+        from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+    )
+    select min(p.domain), min(p.created_at), max(p.updated_at), min(p.first_processed_at),
+        max(p.last_processed_at), sum(p.pending)::bigint, sum(p.in_progress)::bigint,
+        sum(p.completed)::bigint, sum(p.failed)::bigint, sum(p.in_tsq)::bigint,
+        sum(p.cancelled)::bigint, sum(p.sent)::bigint, sum(p.processed)::bigint,
+        sum(p.retried)::bigint, sum(p.wait_us)::bigint, sum(p.run_us)::bigint,
+        command_bus.quantiles_ms(h.buckets, h.counts, 0, '{0.5,0.95,0.99}'),
+        command_bus.quantiles_ms(h.buckets, h.counts, 1, '{0.5,0.95,0.99}'),
+        command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}')
+    from part as p, histogram as h
+    group by h.buckets, h.counts
+    having count(*) > 0;
+$$;
+
+-- The rate and the latencies of a window that ends now: quantiles 0.5, 0.95 and 0.99 in
+-- milliseconds of waiting, running and both.
+create or replace function command_bus.throughput(p_domain text, p_window_seconds integer)
+returns table (
+    processed bigint, completed bigint, retried bigint, sent bigint, wait_us bigint,
+    run_us bigint, wait_ms float8[], run_ms float8[], total_ms float8[]
+)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    with part as materialized (
+        select * from command_bus.seconds_between(
+            p_domain, now() - make_interval(secs => p_window_seconds), now()
+        )
+    ),
+    histogram as (
+        select coalesce(array_agg(x.b), '{}') as buckets, coalesce(array_agg(x.n), '{}') as counts
+        from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+    ),
+    sums as (
+        select coalesce(sum(processed), 0)::bigint as processed,
+            coalesce(sum(completed), 0)::bigint as completed,
+            coalesce(sum(retried), 0)::bigint as retried, coalesce(sum(sent), 0)::bigint as sent,
+            coalesce(sum(wait_us), 0)::bigint as wait_us, coalesce(sum(run_us), 0)::bigint as run_us
+        from part
+    )
+    select s.*,
+        command_bus.quantiles_ms(h.buckets, h.counts, 0, '{0.5,0.95,0.99}'),
+        command_bus.quantiles_ms(h.buckets, h.counts, 1, '{0.5,0.95,0.99}'),
+        command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}')
+    from sums as s, histogram as h;
+$$;

@@ -1,0 +1,79 @@
+-- Worker processes: who runs, what it holds, and who shall stop.
+--
+-- A worker is alive as long as its heartbeat says so; nobody asks the operating system. A stop is
+-- a request in its row that it finds with its next heartbeat, on whichever host it runs.
+
+-- Register a worker; its id names it from now on. Elements of p_worker: domain, host, pid, version,
+-- concurrency, settings, heartbeat_seconds. Raises QB001 for an unknown domain.
+create or replace function command_bus.register_worker(p_worker jsonb)
+returns bigint
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    v_worker_id bigint;
+begin
+    perform command_bus.command_queue(p_worker ->> 'domain');
+    insert into command_bus_worker (
+        domain, host, pid, version, concurrency, settings, started_at, heartbeat_at,
+        heartbeat_seconds
+    )
+    select w.domain, w.host, w.pid, w.version, w.concurrency, coalesce(w.settings, '{}'),
+        clock_timestamp(), clock_timestamp(), w.heartbeat_seconds
+    from jsonb_to_record(p_worker) as w (
+        domain text, host text, pid integer, version text, concurrency integer, settings jsonb,
+        heartbeat_seconds real
+    )
+    returning worker_id into v_worker_id;
+    return v_worker_id;
+end;
+$$;
+
+-- Record that a worker lives and what it runs; says whether it shall stop. No row: nobody knows the
+-- worker any more, and it has to register again.
+create or replace function command_bus.heartbeat(
+    p_worker_id bigint, p_running jsonb, p_running_count integer, p_rate float8,
+    p_concurrency integer, p_settings jsonb
+)
+returns table (stop_requested boolean)
+language sql
+set search_path = public, pg_temp
+as $$
+    update command_bus_worker
+    set heartbeat_at = clock_timestamp(), running = p_running, running_count = p_running_count,
+        rate_per_second = p_rate, concurrency = p_concurrency, settings = p_settings,
+        stopped_at = null
+    where worker_id = p_worker_id
+    returning stop_requested_at is not null;
+$$;
+
+-- Ask workers to stop: one, or with null all of them that have not stopped. Returns how many.
+create or replace function command_bus.request_stop(p_worker_id bigint, p_by text)
+returns integer
+language plpgsql
+set search_path = public, pg_temp
+as $$
+declare
+    v_count integer;
+begin
+    update command_bus_worker
+    set stop_requested_at = coalesce(stop_requested_at, clock_timestamp()),
+        stop_requested_by = coalesce(stop_requested_by, p_by)
+    where stopped_at is null and (p_worker_id is null or worker_id = p_worker_id);
+    get diagnostics v_count = row_count;
+    perform command_bus.wake_workers(domain) from command_bus_domain;
+    return v_count;
+end;
+$$;
+
+-- Record that a worker has stopped of its own will.
+create or replace function command_bus.worker_stopped(p_worker_id bigint)
+returns void
+language sql
+set search_path = public, pg_temp
+as $$
+    update command_bus_worker
+    set stopped_at = clock_timestamp(), heartbeat_at = clock_timestamp(), running = '[]',
+        running_count = 0, rate_per_second = 0
+    where worker_id = p_worker_id;
+$$;
