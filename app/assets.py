@@ -10,7 +10,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import shutil
-import subprocess  # nosec B404: runs `npm pack` with constant arguments
+import subprocess  # nosec B404
 import sys
 import tarfile
 import tempfile
@@ -103,6 +103,7 @@ def _from_npm(asset: Asset) -> bytes:
     if npm is None:
         raise FileNotFoundError("npm is not installed")
     with tempfile.TemporaryDirectory() as folder:
+        # Constant arguments, and no shell.
         subprocess.run(  # nosec B603
             [npm, "pack", "--silent", f"{asset.package}@{asset.version}"],
             cwd=folder,
@@ -121,9 +122,10 @@ def _from_npm(asset: Asset) -> bytes:
 def _write(path: Path, content: bytes) -> None:
     """Put *content* in place at once, so that no reader finds half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    draft = path.with_suffix(".part")
-    draft.write_bytes(content)
-    draft.replace(path)
+    with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as draft:
+        draft.write(content)
+    Path(draft.name).chmod(0o644)
+    Path(draft.name).replace(path)
 
 
 def main(say: Callable[[str], object] = sys.stdout.write) -> int:

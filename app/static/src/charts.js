@@ -86,7 +86,7 @@ function options(plot, element, series, unit) {
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: { y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, space: 70, values: (_chart, ticks) => ticks.map(clockText) },
+      { ...axis, grid: { show: false }, size: 28, space: 70, values: (_chart, ticks, _axis, _space, step) => ticks.map((tick) => clockText(tick, step)) },
       { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => compact(tick)) },
     ],
     series: [{}, ...series.map((line) => lineOptions(line, element))],
@@ -149,8 +149,9 @@ function colorOf(value, element) {
 const clockFormat = new Intl.DateTimeFormat(undefined, { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
 const numberFormat = new Intl.NumberFormat(undefined, { notation: 'compact', maximumFractionDigits: 1 });
 
-function clockText(seconds) {
-  return clockFormat.format(new Date(seconds * 1000));
+function clockText(seconds, step = 1) {
+  const text = clockFormat.format(new Date(seconds * 1000));
+  return step % 60 === 0 ? text.slice(0, 5) : text;
 }
 
 function compact(value) {

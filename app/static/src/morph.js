@@ -13,22 +13,34 @@ function morphChildren(from, to) {
   const byId = new Map();
   for (const child of from.children) if (child.id) byId.set(child.id, child);
 
+  const wantedIds = new Set([...to.children].map((child) => child.id));
+
   let current = from.firstChild;
   for (const wanted of [...to.childNodes]) {
+    // What is gone goes first, so that what stays need not move: moving loses the focus.
+    while (current?.id && !wantedIds.has(current.id)) current = removed(current);
     const match = matchFor(wanted, current, byId);
     if (!match) {
       from.insertBefore(document.importNode(wanted, true), current);
       continue;
     }
-    if (match !== current) from.insertBefore(match, current);
+    if (match !== current) move(from, match, current);
     else current = current.nextSibling;
     morphNode(match, wanted);
   }
-  while (current) {
-    const next = current.nextSibling;
-    current.remove();
-    current = next;
-  }
+  while (current) current = removed(current);
+}
+
+// Takes the node away and gives the one after it.
+function removed(node) {
+  const next = node.nextSibling;
+  node.remove();
+  return next;
+}
+
+function move(parent, node, before) {
+  if (parent.moveBefore) parent.moveBefore(node, before); // keeps the focus, where browsers have it
+  else parent.insertBefore(node, before);
 }
 
 function matchFor(wanted, current, byId) {

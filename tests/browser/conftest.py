@@ -1,0 +1,184 @@
+"""Pages in Chromium, served by the application's own server; the CDN as each test wants it."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from flask import Flask, render_template
+from jinja2 import ChoiceLoader, FileSystemLoader
+from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route, sync_playwright
+from waitress.server import create_server
+
+from app import access, assets, create_app
+
+HERE = Path(__file__).parent
+CHROMIUM_FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+]
+DESKTOP = (1440, 900)
+PHONE = (360, 740)
+
+
+@pytest.fixture(scope="session")
+def playwright() -> Iterator[Playwright]:
+    with sync_playwright() as playwright:
+        yield playwright
+
+
+@pytest.fixture(scope="session")
+def browser(playwright: Playwright) -> Iterator[Browser]:
+    """The system's Chromium where there is one, else the one that Playwright installs."""
+    names = ("chromium", "chromium-browser", "google-chrome")
+    system = next(filter(None, map(shutil.which, names)), None)
+    browser = playwright.chromium.launch(executable_path=system, args=CHROMIUM_FLAGS)
+    yield browser
+    browser.close()
+
+
+@pytest.fixture(scope="session")
+def vendor() -> dict[str, Path]:
+    """The browser libraries as files, by the address that pages load them from."""
+    try:
+        return {asset.url: assets.install(asset) for asset in assets.BROWSER_ASSETS}
+    except assets.AssetError as exc:
+        pytest.skip(str(exc))
+
+
+@pytest.fixture(scope="session")
+def foundation_app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+    """The application with a page that shows every macro once."""
+    app = create_app({"data_dir": tmp_path_factory.mktemp("web"), "secret_key": "not a secret"})
+    assert app.jinja_env.loader is not None
+    app.jinja_env.loader = ChoiceLoader(
+        [app.jinja_env.loader, FileSystemLoader(HERE / "templates")]
+    )
+    ticks = iter(range(1_000_000))
+
+    @app.route("/gallery", methods=["GET", "POST"])
+    @access.operator
+    def gallery():
+        return render_template("gallery.html", **_gallery_context(0))
+
+    @app.get("/gallery/rows")
+    @access.viewer
+    def gallery_rows():
+        return render_template("gallery_rows.html", **_gallery_context(next(ticks) + 1))
+
+    return app
+
+
+@pytest.fixture(scope="session")
+def serve() -> Iterator[Callable[[Flask], str]]:
+    """Serve an application on a free port and give its address, until the tests are over."""
+    servers = []
+
+    def serve(app: Flask) -> str:
+        listener = socket.create_server(("127.0.0.1", 0))
+        server = create_server(app, sockets=[listener], threads=8)
+        thread = threading.Thread(target=server.run, daemon=True)
+        thread.start()
+        servers.append(server)
+        return f"http://127.0.0.1:{listener.getsockname()[1]}"
+
+    yield serve
+    for server in servers:
+        server.close()
+
+
+@pytest.fixture(scope="session")
+def base_url(foundation_app: Flask, serve: Callable[[Flask], str]) -> str:
+    return serve(foundation_app)
+
+
+@pytest.fixture
+def make_page(
+    browser: Browser, base_url: str, vendor: dict[str, Path]
+) -> Iterator[Callable[..., Page]]:
+    """Make pages of any size; what the browser complains about fails the test."""
+    contexts: list[BrowserContext] = []
+    complaints: list[str] = []
+
+    def make_page(
+        size: tuple[int, int] = DESKTOP,
+        *,
+        cdn: str = "works",
+        theme: str = "system",
+        **options: Any,
+    ) -> Page:
+        context = browser.new_context(
+            base_url=base_url, viewport={"width": size[0], "height": size[1]}, **options
+        )
+        contexts.append(context)
+        context.add_cookies([{"name": "theme", "value": theme, "url": base_url}])
+        context.route(re.compile(r"^https://"), lambda route: _answer_for_cdn(route, cdn, vendor))
+        page = context.new_page()
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on(
+            "console",
+            lambda message: (
+                complaints.append(message.text)
+                if message.type == "error" and "ERR_FAILED" not in message.text
+                else None
+            ),
+        )
+        return page
+
+    yield make_page
+    for context in contexts:
+        context.close()
+    assert complaints == []
+
+
+@pytest.fixture
+def page(make_page: Callable[..., Page]) -> Page:
+    return make_page()
+
+
+def _answer_for_cdn(route: Route, cdn: str, vendor: dict[str, Path]) -> None:
+    """Nothing ever leaves for the network: the CDN works, is blocked, or never answers."""
+    if cdn == "stalls":
+        return
+    path = vendor.get(route.request.url)
+    if cdn == "blocked" or path is None:
+        route.abort()
+    else:
+        headers = {"Access-Control-Allow-Origin": "*"}
+        route.fulfill(path=path, content_type="text/javascript", headers=headers)
+
+
+def _gallery_context(ticks: int) -> dict[str, Any]:
+    moments = range(1_800_000_000, 1_800_000_900, 15)
+    return {
+        "ticks": ticks,
+        "now": datetime.now(UTC) - timedelta(seconds=ticks),
+        "times": list(moments),
+        "series": [
+            {
+                "label": "Completed",
+                "tone": "completed",
+                "fill": True,
+                "values": [round(240 + 60 * math.sin(i / 7) + 20 * math.sin(i)) for i in range(60)],
+            },
+            {
+                "label": "To the TSQ",
+                "tone": "tsq",
+                "values": [round(20 + 12 * math.sin(i / 5)) for i in range(60)],
+            },
+        ],
+    }
