@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from flask import Flask, Response, request, url_for
 from app import assets
 from app.config import Settings
 
+logger = logging.getLogger(__name__)
+
 VERSION_LENGTH = 12
 YEAR_SECONDS = 365 * 24 * 60 * 60
 
@@ -19,6 +22,8 @@ YEAR_SECONDS = 365 * 24 * 60 * 60
 def init_app(app: Flask) -> None:
     root = Path(app.static_folder or "")
     settings: Settings = app.config["SETTINGS"]
+    if settings.local_assets:
+        _warn_of_missing_libraries(root)
 
     def static_url(filename: str) -> str:
         """The address of a static file with the hash of its content."""
@@ -51,6 +56,13 @@ def init_app(app: Flask) -> None:
 
     app.after_request(set_lifetime)
     app.jinja_env.globals.update(static_url=static_url, asset=asset)
+
+
+def _warn_of_missing_libraries(root: Path) -> None:
+    """Pages work without the libraries, so their absence is said and stops nothing."""
+    for library in assets.BROWSER_ASSETS:
+        if not (root / library.vendor_path).is_file():
+            logger.warning("browser_library_missing", extra={"library": library.name})
 
 
 def content_version(path: Path) -> str:
