@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from app import store
 from app.options import checked, option, options_of
 from commandbus import RetryPolicy
+from commandbus.store import autocommit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -287,7 +288,7 @@ class ConfigStore:
 
     async def load(self) -> StoredConfig:
         """Everything that is stored; what nobody set has its default."""
-        async with self._pool.connection() as conn:
+        async with autocommit(self._pool) as conn:
             return _stored_config(await store.read_configuration(conn))
 
     async def get_worker_config(self) -> WorkerConfig:
@@ -335,7 +336,7 @@ class ConfigStore:
 
     async def history(self, limit: int = 50) -> Sequence[store.ConfigurationChange]:
         """Who changed what and when, newest first."""
-        async with self._pool.connection() as conn:
+        async with autocommit(self._pool) as conn:
             return await store.read_configuration_history(conn, limit)
 
 

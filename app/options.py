@@ -49,7 +49,7 @@ class Option:
         """What it takes, in words."""
         unit = f" {self.unit}" if self.unit else ""
         kind = "whole number" if self.whole else "number"
-        return f"a {kind} from {self.low:g} to {self.high:g}{unit}"
+        return f"a {kind} from {plain_number(self.low)} to {plain_number(self.high)}{unit}"
 
     def check(self, value: Any) -> int | float:
         """*value* where it is one that the option takes; ValueError with the reason otherwise."""
@@ -70,6 +70,11 @@ class Option:
         except ValueError:
             raise ValueError(f"must be {self.range_text}, not {text!r:.40}") from None
         return self.check(value)
+
+
+def plain_number(value: int | float) -> str:
+    """*value* without exponent, and without a fraction where it has none."""
+    return str(int(value)) if value == int(value) else str(value)
 
 
 def option(

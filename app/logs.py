@@ -1,0 +1,117 @@
+"""The log of a process: one line for each event, as text or as JSON.
+
+An event is a constant name; what it is about stands in fields, given by `extra`. No line ever
+holds a password: connection strings are masked whatever they come in.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+from datetime import UTC, datetime
+from typing import Any, TextIO
+
+from app.config import LogFormat
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+_URI_PASSWORD = re.compile(r"(?P<login>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*@", re.IGNORECASE)
+_WORD_PASSWORD = re.compile(
+    r"(?P<name>\bpassword['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,&}]+)", re.IGNORECASE
+)
+# Everything that a terminal or a reader of lines could take for the end of a line.
+_BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
+_PLAIN = re.compile(r"[^\s\"=]+")
+
+# Libraries that tell every step at INFO and below.
+_QUIET = ("psycopg", "psycopg.pool", "asyncio", "urllib3")
+
+
+def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
+    """From now on this process logs to *stream* (stderr by default) in this format."""
+    handler = logging.StreamHandler(stream or sys.stderr)
+    handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
+    root = logging.getLogger()
+    for old in list(root.handlers):
+        root.removeHandler(old)
+    root.addHandler(handler)
+    root.setLevel(level)
+    logging.captureWarnings(True)
+    for name in _QUIET:
+        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+
+
+def masked(text: str) -> str:
+    """*text* with every password that it may hold replaced."""
+    text = _URI_PASSWORD.sub(r"\g<login>:***@", text)
+    return _WORD_PASSWORD.sub(r"\g<name>***", text)
+
+
+class TextFormatter(logging.Formatter):
+    """`2025-01-31T12:00:00.123Z INFO worker_started worker_id=3 domain=test`, always one line."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        parts = [_time(record), record.levelname, _word(record.getMessage())]
+        parts += [f"{name}={_word(value)}" for name, value in _fields(record, self).items()]
+        return " ".join(parts)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object with time, level, logger, event and the fields of the event."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = {
+            "time": _time(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "event": masked(record.getMessage()),
+        }
+        for name, value in _fields(record, self).items():
+            fields.setdefault(name, value)
+        return json.dumps(fields, default=str, ensure_ascii=True)
+
+
+def _time(record: logging.LogRecord) -> str:
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.strftime("%Y-%m-%dT%H:%M:%S.") + f"{moment.microsecond // 1000:03d}Z"
+
+
+def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, Any]:
+    fields = {
+        name: _clean(value)
+        for name, value in vars(record).items()
+        if name not in _STANDARD and not name.startswith("_") and value is not None
+    }
+    if record.exc_info and record.exc_info[1] is not None:
+        fields["exception"] = masked(formatter.formatException(record.exc_info))
+    return fields
+
+
+def _clean(value: Any) -> Any:
+    """*value* as JSON can hold it, masked, floats readable."""
+    match value:
+        case bool() | int():
+            return value
+        case float():
+            return round(value, 6) if value == value and abs(value) != float("inf") else str(value)
+        case list() | tuple() | set() | frozenset():
+            return [_clean(item) for item in value]
+        case dict():
+            return {str(name): _clean(item) for name, item in value.items()}
+        case _:
+            return masked(str(value))
+
+
+def _word(value: Any) -> str:
+    """*value* as one word of a line: quoted where it is none, without line breaks."""
+    text = value if isinstance(value, str) else json.dumps(value, default=str)
+    text = masked(text)
+    if not isinstance(value, str | list | dict) or _PLAIN.fullmatch(text):
+        return _BREAKS.sub(_escaped, text)
+    quoted = text.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{_BREAKS.sub(_escaped, quoted)}"'
+
+
+def _escaped(match: re.Match[str]) -> str:
+    return match.group().encode("unicode_escape").decode()

@@ -1,0 +1,225 @@
+"""The command line of `python -m app.worker`."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import logging
+import signal
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Any
+
+from app.config import LOG_LEVELS, ConfigurationError, LogFormat, Settings, environment
+from app.database import DatabaseError
+from app.logs import configure_logging
+from app.options import InvalidOptionError, Option, choose, option, options_of, plain_number
+from app.processes import WorkerProcesses
+from app.worker_process import OPTIONS, STOP_SIGNALS, run_in_loop, serve, wait_for_database
+from commandbus import CommandBusError
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+
+logger = logging.getLogger(__name__)
+
+STOPPED, FAILED, MISUSED = 0, 1, 2
+_EXPECTED_ERRORS: tuple[type[Exception], ...] = (
+    DatabaseError,
+    CommandBusError,
+    InvalidOptionError,
+    *INFRASTRUCTURE_ERRORS,
+)
+_CHILD_CHECK_SECONDS = 0.1
+
+
+@dataclass
+class ProcessConfig:
+    """Options of the process itself, which are not stored."""
+
+    processes: int = option(
+        1,
+        "Processes",
+        low=1,
+        high=64,
+        variable="WORKER_PROCESSES",
+        help="How many worker processes to run; with several, this one only looks after them.",
+    )
+    drain_timeout: float = option(
+        30.0,
+        "Drain timeout",
+        unit="seconds",
+        low=0,
+        high=3_600,
+        variable="WORKER_DRAIN_TIMEOUT",
+        help="How long running commands may go on after the first SIGTERM or Ctrl-C.",
+    )
+    database_wait: float = option(
+        30.0,
+        "Database wait",
+        unit="seconds",
+        low=0,
+        high=86_400,
+        variable="WORKER_DATABASE_WAIT",
+        help="How long to wait at the start for a database that is away.",
+    )
+
+
+PROCESS_OPTIONS = options_of(ProcessConfig)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a worker, or several; returns the exit code.
+
+    0: stopped as asked. 1: failed, with one line that says why. 2: wrong options. 128 + n: ended
+    at once by a second signal n.
+    """
+    options = _parser().parse_args(arguments)
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)  # until the worker listens itself
+    try:
+        environ = environment()
+        settings = _settings(options)
+        flags: dict[str, int | float | None] = {
+            item.name: getattr(options, item.name) for item in (*OPTIONS, *PROCESS_OPTIONS)
+        }
+        # Refuse what is wrong before anything is started; the stored values come later.
+        choose(OPTIONS, flags=flags, environ=environ, stored={})
+        process = choose(PROCESS_OPTIONS, flags=flags, environ=environ, stored={})
+        domain = options.domain or environ.get("WORKER_DOMAIN", "test")
+    except (ConfigurationError, InvalidOptionError) as exc:
+        return _complain(exc, MISUSED)
+    configure_logging(settings.log_format, settings.log_level)
+    try:
+        with wait_for_database(settings, process["database_wait"].value) as database:
+            if process["processes"].value > 1:
+                return _look_after(settings, int(process["processes"].value), domain, flags)
+            return run_in_loop(
+                serve(
+                    database.url,
+                    domain=domain,
+                    flags=flags,
+                    environ=environ,
+                    drain_timeout=process["drain_timeout"].value,
+                    stop_with_parent=options.stop_with_parent,
+                )
+            )
+    except _EXPECTED_ERRORS as exc:
+        return _complain(exc, FAILED)
+    except KeyboardInterrupt:
+        return STOPPED
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _complain(error: Exception, code: int) -> int:
+    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    return code
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    settings = Settings.from_env()
+    if options.log_format is not None:
+        settings = dataclasses.replace(settings, log_format=LogFormat(options.log_format))
+    if options.log_level is not None:
+        settings = dataclasses.replace(settings, log_level=options.log_level)
+    return settings
+
+
+def _look_after(
+    settings: Settings, count: int, domain: str, flags: Mapping[str, int | float | None]
+) -> int:
+    """Run *count* worker processes; forward signals, report exits, end with the last of them."""
+    children = WorkerProcesses(settings)
+    passed_on = {
+        name.replace("_", "-"): value
+        for name, value in flags.items()
+        if value is not None and name != "processes"
+    }
+
+    # From here on no signal may end this process without reaching its children, so the handler
+    # only takes note, and the loop below passes on.
+    signals: list[signal.Signals] = []
+    for number in STOP_SIGNALS:
+        if signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
+    while not signals and len(children.pids) < count:
+        pid = children.start(domain=domain, flags=passed_on)
+        logger.info("worker_process_started", extra={"pid": pid, "domain": domain})
+    code, passed = STOPPED, {0}
+    while children.pids:
+        time.sleep(_CHILD_CHECK_SECONDS)
+        while signals:
+            children.send_signal(signals[0])
+            passed.add(-signals.pop(0))  # a child may still have been starting when it came
+        for ended in children.reap():
+            as_asked = ended.code in passed
+            code = code if as_asked else FAILED
+            logger.log(
+                logging.INFO if as_asked else logging.ERROR,
+                "worker_process_ended",
+                extra={"pid": ended.pid, "code": ended.code, "left": len(children.pids)},
+            )
+    return code
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m app.worker",
+        description="Run the handlers of a domain. Each option comes from the first of: its flag,"
+        " its environment variable (also in .env), the stored settings, its default. Stored"
+        " settings are followed while the worker runs. The first SIGTERM or Ctrl-C lets running"
+        " commands finish, the second one ends at once.",
+        epilog="The database is the one of DATABASE_URL; without it the embedded server under"
+        " DATA_DIR, which is started or joined. Exit codes: 0 stopped as asked, 1 failed, 2 wrong"
+        " options, 128+n ended at once by a second signal n.",
+    )
+    parser.add_argument(
+        "--domain",
+        metavar="NAME",
+        help="the domain to work for (WORKER_DOMAIN; default: test)",
+    )
+    for item in (*OPTIONS, *PROCESS_OPTIONS):
+        parser.add_argument(
+            item.flag,
+            dest=item.name,
+            metavar="N" if item.whole else "X",
+            type=_parse_with(item),
+            help=f"{item.help} {item.range_text.capitalize()} ({item.variable};"
+            f" default: {plain_number(item.default)})",
+        )
+    parser.add_argument(
+        "--log-format",
+        choices=[each.value for each in LogFormat],
+        help="a readable line or a JSON object for each event (LOG_FORMAT; default: text)",
+    )
+    parser.add_argument(
+        "--log-level",
+        type=str.upper,
+        choices=LOG_LEVELS,
+        help="what to leave out (LOG_LEVEL; default: INFO)",
+    )
+    parser.add_argument(
+        "--stop-with-parent",
+        action="store_true",
+        help="stop when standard input ends, as it does with the process that started this one",
+    )
+    return parser
+
+
+def _parse_with(item: Option) -> Callable[[str], Any]:
+    def parse(text: str) -> int | float:
+        try:
+            return item.parse(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from None
+
+    return parse
+
+
+if __name__ == "__main__":
+    sys.exit(main())

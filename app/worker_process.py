@@ -1,0 +1,231 @@
+"""What one worker process does from its start to its end."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
+from app.database import Database, DatabaseError, open_database
+from app.options import Chosen, InvalidOptionError, Source, choose
+from app.worker import create_worker
+from commandbus import Worker
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+
+logger = logging.getLogger(__name__)
+
+FOLLOW_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 5.0
+POOL_SIZE = 8
+STOP_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
+
+OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
+_RETRY_NAMES = frozenset(option.name for option in RETRY_OPTIONS)
+
+
+def wait_for_database(settings: Settings, seconds: float) -> Database:
+    """The database, migrated; while it cannot be used, try again for up to *seconds*.
+
+    Raises DatabaseError with the last reason.
+    """
+    deadline = time.monotonic() + seconds
+    delay = 0.5
+    while True:
+        try:
+            return open_database(settings)
+        except DatabaseError as exc:
+            if time.monotonic() + delay > deadline:
+                raise
+            logger.warning("database_away", extra={"error": str(exc), "retry_seconds": delay})
+        time.sleep(delay)
+        delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+
+
+def run_in_loop(work: Coroutine[Any, Any, int]) -> int:
+    """Run *work* on an event loop, uvloop's where it is installed."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        return runner.run(work)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    if sys.platform == "win32":
+        return None
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(
+    url: str,
+    *,
+    domain: str,
+    flags: Mapping[str, int | float | None],
+    environ: Mapping[str, str],
+    drain_timeout: float,
+    stop_with_parent: bool,
+) -> int:
+    """Run a worker until it is stopped; returns the exit code of the process.
+
+    The first signal lets it drain, the second one ends it at once. Stored settings are followed
+    while it runs, for every option that neither *flags* nor *environ* set.
+    """
+    pool = AsyncConnectionPool(
+        url,
+        connection_class=AsyncConnection[TupleRow],
+        min_size=2,
+        max_size=POOL_SIZE,
+        name=f"worker-{domain}",
+        kwargs={"application_name": f"commandbus worker {domain}"},
+        open=False,
+    )
+    async with pool:
+        configuration = FollowedConfiguration(ConfigStore(pool), flags, environ)
+        await configuration.read()
+        worker = await create_worker(
+            pool,
+            domain,
+            drain_timeout=drain_timeout,
+            settings=configuration.shown(),
+            **configuration.worker_options(),
+        )
+        stop = _StopRequests(worker)
+        stop.listen(stop_with_parent=stop_with_parent)
+        following = asyncio.create_task(configuration.follow(worker), name="configuration")
+        following.add_done_callback(lambda task: _on_following_ended(task, worker))
+        try:
+            await worker.run()
+        finally:
+            following.cancel()
+            await asyncio.wait([following])
+        if not following.cancelled():
+            following.result()
+    return stop.exit_code
+
+
+def _on_following_ended(task: asyncio.Task[None], worker: Worker) -> None:
+    """A worker that no longer hears of settings must not go on as if it did."""
+    if not task.cancelled():
+        worker.stop()
+
+
+class FollowedConfiguration:
+    """The settings of a worker process: what was chosen at the start, and what changes since."""
+
+    def __init__(
+        self,
+        config_store: ConfigStore,
+        flags: Mapping[str, int | float | None],
+        environ: Mapping[str, str],
+    ) -> None:
+        self._store = config_store
+        self._flags = flags
+        self._environ = environ
+        self._version = 0
+        self._chosen: dict[str, Chosen] = {}
+
+    async def read(self) -> dict[str, Chosen]:
+        """The options that have changed since the last call, with their new values.
+
+        Raises InvalidOptionError for stored values that no option takes.
+        """
+        stored = await self._store.load()
+        if stored.version == self._version:
+            return {}
+        chosen = choose(
+            OPTIONS, flags=self._flags, environ=self._environ, stored=stored.set_values()
+        )
+        changed = {name: item for name, item in chosen.items() if self._chosen.get(name) != item}
+        self._version, self._chosen = stored.version, chosen
+        return changed
+
+    def worker_options(self) -> dict[str, Any]:
+        """The options as `commandbus.Worker` and its `configure` take them."""
+        values = {name: chosen.value for name, chosen in self._chosen.items()}
+        retry: dict[str, Any] = {name: values.pop(name) for name in _RETRY_NAMES}
+        return {**values, "retry_policy": RetryConfig(**retry).to_policy()}
+
+    def shown(self) -> dict[str, Any]:
+        """The options with their sources, as they are shown beside the worker."""
+        return {name: chosen.to_json() for name, chosen in self._chosen.items()}
+
+    async def follow(self, worker: Worker) -> None:
+        """Let *worker* have every change of the stored settings, for ever."""
+        while True:
+            await asyncio.sleep(FOLLOW_SECONDS)
+            try:
+                changed = await self.read()
+            except INFRASTRUCTURE_ERRORS as exc:
+                logger.warning("configuration_not_read", extra={"error": str(exc)})
+                continue
+            except InvalidOptionError as exc:
+                logger.error("configuration_refused", extra={"error": str(exc)})
+                continue
+            if changed:
+                worker.configure(**self.worker_options())
+                worker.settings = self.shown()
+                logger.info(
+                    "configuration_changed",
+                    extra={
+                        "worker_id": worker.worker_id,
+                        "version": self._version,
+                        **{
+                            name: chosen.value
+                            for name, chosen in changed.items()
+                            if chosen.source is not Source.DEFAULT
+                        },
+                    },
+                )
+
+
+class _StopRequests:
+    """Signals, and the end of the parent process, turned into `worker.stop()`."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._worker = worker
+        self._asked = False
+        self.exit_code = 0
+
+    def listen(self, *, stop_with_parent: bool) -> None:
+        loop = asyncio.get_running_loop()
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+                loop.add_signal_handler(number, self._on_signal, number)
+        if stop_with_parent:
+            loop.add_reader(sys.stdin.fileno(), self._on_parent_ended)
+
+    def _on_signal(self, number: signal.Signals) -> None:
+        force = self._asked
+        self._asked = True
+        if force:
+            self.exit_code = 128 + number
+        logger.info(
+            "stop_signal",
+            extra={
+                "worker_id": self._worker.worker_id,
+                "signal": signal.Signals(number).name,
+                "force": force,
+            },
+        )
+        self._worker.stop(force=force)
+
+    def _on_parent_ended(self) -> None:
+        if os.read(sys.stdin.fileno(), 4096):
+            return
+        asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+        self._asked = True
+        logger.info("parent_ended", extra={"worker_id": self._worker.worker_id})
+        self._worker.stop()
