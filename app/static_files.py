@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from flask import Flask, Response, request, url_for
+from flask import Flask, Response, g, request, url_for
 
 from app import assets
 from app.config import Settings
@@ -26,8 +26,12 @@ def init_app(app: Flask) -> None:
         _warn_of_missing_libraries(root)
 
     def static_url(filename: str) -> str:
-        """The address of a static file with the hash of its content."""
-        return url_for("static", filename=filename, v=content_version(root / filename))
+        """The address of a static file with the hash of its content, found once per request."""
+        urls: dict[str, str] = g.setdefault("static_urls", {})
+        if filename not in urls:
+            version = content_version(root / filename)
+            urls[filename] = url_for("static", filename=filename, v=version)
+        return urls[filename]
 
     def asset(name: str) -> dict[str, str]:
         """Attributes of the script element for a browser library: src, and what guards it."""

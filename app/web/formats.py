@@ -66,6 +66,27 @@ def utc(value: datetime | None) -> str:
     return value.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
+def moment(value: datetime) -> str:
+    """31 Jan, 14:02:10, with the year where it is another one; in UTC, as times.js writes it."""
+    value = value.astimezone(UTC)
+    year = "" if value.year == datetime.now(UTC).year else f" {value.year}"
+    return f"{value.day} {value:%b}{year}, {value:%H:%M:%S}"
+
+
+def age(value: datetime) -> str:
+    """3 s ago, in 10 s: as times.js writes it, so that nothing moves when it takes over."""
+    past = round((datetime.now(UTC) - value).total_seconds())
+    if past == 0:
+        return "now"
+    length, unit = _largest_unit(abs(past))
+    return f"{length} {unit} ago" if past > 0 else f"in {length} {unit}"
+
+
+def elapsed(value: datetime) -> str:
+    """How long it has been: 00:01:12"""
+    return clock(max(timedelta(), datetime.now(UTC) - value))
+
+
 def iso(value: datetime) -> str:
     """What a time element's datetime attribute holds; milliseconds, always UTC."""
     return value.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
@@ -86,6 +107,13 @@ def pretty_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def _largest_unit(total: int) -> tuple[int, str]:
+    for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
+        if total >= size:
+            return total // size, unit
+    return total, "s"
+
+
 FILTERS: dict[str, Callable[..., str]] = {
     "number": number,
     "percent": percent,
@@ -93,6 +121,9 @@ FILTERS: dict[str, Callable[..., str]] = {
     "seconds": seconds,
     "clock": clock,
     "utc": utc,
+    "moment": moment,
+    "age": age,
+    "elapsed": elapsed,
     "iso": iso,
     "unix_iso": unix_iso,
     "short_id": short_id,

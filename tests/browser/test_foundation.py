@@ -141,7 +141,56 @@ def test_pages_work_without_the_cdn(make_page: MakePage, cdn):
     expect(page.get_by_role("tooltip")).to_be_visible()
 
 
-def test_charts_are_drawn_and_keep_their_table_for_screen_readers(page: Page):
+@pytest.mark.parametrize("cdn", ["works", "blocked", "stalls"])
+def test_nothing_jumps_while_a_page_loads(make_page: MakePage, cdn):
+    page = make_page(cdn=cdn)
+    page.goto("/gallery", wait_until="domcontentloaded")
+    page.wait_for_timeout(700)
+    shift = page.evaluate(
+        """() => new Promise((resolve) => {
+            let sum = 0;
+            new PerformanceObserver((list) => {
+                for (const entry of list.getEntries()) sum += entry.value;
+            }).observe({ type: 'layout-shift', buffered: true });
+            setTimeout(() => resolve(sum), 200);
+        })"""
+    )
+
+    assert shift < 0.01
+
+
+def test_rows_that_come_and_go_leave_the_focus_where_it_is(page: Page):
+    page.goto("/gallery")
+    page.evaluate(
+        """async () => {
+            const { morph } = await import('/static/src/morph.js');
+            const list = document.createElement('ul');
+            const row = (id) => `<li id="${id}"><input value="${id}"></li>`;
+            const of = (ids) => ids.map(row).join('');
+            list.innerHTML = of(['a', 'b', 'c', 'd']);
+            document.querySelector('main').append(list);
+            list.querySelector('#c input').focus();
+            list.querySelector('#c input').value = 'typed';
+            window.blurred = 0;
+            list.addEventListener('focusout', () => { window.blurred += 1; });
+            for (const ids of [['new', 'a', 'c', 'd'], ['c', 'a'], ['d', 'c', 'x']]) {
+                const next = document.createElement('ul');
+                next.innerHTML = of(ids);
+                morph(list, next);
+                window.order = [...list.children].map((row) => row.id).join();
+            }
+        }"""
+    )
+
+    assert page.evaluate("window.order") == "d,c,x"
+    assert page.evaluate("window.blurred") == 0
+    expect(page.locator("#c input")).to_be_focused()
+    expect(page.locator("#c input")).to_have_value("typed")
+
+
+def test_charts_are_drawn_and_keep_their_table_for_screen_readers(page: Page, vendor):
+    if not vendor:
+        pytest.skip("the chart library could not be fetched")
     page.goto("/gallery")
 
     expect(page.locator("#throughput canvas")).to_be_visible()

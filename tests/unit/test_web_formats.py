@@ -54,6 +54,20 @@ def test_moments_are_written_in_utc():
     assert formats.unix_iso(0) == formats.iso(datetime(1970, 1, 1, tzinfo=UTC))
 
 
+@pytest.mark.parametrize(
+    ("past", "text"), [(0, "now"), (3, "3 s ago"), (-10, "in 10 s"), (7300, "2 h ago")]
+)
+def test_ages_show_their_largest_unit(past, text):
+    assert formats.age(datetime.now(UTC) - timedelta(seconds=past)) == text
+
+
+def test_a_moment_of_another_year_says_so():
+    now = datetime.now(UTC)
+
+    assert formats.moment(datetime(2020, 3, 1, 4, 5, 6, tzinfo=UTC)) == "1 Mar 2020, 04:05:06"
+    assert str(now.year) not in formats.moment(now)
+
+
 def test_numbers_are_grouped():
     assert formats.number(1234567) == "1,234,567"
     assert formats.percent(0.125, 1) == "12.5%"

@@ -6,6 +6,7 @@ import json
 import stat
 from html.parser import HTMLParser
 
+import psycopg
 import pytest
 from flask import Flask, abort, request
 
@@ -14,6 +15,7 @@ from app.config import Settings
 from app.errors import PROBLEM_TYPE, Problem
 from app.factory import kept_secret_key
 from app.security import SAFE_METHODS
+from app.web.rendering import ask_to_confirm
 
 API = "/api/v1/echo"
 
@@ -43,6 +45,22 @@ def app(tmp_path):
     @app.get("/api/v1/undeclared")
     def undeclared():
         return {}
+
+    @app.get("/api/v1/database/<fault>")
+    @access.viewer
+    def database():
+        raise {
+            "away": psycopg.OperationalError("connection to /secrets failed"),
+            "slow": psycopg.errors.QueryCanceled("secrets"),
+        }[(request.view_args or {})["fault"]]
+
+    @app.post("/delete")
+    @access.operator
+    def delete():
+        question = ask_to_confirm(
+            title="Delete 3", message="Delete 3 rows?", action="Delete", back="/"
+        )
+        return question or "deleted"
 
     @app.get("/status/<int:code>")
     @access.viewer
@@ -157,6 +175,26 @@ def test_api_errors_are_problems_that_reveal_nothing(client, path, status, code)
     assert (problem["status"], problem["code"]) == (status, code)
     assert problem["request_id"] == answer.headers["X-Request-ID"]
     assert "secrets" not in answer.text
+
+
+@pytest.mark.parametrize(("fault", "status"), [("away", 503), ("slow", 504)])
+def test_a_database_that_does_not_answer_is_said_with_when_to_come_back(client, fault, status):
+    answer = client.get(f"/api/v1/database/{fault}")
+
+    assert (answer.status_code, answer.mimetype) == (status, PROBLEM_TYPE)
+    assert int(answer.headers["Retry-After"]) > 0
+    assert "secrets" not in answer.text
+
+
+def test_without_scripts_a_page_asks_and_sends_every_field_again(client):
+    form = {"csrf_token": form_token(client), "command_ids": ["a", '"b"']}
+    question = client.post("/delete", data=form)
+    answer = client.post("/delete", data={**form, "confirmed": "yes"})
+
+    assert "Delete 3 rows?" in question.text
+    assert question.text.count('name="command_ids"') == 2
+    assert 'value="&#34;b&#34;"' in question.text
+    assert answer.text == "deleted"
 
 
 def test_a_problem_may_carry_members_of_its_own(client):

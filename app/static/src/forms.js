@@ -2,7 +2,8 @@
 //
 //   <textarea data-json="object">            JSON is checked while typing ("any": every JSON value)
 //   <div data-show-when="type=timeout|other"> is shown, and its fields are sent, only when the field
-//                                            of that name has one of the values
+//                                            of that name has one of the values; data-shown from the
+//                                            server where it has at the start, so that nothing moves
 //   <form data-filters>                      sends only the fields that are filled in
 //   <form data-submit-once>                  cannot be sent twice by an impatient click
 //   <select data-auto-submit>                sends its form when changed
@@ -78,7 +79,7 @@ function watchConditions(form) {
     for (const part of parts) {
       const [name, wanted] = part.dataset.showWhen.split('=');
       const shown = wanted.split('|').includes(values.get(name));
-      part.hidden = !shown;
+      part.toggleAttribute('data-shown', shown);
       for (const field of part.querySelectorAll('input, select, textarea')) field.disabled = !shown;
     }
   };

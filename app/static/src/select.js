@@ -86,8 +86,8 @@ class Selection {
     const scope = form.querySelector('[data-select-scope]');
     if (scope) scope.value = everything ? 'filter' : 'ids';
     const bar = form.querySelector('[data-select-bar]');
-    if (bar) bar.hidden = ids.size === 0 && !everything;
-    const count = (everything ? total : ids.size).toLocaleString();
+    bar?.toggleAttribute('data-shown', ids.size > 0 || everything);
+    const count = (everything ? total : ids.size).toLocaleString('en');
     for (const place of form.querySelectorAll('[data-select-count]')) place.textContent = `${count} selected`;
     const all = form.querySelector('[data-select-all]');
     if (all) all.hidden = everything || ids.size < rows.length || total <= rows.length;
