@@ -56,7 +56,7 @@ begin
         at, domain, sent, processed, completed, retried, wait_us, run_us, hist_bucket, hist_count
     )
     select d.at, d.domain, sum(d.sent), sum(d.processed),
-        sum(d.completed) filter (where d.processed > 0), sum(d.retried), sum(d.wait_us),
+        coalesce(sum(d.completed) filter (where d.processed > 0), 0), sum(d.retried), sum(d.wait_us),
         sum(d.run_us), coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
     from unnest(v_deltas) as d
     left join histogram as h on h.at = d.at and h.domain = d.domain
