@@ -1,0 +1,411 @@
+"""Generate test commands, let real worker processes run them, and print how fast it went."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import dataclasses
+import json
+import signal
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+from pydantic import ValidationError
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+)
+from rich.table import Table
+
+from app import store
+from app.behaviors import PUBLIC_TYPES, BehaviorDistribution
+from app.bulk import MAX_COUNT, BulkOrder, BulkResult, generate
+from app.config import ConfigurationError, Settings
+from app.database import DatabaseError, open_database
+from app.logs import configure_logging
+from app.processes import EndedProcess, WorkerProcesses
+from commandbus import BatchProgress, CommandBus, CommandBusError, CommandStatus
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+
+LOOK_SECONDS = 0.05
+# A worker of a load test is one of few on its machine and has short commands: it is run wider than
+# the stored settings, which are made for any command.
+CONCURRENCY = 100
+BATCH_SIZE = 100
+EXPECTED_ERRORS: tuple[type[Exception], ...] = (
+    ConfigurationError,
+    DatabaseError,
+    CommandBusError,
+    *INFRASTRUCTURE_ERRORS,
+)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do."""
+
+    order: BulkOrder
+    name: str
+    workers: int
+    flags: dict[str, int]
+    stall_seconds: float
+    delete: bool
+
+
+@dataclass
+class Run:
+    """What was done, filled in as it happens."""
+
+    plan: Plan
+    generated: BulkResult | None = None
+    generation_seconds: float = 0.0
+    processing_seconds: float = 0.0
+    """From the first command seen to be taken to the last one seen to end."""
+    total_seconds: float = 0.0
+    progress: BatchProgress | None = None
+    ended: list[EndedProcess] = field(default_factory=list)
+    stopped_by: str | None = None
+
+    @property
+    def created(self) -> int:
+        return 0 if self.generated is None else self.generated.created
+
+    @property
+    def finished(self) -> int:
+        """Commands that a worker brought to an end, or to the troubleshooting queue."""
+        return 0 if self.progress is None else self.progress.sent - self.progress.open
+
+    @property
+    def unaccounted(self) -> int:
+        """Commands that were created and are in no state that the batch knows."""
+        return self.created - sum(self.progress.counts.values()) if self.progress else self.created
+
+    @property
+    def is_complete(self) -> bool:
+        return self.created == self.finished == self.plan.order.count and self.unaccounted == 0
+
+
+class _Stop:
+    """The first Ctrl-C or SIGTERM asks to stop; the next one interrupts."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, self._ask)
+
+    def _ask(self, number: int, _frame: FrameType | None) -> None:
+        self.asked = True
+        signal.signal(number, signal.default_int_handler)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one load test; 0 only where every command was generated and came to an end."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    plan = _plan(parser, options)
+    stop = _Stop()
+    console = Console(stderr=True)
+    try:
+        settings = Settings.from_env()
+        configure_logging(settings.log_format, "WARNING")
+        with open_database(settings, on_step=console.print) as database:
+            quiet = dataclasses.replace(settings, log_level="WARNING")
+            run = asyncio.run(_run(plan, database.url, WorkerProcesses(quiet), console, stop))
+    except EXPECTED_ERRORS as exc:
+        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Interrupted; worker processes drain and end by themselves", file=sys.stderr)
+        return 130
+    report = _report(run)
+    if options.json is not None:
+        options.json.write_text(json.dumps(report, indent=2) + "\n")
+    _print_report(Console(), run)
+    if run.is_complete:
+        return 0
+    return 130 if stop.asked else 1
+
+
+async def _run(
+    plan: Plan, url: str, workers: WorkerProcesses, console: Console, stop: _Stop
+) -> Run:
+    run = Run(plan)
+    began = time.perf_counter()
+    pool = AsyncConnectionPool(
+        url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=2, open=False
+    )
+    try:
+        async with pool:
+            with _progress(console) as progress:
+                await _generate(run, pool, progress, stop)
+                for _ in range(plan.workers):
+                    workers.start(domain=plan.order.domain, flags=plan.flags)
+                await _watch(run, CommandBus(pool), workers, progress, stop)
+            run.total_seconds = time.perf_counter() - began
+            run.ended += await asyncio.to_thread(workers.stop)
+            # What was running when the workers were told to drain has ended since.
+            run.progress = await CommandBus(pool).get_batch(plan.order.batch_id)
+            if plan.delete:
+                async with pool.connection() as conn:
+                    await store.delete_test_commands_of_batch(conn, plan.order.batch_id)
+    finally:
+        workers.kill()
+    return run
+
+
+async def _generate(
+    run: Run,
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+    progress: Progress,
+    stop: _Stop,
+) -> None:
+    order = run.plan.order
+    bar = progress.add_task("Generating", total=order.count)
+    began = time.perf_counter()
+    run.generated = await generate(
+        pool,
+        order,
+        on_progress=lambda result: progress.update(bar, completed=result.created),
+        is_cancelled=lambda: stop.asked,
+    )
+    run.generation_seconds = time.perf_counter() - began
+
+
+async def _watch(
+    run: Run, bus: CommandBus, workers: WorkerProcesses, progress: Progress, stop: _Stop
+) -> None:
+    """Follow the batch until all commands have ended, or there is no point in waiting."""
+    bar = progress.add_task("Processing", total=run.created)
+    started: float | None = None
+    looked = moved = time.perf_counter()
+    while run.created:
+        before, seen = looked, run.finished
+        run.progress = await bus.get_batch(run.plan.order.batch_id)
+        looked = time.perf_counter()
+        progress.update(bar, completed=run.finished)
+        if run.finished > seen:
+            moved = looked
+        if started is None and run.progress is not None and _has_begun(run.progress):
+            started = before
+        if started is not None:
+            run.processing_seconds = looked - started
+        run.ended += workers.reap()
+        if run.finished >= run.created:
+            return
+        if stop.asked:
+            run.stopped_by = "interrupted"
+        elif run.plan.workers and not workers.pids:
+            run.stopped_by = "all worker processes have ended"
+        elif looked - moved > run.plan.stall_seconds:
+            run.stopped_by = f"no command ended for {run.plan.stall_seconds:g} s"
+        if run.stopped_by is not None:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _has_begun(progress: BatchProgress) -> bool:
+    return progress.counts[CommandStatus.PENDING] < progress.sent or progress.retried > 0
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(show_speed=True),
+        TimeElapsedColumn(),
+        console=console,
+    )
+
+
+def _report(run: Run) -> dict[str, Any]:
+    """Everything that is known of the run, for machines."""
+    progress = run.progress
+    return {
+        "name": run.plan.name,
+        "batch_id": str(run.plan.order.batch_id),
+        "commands": run.plan.order.count,
+        "created": run.created,
+        "finished": run.finished,
+        "unaccounted": run.unaccounted,
+        "complete": run.is_complete,
+        "stopped_by": run.stopped_by,
+        "workers": run.plan.workers,
+        "worker_options": run.plan.flags,
+        "workers_ended": [{"pid": ended.pid, "code": ended.code} for ended in run.ended],
+        "types": {kind.value: count for kind, count in run.plan.order.types().items()},
+        "counts": {status.value: n for status, n in progress.counts.items()} if progress else {},
+        "retried": progress.retried if progress else 0,
+        "generation_seconds": round(run.generation_seconds, 3),
+        "processing_seconds": round(run.processing_seconds, 3),
+        "total_seconds": round(run.total_seconds, 3),
+        "generated_per_second": _rate(run.created, run.generation_seconds),
+        "processed_per_second": _rate(run.finished, run.processing_seconds),
+        "throughput_per_second": _rate(run.finished, run.total_seconds),
+        "latency_ms": {
+            name: dataclasses.asdict(part)
+            for name, part in (
+                (
+                    ("waiting", progress.wait_ms),
+                    ("running", progress.run_ms),
+                    ("total", progress.total_ms),
+                )
+                if progress
+                else ()
+            )
+        },
+    }
+
+
+def _rate(count: int, seconds: float) -> float | None:
+    return round(count / seconds, 1) if seconds > 0 else None
+
+
+def _print_report(console: Console, run: Run) -> None:
+    """The same for people."""
+    report = _report(run)
+    table = Table(title="Load Test Results", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    rows = [
+        ("Name", run.plan.name),
+        ("Total Commands", f"{run.plan.order.count:,}"),
+        ("Workers", str(run.plan.workers)),
+        ("Total Time", f"{run.total_seconds:.2f}s"),
+        ("Throughput", _shown(report["throughput_per_second"], " commands/sec")),
+        ("Generation", f"{run.generation_seconds:.2f}s"),
+        ("Generated", _shown(report["generated_per_second"], " commands/sec")),
+        ("Processing", f"{run.processing_seconds:.2f}s"),
+        ("Processed", _shown(report["processed_per_second"], " commands/sec")),
+        *((status, f"{count:,}") for status, count in report["counts"].items() if count),
+        ("Retries", f"{report['retried']:,}"),
+    ]
+    for label, value in rows:
+        table.add_row(label, value)
+    console.print(table)
+    latency = Table("", "p50", "p95", "p99", title="Latency Percentiles", title_justify="left")
+    for name, part in report["latency_ms"].items():
+        latency.add_row(name, *(_shown(part[each], "ms") for each in ("p50", "p95", "p99")))
+    console.print(latency)
+    for ended in run.ended:
+        if ended.code != 0:
+            console.print(f"{ended}", style="red")
+    if run.stopped_by is not None:
+        console.print(f"Stopped: {run.stopped_by}", style="red")
+    if run.unaccounted:
+        console.print(f"{run.unaccounted:,} commands are unaccounted for", style="bold red")
+    elif not run.is_complete:
+        missing = run.plan.order.count - run.finished
+        console.print(f"{missing:,} commands did not come to an end", style="red")
+    console.print(f"Run {run.plan.order.batch_id}")
+
+
+def _shown(value: float | None, unit: str) -> str:
+    return "-" if value is None else f"{value:,.1f}{unit}"
+
+
+def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
+    if options.mix is not None and options.success_pct is not None:
+        parser.error("give --mix or --success-pct, not both")
+    mix = options.mix or _success_mix(100 if options.success_pct is None else options.success_pct)
+    try:
+        distribution = BehaviorDistribution.model_validate(mix)
+    except ValidationError as exc:
+        parser.error("; ".join(str(error["msg"]) for error in exc.errors()))
+    return Plan(
+        order=BulkOrder(
+            count=options.commands,
+            distribution=distribution,
+            delay_ms=options.delay_ms,
+            max_attempts=options.max_attempts,
+        ),
+        name=options.name,
+        workers=options.workers,
+        flags={"concurrency": options.concurrency, "batch-size": options.batch_size},
+        stall_seconds=options.stall_seconds,
+        delete=options.delete,
+    )
+
+
+def _success_mix(percent: float) -> dict[str, float]:
+    return {"success": percent, "fail_permanent": 100 - percent}
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python load_test.py",
+        description=__doc__,
+        epilog="The database is the one of DATABASE_URL; without it the embedded server, which is"
+        " started or joined. Exit codes: 0 every command was generated and ended, 1 not so,"
+        " 2 wrong options, 130 interrupted.",
+    )
+
+    def add(name: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
+        shown = "" if default is None else f" (default: {default})"
+        parser.add_argument(name, type=kind, default=default, metavar="N", help=text + shown)
+
+    add("--commands", _whole(1, MAX_COUNT), 1_000, "how many commands")
+    add("--workers", _whole(0, 64), 4, "how many worker processes; 0: those that run already")
+    add("--delay-ms", _whole(0, 3_600_000), 0, "how long each command runs, in milliseconds")
+    add("--success-pct", _percent, None, "percent that succeed; the others fail for good")
+    add("--max-attempts", _whole(1, 1_000), None, "the budget of each command")
+    add("--concurrency", _whole(1, 1_000), CONCURRENCY, "commands that each worker runs at once")
+    add("--batch-size", _whole(1, 1_000), BATCH_SIZE, "commands that one claim takes at most")
+    add("--stall-seconds", _whole(1, 86_400), 120, "give up when no command ends for this long")
+    parser.add_argument(
+        "--mix",
+        type=_mix,
+        metavar="TYPE=PCT,...",
+        help=f"percent by behaviour type, 100 in all; types: {', '.join(PUBLIC_TYPES)}",
+    )
+    parser.add_argument("--name", default="load test", help="shown in the results")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parser.add_argument(
+        "--delete",
+        action="store_true",
+        help="delete the run's test_command rows afterwards; what the bus recorded stays",
+    )
+    return parser
+
+
+def _whole(low: int, high: int) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}")
+        return int(text)
+
+    return parse
+
+
+def _percent(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 100:
+        raise argparse.ArgumentTypeError("must be a number from 0 to 100")
+    return value
+
+
+def _mix(text: str) -> dict[str, float]:
+    parts = [part.partition("=") for part in text.split(",")]
+    if len({name for name, _, _ in parts}) < len(parts):
+        raise argparse.ArgumentTypeError("names a type twice")
+    return {name.strip(): _percent(percent) for name, _, percent in parts}
+
+
+if __name__ == "__main__":
+    sys.exit(main())
