@@ -1,0 +1,166 @@
+"""Why a command is where it is, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from commandbus.models import CommandStatus
+
+
+class Heartbeat(StrEnum):
+    """What is known of the worker that holds a command."""
+
+    ALIVE = "alive"
+    LATE = "late"
+    GONE = "gone"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The worker that holds a command, or held it last."""
+
+    name: str
+    heartbeat: Heartbeat
+    heartbeat_age_seconds: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the sentence is derived from."""
+
+    now: datetime
+    domain: str
+    command_type: str
+    status: CommandStatus
+    attempts: int
+    budget: int
+    """The command's own, or else the configured one."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    lease_until: datetime | None = None
+    due_at: datetime | None = None
+    waits_for: str | None = None
+    """SCHEDULED, RETRY or OPERATOR_RETRY where it waits for its time."""
+    is_suspect: bool = False
+    holder: Holder | None = None
+    workers_alive: int = 0
+    """Of this domain."""
+    handled_types: Sequence[str] = ()
+    """The command types with a handler in this program; empty: not known."""
+    error_code: str | None = None
+    error_message: str | None = None
+    operator: str | None = None
+    """Who completed or cancelled it, where an operator did."""
+    reason: str | None = None
+
+
+def explain(facts: Facts) -> str:
+    """One sentence that says why the command is where it is, and what it waits for."""
+    match facts.status:
+        case CommandStatus.PENDING:
+            return _pending(facts)
+        case CommandStatus.IN_PROGRESS:
+            return _in_progress(facts)
+        case CommandStatus.COMPLETED:
+            if facts.operator is not None:
+                return f"{facts.operator} completed it by hand."
+            return f"It completed with attempt {facts.attempts}{_at(facts.finished_at)}."
+        case CommandStatus.FAILED:
+            return f"A business rule refused it: {_error(facts)}. That is final."
+        case CommandStatus.IN_TSQ:
+            return f"{_why_troubled(facts)}: {_error(facts)}. It waits for an operator."
+        case CommandStatus.CANCELLED:
+            because = f": {facts.reason}" if facts.reason else ""
+            return f"{facts.operator or 'An operator'} cancelled it{because}."
+
+
+def _pending(facts: Facts) -> str:
+    attempt = f"attempt {facts.attempts + 1} of {facts.budget}"
+    if facts.due_at is not None and facts.due_at > facts.now:
+        until = _clock(facts.due_at)
+        if facts.waits_for == "OPERATOR_RETRY":
+            return f"An operator retried it; until {until} that can be undone."
+        if facts.waits_for == "SCHEDULED":
+            return f"It was sent to start at {until}."
+        return f"It waits for {attempt} until {until}, after {_error(facts)}."
+    if facts.workers_alive == 0:
+        return f"It waits for {attempt}, and no worker is running for domain {facts.domain}."
+    if facts.handled_types and facts.command_type not in facts.handled_types:
+        return (
+            f"It waits for {attempt}, and no handler is registered for {facts.command_type}"
+            f" in domain {facts.domain}."
+        )
+    if facts.is_suspect:
+        return f"Its worker died while running it, so {attempt} will run alone; it is next."
+    workers = "1 worker" if facts.workers_alive == 1 else f"{facts.workers_alive} workers"
+    return f"It is in the queue for {attempt}; {workers} of domain {facts.domain} can take it."
+
+
+def _in_progress(facts: Facts) -> str:
+    attempt = f"attempt {facts.attempts} of {facts.budget}"
+    if facts.holder is None:
+        return f"A worker that is not known any more runs {attempt}{_lease(facts)}."
+    name = facts.holder.name
+    if facts.holder.heartbeat in (Heartbeat.GONE, Heartbeat.STOPPED, Heartbeat.LATE):
+        silent = (
+            "has stopped"
+            if facts.holder.heartbeat is Heartbeat.STOPPED
+            else f"has been silent for {_duration(facts.holder.heartbeat_age_seconds)}"
+        )
+        return f"Worker {name} took {attempt} and {silent}{_lease(facts)}."
+    since = ""
+    if facts.started_at is not None:
+        since = f" for {_duration((facts.now - facts.started_at).total_seconds())}"
+    if facts.lease_until is not None and facts.lease_until <= facts.now:
+        return (
+            f"Worker {name} has run {attempt}{since}, longer than its lease;"
+            " it is about to be delivered again."
+        )
+    return f"Worker {name} has run {attempt}{since}."
+
+
+def _lease(facts: Facts) -> str:
+    if facts.lease_until is None:
+        return ""
+    if facts.lease_until <= facts.now:
+        return "; its lease is over, so the next worker to claim takes it"
+    return f"; it is delivered again when its lease ends at {_clock(facts.lease_until)}"
+
+
+def _why_troubled(facts: Facts) -> str:
+    if facts.attempts >= facts.budget:
+        plural = "attempt" if facts.attempts == 1 else "attempts"
+        return f"All {facts.attempts} {plural} failed" if facts.attempts > 1 else (
+            f"Its only {plural} failed"
+        )  # fmt: skip
+    return f"Attempt {facts.attempts} failed in a way that no retry can help"
+
+
+def _error(facts: Facts) -> str:
+    if facts.error_code is None:
+        return "no error was recorded"
+    message = (facts.error_message or "").rstrip(". ")
+    return f"{facts.error_code} ({message})" if message else facts.error_code
+
+
+def _at(moment: datetime | None) -> str:
+    return "" if moment is None else f" at {_clock(moment)}"
+
+
+def _clock(moment: datetime) -> str:
+    return moment.strftime("%H:%M:%S UTC")
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(seconds, 0)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

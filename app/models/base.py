@@ -1,0 +1,67 @@
+"""The session of the pages and the API: for reading, on connections that bound every wait."""
+
+from __future__ import annotations
+
+import json
+from functools import partial
+from typing import Any
+
+from flask import Flask
+from flask_sqlalchemy import SQLAlchemy
+from sqlalchemy.orm import DeclarativeBase
+
+from app.portal import connect_to_read
+
+READABLE_DEPTH = 100
+
+
+class Base(DeclarativeBase):
+    """What every mapped table derives from."""
+
+
+db = SQLAlchemy(model_class=Base, disable_autonaming=True)
+
+
+def init_app(app: Flask) -> None:
+    """Bind the session to the database of the portal, which has to be there already.
+
+    Each statement is a transaction of its own: a page holds no snapshot open while it renders.
+    """
+    app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
+    app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
+        "creator": partial(connect_to_read, app.extensions["portal"]),
+        "isolation_level": "AUTOCOMMIT",
+        "json_deserializer": readable_json,
+        "pool_pre_ping": True,
+        "pool_timeout": 5,
+    }
+    db.init_app(app)
+
+
+def readable_json(text: str | bytes) -> Any:
+    """Stored JSON as Python values; what cannot be shown is replaced by a note that says why.
+
+    Whoever writes to the tables by hand can store what Python's decoder or encoder refuses; the
+    list in which such a command stands must not break.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        return {"_unreadable": type(exc).__name__, "size_bytes": len(text)}
+    if _deeper_than(value, READABLE_DEPTH):
+        return {"_unreadable": f"nested more than {READABLE_DEPTH} deep", "size_bytes": len(text)}
+    return value
+
+
+def _deeper_than(value: Any, depth: int) -> bool:
+    level = [value]
+    for _ in range(depth + 1):
+        level = [
+            inner
+            for item in level
+            if isinstance(item, dict | list)
+            for inner in (item.values() if isinstance(item, dict) else item)
+        ]
+        if not level:
+            return False
+    return True

@@ -1,0 +1,213 @@
+"""The list of commands: filters, search, pages and totals at any number of commands."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.models.base import db
+from app.models.paging import SCAN_LIMIT, Condition, Key, Listing, Source, Total, Window
+from app.models.search import CANDIDATE_LIMIT, candidates
+from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, Waiting, queue_table
+from commandbus.models import CommandStatus
+
+FEW_PENDING = 5_000
+"""Up to so many, pending commands are listed from where they wait, whatever their age."""
+QUEUE_HEAD = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class CommandFilters:
+    """What the commands of a list have in common; None: anything."""
+
+    status: CommandStatus | None = None
+    domain: str | None = None
+    command_type: str | None = None
+    created_after: datetime | None = None
+    """Inclusive."""
+    created_before: datetime | None = None
+    """Exclusive."""
+    q: str | None = None
+    """An id or its beginning, a correlation id, or an error code."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommandRow:
+    """A command as lists show it."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    status: CommandStatus
+    attempts: int
+    max_attempts: int | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    correlation_id: UUID | None
+    batch_id: UUID | None
+    last_error_type: str | None
+    last_error_code: str | None
+    last_error_message: str | None
+
+
+_COLUMNS = tuple(getattr(Command, name) for name in CommandRow.__slots__)
+
+
+def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow]:
+    """The commands that match every filter, newest first."""
+    source = _source(filters)
+    found = source.scan(window)
+    total = _counted(filters) or source.count()
+    return found.listing(command_rows(found.keys), total)
+
+
+def command_rows(keys: Sequence[Key]) -> list[CommandRow]:
+    """The commands with these keys, in this order; those that are gone are left out."""
+    if not keys:
+        return []
+    wanted = [(key.command_id, key.domain) for key in keys]
+    rows = db.session.execute(
+        sa.select(*_COLUMNS).where(sa.tuple_(Command.command_id, Command.domain).in_(wanted))
+    )
+    by_id = {(row.command_id, row.domain): CommandRow(*row) for row in rows}
+    return [by_id[key] for key in wanted if key in by_id]
+
+
+def domains_of(command_id: UUID) -> list[str]:
+    """The domains in which a command has this id, sorted."""
+    found = db.session.scalars(sa.select(Command.domain).where(Command.command_id == command_id))
+    return sorted(found)
+
+
+def domains() -> list[str]:
+    """The names of all domains, sorted."""
+    return list(db.session.scalars(sa.select(Domain.domain).order_by(Domain.domain)))
+
+
+def count_by_status(domain: str | None = None) -> dict[CommandStatus, int]:
+    """How many commands are in each status: exact, at any number of commands."""
+    row = db.session.execute(
+        sa.text("select * from command_bus.count_by_status(:domain)"), {"domain": domain}
+    ).one()
+    return dict(zip(CommandStatus, row, strict=True))
+
+
+def _source(filters: CommandFilters) -> Source:
+    """Where the commands that match are found with the least looking."""
+    if filters.q:
+        found = candidates(filters.q).c
+        rare = [*_created(found, filters), *_named(found, filters), sa.true()]
+        if filters.status is not None:
+            rare.append(found.status == filters.status)
+        return _scanned(found, (), rare, CANDIDATE_LIMIT)
+    match filters.status:
+        case CommandStatus.IN_TSQ:
+            return _scanned(Troubled, _created(Troubled, filters), _named(Troubled, filters))
+        case CommandStatus.FAILED | CommandStatus.CANCELLED:
+            ended = [Unsuccessful.status == filters.status, *_created(Unsuccessful, filters)]
+            return _scanned(Unsuccessful, ended, _named(Unsuccessful, filters))
+        case CommandStatus.IN_PROGRESS:
+            return _among(_in_progress(filters.domain), filters)
+        case CommandStatus.PENDING if count_by_status()[CommandStatus.PENDING] <= FEW_PENDING:
+            return _among(_pending(filters.domain), filters)
+        case _:
+            rare = _named(Command, filters)
+            if filters.status is not None:
+                rare.append(Command.status == filters.status)
+            return _scanned(Command, _created(Command, filters), rare)
+
+
+def _scanned(
+    columns: Any, indexed: Sequence[Condition], rare: Sequence[Condition], limit: int = SCAN_LIMIT
+) -> Source:
+    """A scan of a table, or of the columns of a query."""
+    return Source(columns.created_at, columns.command_id, columns.domain, indexed, rare, limit)
+
+
+def _among(ids: sa.Subquery, filters: CommandFilters) -> Source:
+    """The commands of a small set that have the wanted status."""
+    alive = (
+        sa.select(
+            Command.created_at,
+            Command.command_id,
+            Command.domain,
+            Command.command_type,
+        )
+        .join(ids, sa.and_(Command.command_id == ids.c.command_id, Command.domain == ids.c.domain))
+        .where(Command.status == filters.status)
+        .subquery()
+    )
+    return _scanned(alive.c, [*_created(alive.c, filters), *_named(alive.c, filters)], ())
+
+
+def _created(columns: Any, filters: CommandFilters) -> list[Condition]:
+    conditions: list[Condition] = []
+    if filters.created_after is not None:
+        conditions.append(columns.created_at >= filters.created_after)
+    if filters.created_before is not None:
+        conditions.append(columns.created_at < filters.created_before)
+    return conditions
+
+
+def _named(columns: Any, filters: CommandFilters) -> list[Condition]:
+    conditions: list[Condition] = []
+    if filters.domain is not None:
+        conditions.append(columns.domain == filters.domain)
+    if filters.command_type is not None:
+        conditions.append(columns.command_type == filters.command_type)
+    return conditions
+
+
+def _queues(domain: str | None) -> list[tuple[str, sa.TableClause]]:
+    wanted = sa.select(Domain.domain, Domain.command_queue)
+    if domain is not None:
+        wanted = wanted.where(Domain.domain == domain)
+    return [(name, queue_table(queue)) for name, queue in db.session.execute(wanted)]
+
+
+def _nothing() -> sa.Select[*tuple[Any, ...]]:
+    return sa.select(Command.command_id, Command.domain).where(sa.false())
+
+
+def _messages(domain: str, queue: sa.TableClause, *, claimed: bool) -> sa.Select[*tuple[Any, ...]]:
+    """The commands of a queue's oldest messages; *claimed*: of those that somebody has read."""
+    head = sa.select(queue.c.message, queue.c.read_ct).order_by(queue.c.msg_id)
+    inner = head.limit(QUEUE_HEAD).subquery()
+    named = inner.c.message["command_id"].astext
+    query = sa.select(
+        sa.cast(named, sa.Uuid()).label("command_id"), sa.literal(domain).label("domain")
+    ).where(named.regexp_match("^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"))
+    return query.where(inner.c.read_ct > 0) if claimed else query
+
+
+def _in_progress(domain: str | None) -> sa.Subquery:
+    """Who may be running: claims take the oldest messages, so these stand at the queue's head."""
+    parts = [_messages(name, queue, claimed=True) for name, queue in _queues(domain)]
+    return sa.union(_nothing(), *parts).subquery()
+
+
+def _pending(domain: str | None) -> sa.Subquery:
+    """Whoever waits: in the queue, for its time, or to be run alone."""
+    parts = [_messages(name, queue, claimed=False) for name, queue in _queues(domain)]
+    return sa.union(
+        sa.select(Waiting.command_id, Waiting.domain),
+        sa.select(Suspect.command_id, Suspect.domain),
+        *parts,
+    ).subquery()
+
+
+def _counted(filters: CommandFilters) -> Total | None:
+    """The total where the counters know it: by status, by domain, or both."""
+    if filters != CommandFilters(status=filters.status, domain=filters.domain):
+        return None
+    counts = count_by_status(filters.domain)
+    if filters.status is not None:
+        return Total(counts[filters.status], is_exact=True)
+    return Total(sum(counts.values()), is_exact=True)

@@ -1,0 +1,137 @@
+"""Everything about one command, and why it is where it is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.explain import Facts, Heartbeat, Holder, explain
+from app.handlers import COMMAND_TYPE
+from app.models.audit import EventRow, get_trail
+from app.models.base import db
+from app.models.tables import Command, Suspect, Waiting
+from app.models.test_command import TestCommand
+from app.models.workers import WorkerRow, count_active, get_worker
+from app.trail import Attempt, Timing, attempts_of, timing_of
+from commandbus.models import AuditEventType, CommandStatus
+
+_OPERATOR_ENDS = (AuditEventType.OPERATOR_COMPLETE, AuditEventType.OPERATOR_CANCEL)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CommandDetail:
+    """A command with all that belongs to it."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    status: CommandStatus
+    attempts: int
+    max_attempts: int | None
+    created_at: datetime
+    updated_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    lease_until: datetime | None
+    due_at: datetime | None
+    """When a waiting command enters the queue."""
+    waits_for: str | None
+    """SCHEDULED, RETRY or OPERATOR_RETRY while it waits for its time."""
+    msg_id: int | None
+    worker_id: int | None
+    worker: WorkerRow | None
+    """The worker that holds it, or held it last."""
+    batch_id: UUID | None
+    correlation_id: UUID | None
+    reply_to: str | None
+    last_error_type: str | None
+    last_error_code: str | None
+    last_error_message: str | None
+    payload: Any
+    behavior: Any
+    """None for a command that is no test command."""
+    result: Any
+    timing: Timing
+    attempt_list: list[Attempt]
+    events: list[EventRow]
+    explanation: str
+
+
+def get_command_detail(
+    command_id: UUID, domain: str, *, default_max_attempts: int
+) -> CommandDetail | None:
+    """The command as it stands, or None.
+
+    *default_max_attempts* is the configured budget, for a command that has none of its own.
+    """
+    query = (
+        sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id,
+                  sa.func.clock_timestamp())
+        .outerjoin(Waiting, _same(Waiting))
+        .outerjoin(Suspect, _same(Suspect))
+        .where(Command.command_id == command_id, Command.domain == domain)
+        .execution_options(populate_existing=True)
+    )  # fmt: skip
+    row = db.session.execute(query).one_or_none()
+    if row is None:
+        return None
+    command, due_at, waits_for, suspect, now = row
+    events = get_trail(command_id, domain)
+    attempts = attempts_of(events)
+    worker = None if command.worker_id is None else get_worker(command.worker_id)
+    test_command = TestCommand.get(command_id)
+    last = _last_operator_event(events)
+    facts = Facts(
+        now=now,
+        domain=domain,
+        command_type=command.command_type,
+        status=command.status,
+        attempts=command.attempts,
+        budget=command.max_attempts or default_max_attempts,
+        started_at=command.started_at,
+        finished_at=command.finished_at,
+        lease_until=command.lease_until,
+        due_at=due_at,
+        waits_for=waits_for,
+        is_suspect=suspect is not None,
+        holder=None if worker is None else _holder(worker),
+        workers_alive=count_active(domain),
+        handled_types=[COMMAND_TYPE],
+        error_code=command.last_error_code,
+        error_message=command.last_error_message,
+        operator=None if last is None else last.details.get("operator"),
+        reason=None if last is None else last.details.get("reason"),
+    )
+    return CommandDetail(
+        **{
+            name: getattr(command, name)
+            for name in CommandDetail.__slots__
+            if name in Command.__table__.columns
+        },
+        due_at=due_at,
+        waits_for=waits_for,
+        worker=worker,
+        payload=command.data,
+        behavior=None if test_command is None else test_command.behavior,
+        timing=timing_of(command.created_at, command.finished_at, attempts),
+        attempt_list=attempts,
+        events=events,
+        explanation=explain(facts),
+    )
+
+
+def _same(table: type[Waiting] | type[Suspect]) -> sa.ColumnElement[bool]:
+    return sa.and_(table.command_id == Command.command_id, table.domain == Command.domain)
+
+
+def _holder(worker: WorkerRow) -> Holder:
+    return Holder(worker.name, Heartbeat(worker.state.value), worker.heartbeat_age_seconds)
+
+
+def _last_operator_event(events: Sequence[EventRow]) -> EventRow | None:
+    return next((event for event in reversed(events) if event.event_type in _OPERATOR_ENDS), None)

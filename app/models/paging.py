@@ -1,0 +1,201 @@
+"""Lists by key: cursors, totals that are exact up to a bound, and scans that end.
+
+A list is ordered by a time and an id, newest first. A filter that an index cannot serve is
+"rare": each request looks at no more than SCAN_LIMIT rows for it, and then answers with what it
+found and a cursor that goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Generic, TypeAlias, TypeVar
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.models.base import db
+from commandbus.bus import decode_cursor, encode_cursor
+
+TOTAL_LIMIT = 10_000
+SCAN_LIMIT = 20_000
+_BACKWARD = "~"
+
+RowT = TypeVar("RowT")
+Condition = sa.ColumnElement[bool]
+T = TypeVar("T")
+Column: TypeAlias = InstrumentedAttribute[T] | sa.ColumnElement[T]
+
+
+class CursorError(ValueError):
+    """A cursor that no page gave."""
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """Where a row stands in its list."""
+
+    at: datetime
+    command_id: UUID
+    domain: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Cursor:
+    """Go on after *key*; backward: towards the newer rows."""
+
+    key: Key
+    backward: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Cursor:
+        """Raises CursorError unless a page gave *text*."""
+        backward = text.startswith(_BACKWARD)
+        encoded = text.removeprefix(_BACKWARD)
+        try:
+            decoded = decode_cursor(encoded)
+        except ValueError as exc:
+            raise CursorError("the cursor is not one that a page gave") from exc
+        # Base64 forgives what does not belong to it; a cursor is exactly what a page gave.
+        if decoded is None or encode_cursor(*decoded) != encoded:
+            raise CursorError("the cursor is not one that a page gave")
+        return cls(Key(*decoded), backward)
+
+    def __str__(self) -> str:
+        text = encode_cursor(self.key.at, self.key.command_id)
+        return f"{_BACKWARD}{text}" if self.backward else text
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """How many rows match: exactly, or at least."""
+
+    count: int
+    is_exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Listing(Generic[RowT]):
+    """One page of a list."""
+
+    rows: list[RowT]
+    total: int
+    total_is_exact: bool
+    next_cursor: str | None
+    """For the rows after these (older ones); None where there are none."""
+    previous_cursor: str | None
+    """For the rows before these; None on a first page."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """Which part of a list is wanted."""
+
+    limit: int
+    offset: int = 0
+    cursor: Cursor | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The keys of one page, newest first."""
+
+    keys: list[Key]
+    next_cursor: str | None
+    previous_cursor: str | None
+
+    def listing(self, rows: list[RowT], total: Total) -> Listing[RowT]:
+        """The page with the rows of its keys."""
+        return Listing(rows, total.count, total.is_exact, self.next_cursor, self.previous_cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A list that can be scanned: its order, what an index serves, and what it does not."""
+
+    at: Column[datetime]
+    command_id: Column[UUID]
+    domain: Column[str]
+    indexed: Sequence[Condition] = ()
+    rare: Sequence[Condition] = ()
+    scan_limit: int = SCAN_LIMIT
+
+    def scan(self, window: Window) -> Found:
+        """The keys in *window*."""
+        cursor = window.cursor
+        backward = cursor is not None and cursor.backward
+        page = self._ordered(cursor, backward)
+        if self.rare:
+            inner = page.limit(self.scan_limit).subquery()
+            page = (
+                sa.select(inner.c.at, inner.c.command_id, inner.c.domain)
+                .where(inner.c.matches)
+                .order_by(*_order(inner.c.at, inner.c.command_id, backward))
+            )
+        page = page.limit(window.limit + 1).offset(window.offset)
+        keys = [Key(*row[:3]) for row in db.session.execute(page)]
+        more = len(keys) > window.limit
+        del keys[window.limit :]
+        end = keys[-1] if more else self._scan_end(cursor, backward)
+        if backward:
+            keys.reverse()
+            return Found(
+                keys,
+                next_cursor=_text(keys[-1] if keys else cursor.key if cursor else None),
+                previous_cursor=_text(end, backward=True),
+            )
+        moved = cursor is not None or window.offset > 0
+        return Found(
+            keys,
+            next_cursor=_text(end),
+            previous_cursor=_text(keys[0], backward=True) if moved and keys else None,
+        )
+
+    def count(self) -> Total:
+        """How many rows match, exactly up to TOTAL_LIMIT and to the end of one scan."""
+        if not self.rare:
+            counted = self._ordered().limit(TOTAL_LIMIT + 1)
+            found = db.session.scalar(sa.select(sa.func.count()).select_from(counted.subquery()))
+            return Total(min(found or 0, TOTAL_LIMIT), (found or 0) <= TOTAL_LIMIT)
+        inner = self._ordered().limit(self.scan_limit + 1).subquery()
+        counts = sa.select(sa.func.count().filter(inner.c.matches), sa.func.count())
+        matching, scanned = db.session.execute(counts.select_from(inner)).one()
+        exact = scanned <= self.scan_limit and matching <= TOTAL_LIMIT
+        return Total(min(matching, TOTAL_LIMIT), exact)
+
+    def _ordered(
+        self, cursor: Cursor | None = None, backward: bool = False
+    ) -> sa.Select[*tuple[Any, ...]]:
+        matches = sa.and_(sa.true(), *self.rare).label("matches")
+        query = sa.select(
+            self.at.label("at"), self.command_id.label("command_id"), self.domain.label("domain"),
+            matches,
+        ).where(*self.indexed)  # fmt: skip
+        if cursor is not None:
+            here = sa.tuple_(self.at, self.command_id)
+            there = sa.tuple_(
+                sa.literal(cursor.key.at, sa.DateTime(timezone=True)),
+                sa.literal(cursor.key.command_id, sa.Uuid()),
+            )
+            query = query.where(here > there if backward else here < there)
+        return query.order_by(*_order(self.at, self.command_id, backward))
+
+    def _scan_end(self, cursor: Cursor | None, backward: bool) -> Key | None:
+        """The last row that a scan looked at, where its limit ended it."""
+        if not self.rare:
+            return None
+        inner = self._ordered(cursor, backward).offset(self.scan_limit - 1).limit(1).subquery()
+        row = db.session.execute(
+            sa.select(inner.c.at, inner.c.command_id, inner.c.domain)
+        ).one_or_none()
+        return None if row is None else Key(*row)
+
+
+def _order(at: Any, command_id: Any, backward: bool) -> tuple[Any, Any]:
+    return (at.asc(), command_id.asc()) if backward else (at.desc(), command_id.desc())
+
+
+def _text(key: Key | None, *, backward: bool = False) -> str | None:
+    return None if key is None else str(Cursor(key, backward))

@@ -1,0 +1,297 @@
+"""Counts, rates and latencies, for the dashboard and for load tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.models.base import db
+from app.models.commands import CommandFilters, CommandRow, command_rows, count_by_status
+from app.models.commands import list_commands as _list_commands
+from app.models.paging import SCAN_LIMIT, Key, Window
+from app.models.tables import AuditEntry, Domain, queue_table
+from app.models.workers import count_active
+from commandbus.models import AuditEventType, CommandStatus, Percentiles
+
+DEPTH_LIMIT = 10_000
+RATE_WINDOW_SECONDS = 60
+
+
+@dataclass(frozen=True, slots=True)
+class Metrics:
+    """How the bus is doing now."""
+
+    processing_rate_per_minute: int
+    avg_processing_time_ms: float | None
+    """Of the handlers' runs in the last minute; None where there were none."""
+    queue_depth: int
+    oldest_pending_seconds: float | None
+    """How long the oldest command in the queues has waited for a worker; None: none waits."""
+    active_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Throughput:
+    """What was processed in a window that ends now."""
+
+    window_seconds: int
+    commands_processed: int
+    completed: int
+    retried: int
+    sent: int
+    avg_wait_ms: float | None
+    avg_run_ms: float | None
+    wait: Percentiles
+    run: Percentiles
+    total: Percentiles
+
+    @property
+    def per_second(self) -> float:
+        """Commands processed in a second, on average over the window."""
+        return self.commands_processed / self.window_seconds
+
+
+@dataclass(frozen=True, slots=True)
+class HistoryPoint:
+    """One step of a chart; *at* is when it begins."""
+
+    at: datetime
+    sent: int
+    processed: int
+    completed: int
+    retried: int
+    run: Percentiles
+    total: Percentiles
+
+
+@dataclass(frozen=True, slots=True)
+class RunProgress:
+    """How far the commands of one run are."""
+
+    run_id: UUID
+    started_at: datetime
+    first_processed_at: datetime | None
+    last_processed_at: datetime | None
+    now: datetime
+    counts: dict[CommandStatus, int]
+    sent: int
+    processed: int
+    retried: int
+    avg_wait_ms: float | None
+    avg_run_ms: float | None
+    wait: Percentiles
+    run: Percentiles
+    total: Percentiles
+
+
+def recent_created(limit: int = 5) -> list[CommandRow]:
+    """The commands created last, newest first."""
+    return _list_commands(CommandFilters(), Window(limit)).rows
+
+
+def recent_completed(limit: int = 5) -> list[CommandRow]:
+    """The commands completed last, of those among the latest SCAN_LIMIT events."""
+    completed = (AuditEventType.COMPLETED, AuditEventType.OPERATOR_COMPLETE)
+    latest = (
+        sa.select(AuditEntry.audit_id, AuditEntry.command_id, AuditEntry.domain,
+                  AuditEntry.created_at, AuditEntry.event_type)
+        .order_by(AuditEntry.audit_id.desc())
+        .limit(SCAN_LIMIT)
+        .subquery()
+    )  # fmt: skip
+    query = (
+        sa.select(latest.c.created_at, latest.c.command_id, latest.c.domain)
+        .where(latest.c.event_type.in_(completed))
+        .order_by(latest.c.audit_id.desc())
+        .limit(limit)
+    )
+    return command_rows([Key(*row) for row in db.session.execute(query)])
+
+
+def metrics() -> Metrics:
+    """How the bus is doing now."""
+    last_minute = throughput(RATE_WINDOW_SECONDS)
+    return Metrics(
+        processing_rate_per_minute=last_minute.commands_processed,
+        avg_processing_time_ms=last_minute.avg_run_ms,
+        queue_depth=queue_depth(),
+        oldest_pending_seconds=oldest_pending_seconds(),
+        active_workers=count_active(),
+    )
+
+
+def queue_depth() -> int:
+    """How many commands wait in the queues for a worker now.
+
+    Counted up to DEPTH_LIMIT for each queue. Beyond, the number of pending commands stands for it,
+    which includes those that wait for their time.
+    """
+    depth = 0
+    for domain, queue in _queues():
+        waiting = sa.select(queue.c.msg_id).where(queue.c.vt <= sa.func.clock_timestamp())
+        counted = sa.select(sa.func.count()).select_from(waiting.limit(DEPTH_LIMIT + 1).subquery())
+        found = db.session.scalar(counted) or 0
+        if found > DEPTH_LIMIT:
+            found = max(found, count_by_status(domain)[CommandStatus.PENDING])
+        depth += found
+    return depth
+
+
+def oldest_pending_seconds() -> float | None:
+    """How long the oldest message that a worker could take has been in its queue."""
+    ages = [
+        db.session.scalar(
+            sa.select(
+                sa.cast(
+                    sa.func.extract("epoch", sa.func.clock_timestamp() - queue.c.enqueued_at),
+                    sa.Float,
+                )
+            )
+            .where(queue.c.vt <= sa.func.clock_timestamp())
+            .order_by(queue.c.msg_id)
+            .limit(1)
+        )
+        for _, queue in _queues()
+    ]
+    return max((age for age in ages if age is not None), default=None)
+
+
+def throughput(window_seconds: int, domain: str | None = None) -> Throughput:
+    """The rate and the latencies of the last *window_seconds*."""
+    row = db.session.execute(
+        sa.text("select * from command_bus.throughput(:domain, :window)"),
+        {"domain": domain, "window": window_seconds},
+    ).one()
+    return Throughput(
+        window_seconds=window_seconds,
+        commands_processed=row.processed,
+        completed=row.completed,
+        retried=row.retried,
+        sent=row.sent,
+        avg_wait_ms=_average_ms(row.wait_us, row.processed),
+        avg_run_ms=_average_ms(row.run_us, row.processed),
+        wait=Percentiles(*row.wait_ms),
+        run=Percentiles(*row.run_ms),
+        total=Percentiles(*row.total_ms),
+    )
+
+
+def history(
+    window_seconds: int, step_seconds: int, domain: str | None = None
+) -> list[HistoryPoint]:
+    """What happened in each step of a window that ends now, oldest first, empty steps included."""
+    rows = db.session.execute(
+        sa.text(_HISTORY),
+        {"domain": domain, "window": window_seconds, "step": step_seconds},
+    )
+    return [
+        HistoryPoint(
+            at=row.at,
+            sent=row.sent,
+            processed=row.processed,
+            completed=row.completed,
+            retried=row.retried,
+            run=Percentiles(*row.run_ms),
+            total=Percentiles(*row.total_ms),
+        )
+        for row in rows
+    ]
+
+
+def run_progress(run_id: UUID) -> RunProgress | None:
+    """How far a run is; None where none of its commands was sent yet."""
+    row = db.session.execute(
+        sa.text("select *, clock_timestamp() as now from command_bus.batch_progress(:run_id)"),
+        {"run_id": run_id},
+    ).one_or_none()
+    if row is None:
+        return None
+    return RunProgress(
+        run_id=run_id,
+        started_at=row.created_at,
+        first_processed_at=row.first_processed_at,
+        last_processed_at=row.last_processed_at,
+        now=row.now,
+        counts={status: getattr(row, status.lower()) for status in CommandStatus},
+        sent=row.sent,
+        processed=row.processed,
+        retried=row.retried,
+        avg_wait_ms=_average_ms(row.wait_us, row.processed),
+        avg_run_ms=_average_ms(row.run_us, row.processed),
+        wait=Percentiles(*row.wait_ms),
+        run=Percentiles(*row.run_ms),
+        total=Percentiles(*row.total_ms),
+    )
+
+
+def latest_run() -> UUID | None:
+    """The run whose first command was sent last, or None where there is none."""
+    run_id: UUID | None = db.session.scalar(
+        sa.text(
+            """
+            select batch_id
+            from (
+                select batch_id, created_at from command_bus_batch
+                union all
+                select batch_id, min(at) from command_bus_delta
+                where batch_id is not null
+                    and batch_id not in (select batch_id from command_bus_batch)
+                group by batch_id
+            ) as run
+            order by created_at desc, batch_id desc
+            limit 1
+            """
+        )
+    )
+    return run_id
+
+
+# Quantiles of a step come from the histograms of its seconds, added up.
+_HISTORY = """
+with part as materialized (
+    select to_timestamp(floor(extract(epoch from s.at) / :step) * :step) as step, s.*
+    from command_bus.seconds_between(
+        :domain, now() - make_interval(secs => :window), now()
+    ) as s
+),
+histogram as (
+    select h.step, array_agg(h.b) as buckets, array_agg(h.n) as counts
+    from (
+        select p.step, x.b, sum(x.n)::integer as n
+        from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+        where x.b >= 1000
+        group by 1, 2
+    ) as h
+    group by h.step
+),
+summed as (
+    select p.step, sum(p.sent)::bigint as sent, sum(p.processed)::bigint as processed,
+        sum(p.completed)::bigint as completed, sum(p.retried)::bigint as retried
+    from part as p
+    group by p.step
+)
+select axis.at, coalesce(s.sent, 0) as sent, coalesce(s.processed, 0) as processed,
+    coalesce(s.completed, 0) as completed, coalesce(s.retried, 0) as retried,
+    command_bus.quantiles_ms(h.buckets, h.counts, 1, '{0.5,0.95,0.99}') as run_ms,
+    command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}') as total_ms
+from generate_series(
+    to_timestamp(floor(extract(epoch from now() - make_interval(secs => :window)) / :step) * :step),
+    now(),
+    make_interval(secs => :step)
+) as axis (at)
+left join summed as s on s.step = axis.at
+left join histogram as h on h.step = axis.at
+order by axis.at
+"""
+
+
+def _average_ms(microseconds: int, count: int) -> float | None:
+    return None if count == 0 else round(microseconds / count / 1000, 3)
+
+
+def _queues() -> list[tuple[str, sa.TableClause]]:
+    rows = db.session.execute(sa.select(Domain.domain, Domain.command_queue))
+    return [(domain, queue_table(queue)) for domain, queue in rows]

@@ -1,0 +1,270 @@
+"""The troubleshooting queue as it is read: the list, groups of like failures, rejected messages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+
+from app.models.base import db
+from app.models.commands import count_by_status
+from app.models.paging import Condition, Cursor, Key, Listing, Source, Total, Window
+from app.models.search import contains, id_range
+from app.models.tables import (
+    Command,
+    Rejected,
+    Time,
+    Troubled,
+    TroubledGroup,
+    TroubledTrend,
+    troubled_delta,
+)
+from commandbus.models import CommandStatus
+
+TREND_HOURS = 24
+
+
+@dataclass(frozen=True, slots=True)
+class TroubledFilters:
+    """What the commands of a list have in common; None: anything."""
+
+    domain: str | None = None
+    command_type: str | None = None
+    error_code: str | None = None
+    group_id: UUID | None = None
+    q: str | None = None
+    """An id or its beginning, a correlation id, or a part of the error code or message."""
+
+
+@dataclass(frozen=True, slots=True)
+class TroubledRow:
+    """A command in the troubleshooting queue with its payload."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    correlation_id: UUID | None
+    batch_id: UUID | None
+    group_id: UUID
+    attempts: int
+    max_attempts: int | None
+    created_at: datetime
+    entered_at: datetime
+    first_failed_at: datetime
+    last_failed_at: datetime
+    last_error_type: str
+    last_error_code: str
+    last_error_message: str
+    payload: Any
+
+
+@dataclass(frozen=True, slots=True)
+class GroupRow:
+    """Failures with the same domain, error code and normalised message."""
+
+    group_id: UUID
+    domain: str
+    error_type: str
+    error_code: str
+    message: str
+    in_tsq: int
+    entered: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    trend: list[int]
+    """How many entered in each of the last TREND_HOURS hours, the current one last."""
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A message that no command explains."""
+
+    rejected_id: int
+    domain: str
+    queue: str
+    msg_id: int
+    command_id: UUID | None
+    reason: str
+    message: str | None
+    rejected_at: datetime
+
+
+_COLUMNS = (
+    Troubled.command_id,
+    Troubled.domain,
+    Troubled.command_type,
+    Troubled.correlation_id,
+    Troubled.batch_id,
+    Troubled.group_id,
+    Troubled.attempts,
+    Command.max_attempts,
+    Troubled.created_at,
+    Troubled.entered_at,
+    Troubled.first_failed_at,
+    Troubled.last_failed_at,
+    Troubled.error_type,
+    Troubled.error_code,
+    Troubled.error_message,
+    Command.data,
+)
+
+
+def list_troubled(filters: TroubledFilters, window: Window) -> Listing[TroubledRow]:
+    """The commands in the queue that match every filter, the latest arrivals first."""
+    source = _source(filters)
+    found = source.scan(window)
+    return found.listing(_rows(found.keys), _total(filters, source))
+
+
+def count_troubled(filters: TroubledFilters) -> Total:
+    """How many commands in the queue match."""
+    return _total(filters, _source(filters))
+
+
+def troubled_keys(
+    filters: TroubledFilters, limit: int, cursor: str | None = None
+) -> tuple[list[Key], str | None]:
+    """The keys of up to *limit* commands that match, and the cursor for those after them."""
+    window = Window(limit, cursor=None if cursor is None else Cursor.parse(cursor))
+    found = _source(filters).scan(window)
+    return found.keys, found.next_cursor
+
+
+def list_groups(domain: str | None = None, limit: int = 50) -> list[GroupRow]:
+    """The groups with commands in the queue, the largest first, exact at this moment."""
+    delta = (
+        sa.select(
+            troubled_delta.c.group_id,
+            sa.func.sum(troubled_delta.c.in_tsq).label("in_tsq"),
+            sa.func.sum(troubled_delta.c.entered).label("entered"),
+            sa.func.max(troubled_delta.c.at)
+            .filter(troubled_delta.c.entered > 0)
+            .label("last_entered_at"),
+        )
+        .group_by(troubled_delta.c.group_id)
+        .subquery()
+    )
+    in_tsq = TroubledGroup.in_tsq + sa.func.coalesce(delta.c.in_tsq, 0)
+    query = (
+        sa.select(
+            TroubledGroup.group_id,
+            TroubledGroup.domain,
+            TroubledGroup.error_type,
+            TroubledGroup.error_code,
+            TroubledGroup.message,
+            sa.cast(in_tsq, sa.BigInteger()).label("in_tsq"),
+            sa.cast(
+                TroubledGroup.entered + sa.func.coalesce(delta.c.entered, 0), sa.BigInteger()
+            ).label("entered"),
+            TroubledGroup.first_seen_at,
+            sa.func.greatest(TroubledGroup.last_seen_at, delta.c.last_entered_at).label(
+                "last_seen_at"
+            ),
+        )
+        .outerjoin(delta, delta.c.group_id == TroubledGroup.group_id)
+        .where(in_tsq > 0)
+        .order_by(in_tsq.desc(), TroubledGroup.group_id)
+        .limit(limit)
+    )
+    if domain is not None:
+        query = query.where(TroubledGroup.domain == domain)
+    groups = [dict[str, Any](row) for row in db.session.execute(query).mappings()]
+    trends = _trends([group["group_id"] for group in groups])
+    return [GroupRow(**group, trend=trends[group["group_id"]]) for group in groups]
+
+
+def error_codes(limit: int = 100) -> list[str]:
+    """The error codes in the queue, those of the largest groups first; for a filter's choices."""
+    query = (
+        sa.select(TroubledGroup.error_code)
+        .group_by(TroubledGroup.error_code)
+        .order_by(sa.func.sum(TroubledGroup.in_tsq).desc(), TroubledGroup.error_code)
+        .limit(limit)
+    )
+    return list(db.session.scalars(query))
+
+
+def list_rejected(limit: int = 20, before: int | None = None) -> list[RejectedRow]:
+    """Messages that no command explains, the latest first; *before* is a rejected_id."""
+    columns = [getattr(Rejected, name) for name in RejectedRow.__slots__]
+    query = sa.select(*columns).order_by(Rejected.rejected_id.desc()).limit(limit)
+    if before is not None:
+        query = query.where(Rejected.rejected_id < before)
+    return [RejectedRow(*row) for row in db.session.execute(query)]
+
+
+def _source(filters: TroubledFilters) -> Source:
+    indexed: list[Condition] = []
+    rare: list[Condition] = []
+    if filters.error_code is not None:
+        indexed.append(Troubled.error_code == filters.error_code)
+    if filters.group_id is not None:
+        indexed.append(Troubled.group_id == filters.group_id)
+    if filters.domain is not None:
+        rare.append(Troubled.domain == filters.domain)
+    if filters.command_type is not None:
+        rare.append(Troubled.command_type == filters.command_type)
+    if filters.q:
+        ids = id_range(filters.q)
+        if ids is not None and len(filters.q) >= 8:
+            first, last = ids
+            indexed.append(
+                sa.or_(
+                    Troubled.command_id.between(first, last),
+                    Troubled.correlation_id.between(first, last),
+                )
+            )
+        else:
+            rare.append(
+                sa.or_(
+                    contains(Troubled.error_code, filters.q),
+                    contains(Troubled.error_message, filters.q),
+                    sa.false() if ids is None else Troubled.command_id.between(*ids),
+                )
+            )
+    return Source(Troubled.entered_at, Troubled.command_id, Troubled.domain, indexed, rare)
+
+
+def _total(filters: TroubledFilters, source: Source) -> Total:
+    if filters == TroubledFilters(domain=filters.domain):
+        return Total(count_by_status(filters.domain)[CommandStatus.IN_TSQ], is_exact=True)
+    return source.count()
+
+
+def _rows(keys: Sequence[Key]) -> list[TroubledRow]:
+    if not keys:
+        return []
+    wanted = [(key.command_id, key.domain) for key in keys]
+    query = (
+        sa.select(*_COLUMNS)
+        .join(
+            Command,
+            sa.and_(Command.command_id == Troubled.command_id, Command.domain == Troubled.domain),
+        )
+        .where(sa.tuple_(Troubled.command_id, Troubled.domain).in_(wanted))
+    )
+    by_id = {(row[0], row[1]): TroubledRow(*row) for row in db.session.execute(query)}
+    return [by_id[key] for key in wanted if key in by_id]
+
+
+def _trends(group_ids: Sequence[UUID]) -> dict[UUID, list[int]]:
+    this_hour = sa.type_coerce(sa.func.date_trunc("hour", sa.func.now()), Time)
+    since = db.session.execute(sa.select(this_hour)).scalar_one() - timedelta(hours=TREND_HOURS - 1)
+    folded = sa.select(TroubledTrend.group_id, TroubledTrend.hour, TroubledTrend.entered).where(
+        TroubledTrend.group_id.in_(group_ids), TroubledTrend.hour >= since
+    )
+    unfolded = sa.select(
+        troubled_delta.c.group_id,
+        sa.func.date_trunc("hour", troubled_delta.c.at),
+        troubled_delta.c.entered,
+    ).where(troubled_delta.c.group_id.in_(group_ids), troubled_delta.c.at >= since)
+    trends = {group_id: [0] * TREND_HOURS for group_id in group_ids}
+    for group_id, hour, entered in db.session.execute(sa.union_all(folded, unfolded)):
+        position = int((hour - since).total_seconds() // 3600)
+        if 0 <= position < TREND_HOURS:
+            trends[group_id][position] += entered
+    return trends

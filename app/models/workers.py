@@ -1,0 +1,112 @@
+"""Worker processes as their heartbeats describe them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+from typing import Any
+
+import sqlalchemy as sa
+
+from app.models.base import db
+from app.models.tables import WorkerProcess
+
+LATE_AFTER_HEARTBEATS = 3
+GONE_AFTER_HEARTBEATS = 10
+
+
+class WorkerState(StrEnum):
+    """What the age of the last heartbeat says."""
+
+    ALIVE = "alive"
+    LATE = "late"
+    GONE = "gone"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerRow:
+    """A worker process."""
+
+    worker_id: int
+    domain: str
+    host: str
+    pid: int
+    version: str
+    concurrency: int
+    settings: dict[str, Any]
+    running: list[Any]
+    """What it runs now, as far as its heartbeat tells: a few of running_count."""
+    running_count: int
+    rate_per_second: float
+    started_at: datetime
+    heartbeat_at: datetime
+    heartbeat_age_seconds: float
+    heartbeat_seconds: float
+    """How often it sends one."""
+    stop_requested_at: datetime | None
+    stop_requested_by: str | None
+    stopped_at: datetime | None
+    completed: int
+    failed: int
+    retried: int
+    moved_to_tsq: int
+
+    @property
+    def state(self) -> WorkerState:
+        """Alive, late, gone or stopped."""
+        if self.stopped_at is not None:
+            return WorkerState.STOPPED
+        return state_at(self.heartbeat_age_seconds, self.heartbeat_seconds)
+
+    @property
+    def name(self) -> str:
+        """How pages call it."""
+        return f"w-{self.worker_id}"
+
+
+_AGE = sa.func.extract("epoch", sa.func.clock_timestamp() - WorkerProcess.heartbeat_at)
+_COLUMNS = [
+    sa.cast(_AGE, sa.Float) if name == "heartbeat_age_seconds" else getattr(WorkerProcess, name)
+    for name in WorkerRow.__slots__
+]
+
+
+def state_at(age_seconds: float, heartbeat_seconds: float) -> WorkerState:
+    """The state of a worker that has not stopped, by the age of its last heartbeat."""
+    if age_seconds <= LATE_AFTER_HEARTBEATS * heartbeat_seconds:
+        return WorkerState.ALIVE
+    if age_seconds <= GONE_AFTER_HEARTBEATS * heartbeat_seconds:
+        return WorkerState.LATE
+    return WorkerState.GONE
+
+
+def list_workers(limit: int = 100) -> list[WorkerRow]:
+    """The workers, those that run first, then the latest to be heard of."""
+    query = (
+        sa.select(*_COLUMNS)
+        .order_by(
+            WorkerProcess.stopped_at.is_not(None),
+            WorkerProcess.heartbeat_at.desc(),
+            WorkerProcess.worker_id.desc(),
+        )
+        .limit(limit)
+    )
+    return [WorkerRow(*row) for row in db.session.execute(query)]
+
+
+def get_worker(worker_id: int) -> WorkerRow | None:
+    """One worker, or None."""
+    query = sa.select(*_COLUMNS).where(WorkerProcess.worker_id == worker_id)
+    row = db.session.execute(query).one_or_none()
+    return None if row is None else WorkerRow(*row)
+
+
+def count_active(domain: str | None = None) -> int:
+    """How many worker processes are alive."""
+    late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
+    query = sa.select(sa.func.count()).where(WorkerProcess.stopped_at.is_(None), late_after >= _AGE)
+    if domain is not None:
+        query = query.where(WorkerProcess.domain == domain)
+    return db.session.scalar(query) or 0

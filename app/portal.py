@@ -1,0 +1,242 @@
+"""The database behind synchronous views: one event loop thread and one async pool per process.
+
+A pool belongs to the loop that opened it, so the views, which are plain functions, hand their
+calls to one thread that keeps a loop. Thread and pool start with the first call, hence after any
+fork, and end with the process. What only reads goes through SQLAlchemy (app.models), whose
+connections come from `connect_to_read` here: both sides share the address of the database and the
+limits of time, so that no request waits without bound.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import os
+import sys
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
+from functools import partial
+from typing import Any, ParamSpec, Self, TypeVar, cast
+
+import psycopg
+from anyio import fail_after
+from anyio.from_thread import BlockingPortal, start_blocking_portal
+from flask import Flask, current_app
+from psycopg import AsyncConnection
+from psycopg.abc import PQGen
+from psycopg.conninfo import conninfo_to_dict
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from app.config import Settings
+from app.database import Database, DatabaseError, open_database
+from app.errors import RETRY_AFTER_SECONDS, Problem, answer
+from commandbus.bus import CommandBus
+from commandbus.ops import TroubleshootingQueue
+
+POOL_SIZE = 10
+POOL_WAIT_SECONDS = 5.0
+CONNECT_SECONDS = 5
+STATEMENT_SECONDS = 10
+"""The server ends a statement after this time."""
+LOCK_SECONDS = 5
+CALL_SECONDS = 15.0
+"""A call gives up after this time, also where the server has fallen silent."""
+
+Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
+
+
+class DatabaseSlowError(Exception):
+    """The database did not answer within CALL_SECONDS; whether it acted is not known."""
+
+
+class Portal:
+    """What a process of the web application holds of the database."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
+        self._lock = threading.Lock()
+        self._forget()
+        atexit.register(self.close)
+
+    def _forget(self) -> None:
+        """Hold nothing: at the start, and in a child, whose parent keeps thread and sockets."""
+        self._pid = os.getpid()
+        self._database: Database | None = None
+        self._running = ExitStack()
+        self._loop: BlockingPortal | None = None
+        self._pool: Pool | None = None
+
+    @property
+    def url(self) -> str:
+        """The libpq URI; the first call starts or joins the embedded database where none is set.
+
+        Raises DatabaseError where that fails.
+        """
+        if self._settings.database_url is not None:
+            return self._settings.database_url
+        with self._lock:
+            if self._pid != os.getpid():
+                self._forget()
+            if self._database is None:
+                self._database = open_database(self._settings)
+            return self._database.url
+
+    @property
+    def pool(self) -> Pool:
+        """The open pool; its connections are in autocommit mode."""
+        return self._start()[1]
+
+    def call(
+        self,
+        function: Callable[_P, Awaitable[_R]],
+        /,
+        *args: _P.args,
+        **kwargs: _P.kwargs,
+    ) -> _R:
+        """Run *function* on the loop and return its result; its errors are raised here.
+
+        Raises DatabaseSlowError after CALL_SECONDS.
+        """
+        return self.call_within(CALL_SECONDS, partial(function, *args, **kwargs))
+
+    def call_within(self, seconds: float, function: Callable[[], Awaitable[_R]]) -> _R:
+        """`call` with another limit, for what is known to take long."""
+        loop, _ = self._start()
+
+        async def bounded() -> _R:
+            try:
+                with fail_after(seconds):
+                    return await function()
+            except TimeoutError as exc:
+                raise DatabaseSlowError(f"no answer within {seconds} s") from exc
+
+        return loop.call(bounded)
+
+    def close(self) -> None:
+        """Close the pool, end the thread and leave the embedded database; twice is harmless."""
+        with self._lock:
+            if self._pid != os.getpid():
+                return
+            running, database = self._running, self._database
+            self._forget()
+        running.close()
+        if database is not None:
+            database.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _start(self) -> tuple[BlockingPortal, Pool]:
+        url = self.url
+        with self._lock:
+            if self._pid != os.getpid():
+                self._forget()
+            if self._loop is None or self._pool is None:
+                with ExitStack() as starting:
+                    options: dict[str, Any] = {}
+                    if sys.platform == "win32":
+                        options["loop_factory"] = asyncio.SelectorEventLoop
+                    loop = starting.enter_context(
+                        start_blocking_portal(backend_options=options, name="database-portal")
+                    )
+                    pool = _new_pool(url)
+                    loop.call(pool.open)
+                    starting.callback(lambda: loop.call(pool.close))
+                    self._loop, self._pool = loop, pool
+                    self._running = starting.pop_all()
+            return self._loop, self._pool
+
+
+class ReadConnection(psycopg.Connection[TupleRow]):
+    """A synchronous connection that gives up when the server falls silent."""
+
+    def wait(
+        self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = CALL_SECONDS
+    ) -> Any:
+        try:
+            return super().wait(gen, interval, timeout)
+        except psycopg.errors._WaitTimeout as exc:
+            self.close()  # what the server is still doing on it is unknown
+            raise psycopg.errors.QueryCanceled(f"no answer within {timeout} s") from exc
+
+
+def connect_to_read(portal: Portal) -> psycopg.Connection[TupleRow]:
+    """A new connection for read queries."""
+    return ReadConnection.connect(portal.url, **_connection_options(portal.url))
+
+
+def init_app(app: Flask) -> None:
+    """Give *app* a portal, and an answer for what the database keeps from us."""
+    app.extensions["portal"] = Portal(app.config["SETTINGS"])
+    app.register_error_handler(DatabaseSlowError, _too_slow)
+    app.register_error_handler(DatabaseError, _away)
+
+
+def current_portal() -> Portal:
+    """The portal of the current application."""
+    return cast(Portal, current_app.extensions["portal"])
+
+
+def current_bus() -> CommandBus:
+    """The bus on the portal's pool: `call(current_bus().get_command, "test", command_id)`."""
+    return CommandBus(current_portal().pool)
+
+
+def current_tsq() -> TroubleshootingQueue:
+    """The troubleshooting queue on the portal's pool."""
+    return TroubleshootingQueue(current_portal().pool)
+
+
+def call(function: Callable[_P, Awaitable[_R]], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
+    """Run *function* on the loop of the current application's portal and return its result."""
+    return current_portal().call(function, *args, **kwargs)
+
+
+def _new_pool(url: str) -> Pool:
+    return AsyncConnectionPool(
+        url,
+        connection_class=AsyncConnection[TupleRow],
+        kwargs={"autocommit": True, **_connection_options(url)},
+        min_size=1,
+        max_size=POOL_SIZE,
+        timeout=POOL_WAIT_SECONDS,
+        # A connection that the server has ended meanwhile is replaced before anybody gets it.
+        check=AsyncConnectionPool.check_connection,
+        open=False,
+        name="web",
+    )
+
+
+def _connection_options(url: str) -> dict[str, Any]:
+    """Parameters that bound every wait; what the URI says of the same wins."""
+    given = conninfo_to_dict(url)
+    limits = (
+        f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s"
+        " -c idle_in_transaction_session_timeout=60s"
+    )
+    options: dict[str, Any] = {
+        "connect_timeout": CONNECT_SECONDS,
+        "application_name": "commandbus-web",
+        "keepalives_idle": 10,
+        "keepalives_interval": 3,
+        "keepalives_count": 3,
+        "tcp_user_timeout": int(CALL_SECONDS * 1000),
+    }
+    options = {name: value for name, value in options.items() if name not in given}
+    return {**options, "options": f"{limits} {given.get('options', '')}".strip()}
+
+
+def _too_slow(_: Exception) -> Any:
+    return answer(Problem(504, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))
+
+
+def _away(_: Exception) -> Any:
+    return answer(Problem(503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))
