@@ -1,0 +1,272 @@
+-- What must hold at every moment, checked over the rows themselves.
+--
+-- Call these inside a REPEATABLE READ transaction on a live system, so that all their statements
+-- see the same moment. They read everything, so their cost grows with the tables.
+
+-- Functions of other files are named here, which may be created after this one.
+set local check_function_bodies = off;
+
+-- Which audit event may follow which (null: the beginning). LATE_RESULT and REPLY_FAILED may stand
+-- anywhere and are left out of paths.
+create or replace function command_bus.legal_steps()
+returns table (previous command_bus.audit_event, next command_bus.audit_event)
+language sql immutable
+as $$
+    values
+        (null::command_bus.audit_event, 'SENT'::command_bus.audit_event),
+        ('SENT', 'RECEIVED'),
+        ('SENT', 'OPERATOR_CANCEL'),
+        ('RECEIVED', 'COMPLETED'),
+        ('RECEIVED', 'FAILED'),
+        ('RECEIVED', 'LEASE_EXPIRED'),
+        ('RECEIVED', 'RELEASED'),
+        ('FAILED', 'RETRY_SCHEDULED'),
+        ('FAILED', 'RETRY_EXHAUSTED'),
+        ('FAILED', 'MOVED_TO_TSQ'),
+        ('RETRY_SCHEDULED', 'RECEIVED'),
+        ('RETRY_SCHEDULED', 'RETRY_EXHAUSTED'),
+        ('RETRY_SCHEDULED', 'OPERATOR_CANCEL'),
+        ('RETRY_EXHAUSTED', 'MOVED_TO_TSQ'),
+        ('LEASE_EXPIRED', 'RECEIVED'),
+        ('LEASE_EXPIRED', 'RETRY_EXHAUSTED'),
+        ('LEASE_EXPIRED', 'OPERATOR_CANCEL'),
+        ('RELEASED', 'RECEIVED'),
+        ('RELEASED', 'RETRY_EXHAUSTED'),
+        ('RELEASED', 'OPERATOR_CANCEL'),
+        ('MOVED_TO_TSQ', 'OPERATOR_RETRY'),
+        ('MOVED_TO_TSQ', 'OPERATOR_CANCEL'),
+        ('MOVED_TO_TSQ', 'OPERATOR_COMPLETE'),
+        ('OPERATOR_RETRY', 'RECEIVED'),
+        ('OPERATOR_RETRY', 'OPERATOR_RETRY_UNDONE'),
+        ('OPERATOR_RETRY', 'OPERATOR_CANCEL'),
+        ('OPERATOR_RETRY_UNDONE', 'OPERATOR_RETRY'),
+        ('OPERATOR_RETRY_UNDONE', 'OPERATOR_CANCEL'),
+        ('OPERATOR_RETRY_UNDONE', 'OPERATOR_COMPLETE');
+$$;
+
+-- The status that a command has after an event; null where the event alone does not tell.
+create or replace function command_bus.status_after(p_event command_bus.audit_event)
+returns command_bus.command_status
+language sql immutable
+as $$
+    select case p_event
+        when 'SENT' then 'PENDING'
+        when 'RECEIVED' then 'IN_PROGRESS'
+        when 'COMPLETED' then 'COMPLETED'
+        when 'FAILED' then 'FAILED'
+        when 'RETRY_SCHEDULED' then 'PENDING'
+        when 'MOVED_TO_TSQ' then 'IN_TSQ'
+        when 'OPERATOR_RETRY' then 'PENDING'
+        when 'OPERATOR_RETRY_UNDONE' then 'IN_TSQ'
+        when 'OPERATOR_CANCEL' then 'CANCELLED'
+        when 'OPERATOR_COMPLETE' then 'COMPLETED'
+        when 'LEASE_EXPIRED' then 'PENDING'
+        when 'RELEASED' then 'PENDING'
+    end::command_bus.command_status;
+$$;
+
+-- Every violation of what must hold: its name, the command or thing concerned, and what is wrong.
+create or replace function command_bus.find_violations()
+returns table (invariant text, domain text, command_id uuid, detail text)
+language plpgsql
+set search_path = public, pg_temp
+as $$
+begin
+    return query select * from command_bus.find_miscounts();
+    return query select * from command_bus.find_unlisted();
+    return query select * from command_bus.find_illegal_trails();
+    return query select * from command_bus.find_lost_messages();
+end;
+$$;
+
+-- Counters, batches, histograms and worker totals that differ from a recount.
+create or replace function command_bus.find_miscounts()
+returns table (invariant text, domain text, command_id uuid, detail text)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    with recount as (
+        select c.domain, c.status, count(*) as n from command_bus_command as c group by 1, 2
+    ),
+    counted as (
+        select d.domain, s.status, sum(s.n) as n
+        from (
+            select domain, pending, in_progress, completed, failed, in_tsq, cancelled
+            from command_bus_counter
+            union all
+            select domain, pending, in_progress, completed, failed, in_tsq, cancelled
+            from command_bus_delta
+        ) as d
+        cross join lateral (
+            values ('PENDING'::command_bus.command_status, d.pending),
+                ('IN_PROGRESS', d.in_progress), ('COMPLETED', d.completed), ('FAILED', d.failed),
+                ('IN_TSQ', d.in_tsq), ('CANCELLED', d.cancelled)
+        ) as s (status, n)
+        group by 1, 2
+    )
+    select 'counters equal a recount', coalesce(r.domain, c.domain), null::uuid,
+        format('%s: counted %s, there are %s', coalesce(r.status, c.status), coalesce(c.n, 0),
+               coalesce(r.n, 0))
+    from recount as r
+    full join counted as c on c.domain = r.domain and c.status = r.status
+    where coalesce(r.n, 0) <> coalesce(c.n, 0)
+
+    union all
+    select 'batch counters equal a recount', p.domain, b.batch_id,
+        format('%s finished and %s in all by the counters, %s and %s by the rows',
+               p.completed + p.failed + p.in_tsq + p.cancelled, p.sent, b.ended, b.n)
+    from (
+        select c.batch_id, count(*) as n,
+            count(*) filter (where c.status not in ('PENDING', 'IN_PROGRESS')) as ended
+        from command_bus_command as c
+        where c.batch_id is not null
+        group by 1
+    ) as b
+    cross join lateral command_bus.batch_progress(b.batch_id) as p
+    where p.sent <> b.n or p.completed + p.failed + p.in_tsq + p.cancelled <> b.ended
+
+    union all
+    select 'histograms hold each processed command once', s.domain, null,
+        format('second %s: %s processed, %s in the histogram', s.at, s.processed, h.n)
+    from command_bus_second as s
+    cross join lateral (
+        select coalesce(sum(n), 0) as n
+        from unnest(s.hist_bucket, s.hist_count) as x (b, n)
+        where b >= 2000
+    ) as h
+    where h.n <> s.processed
+
+    union all
+    select 'worker totals equal a recount', w.domain, null,
+        format('worker %s: %s completed by its row, %s by the trails', w.worker_id, w.completed,
+               coalesce(a.n, 0))
+    from command_bus_worker as w
+    left join (
+        select worker_id, count(*) as n
+        from command_bus_audit
+        where event_type = 'COMPLETED'
+        group by 1
+    ) as a on a.worker_id = w.worker_id
+    where w.completed <> coalesce(a.n, 0);
+$$;
+
+-- Commands that a small table should list and does not, or the other way round.
+create or replace function command_bus.find_unlisted()
+returns table (invariant text, domain text, command_id uuid, detail text)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    select 'the troubleshooting queue lists what is IN_TSQ',
+        coalesce(c.domain, t.domain), coalesce(c.command_id, t.command_id),
+        case when t.command_id is null then 'IN_TSQ and not listed' else 'listed and not IN_TSQ' end
+    from (select * from command_bus_command where status = 'IN_TSQ') as c
+    full join command_bus_tsq as t on t.command_id = c.command_id and t.domain = c.domain
+    where c.command_id is null or t.command_id is null
+
+    union all
+    select 'failed and cancelled commands are listed',
+        coalesce(c.domain, u.domain), coalesce(c.command_id, u.command_id),
+        case when u.command_id is null then 'ended and not listed'
+             when c.command_id is null then 'listed and not ended so'
+             else format('%s, listed as %s', c.status, u.status) end
+    from (select * from command_bus_command where status in ('FAILED', 'CANCELLED')) as c
+    full join command_bus_unsuccessful as u on u.command_id = c.command_id and u.domain = c.domain
+    where c.status is distinct from u.status
+
+    union all
+    select 'groups of failures count what is in the queue', g.domain, null,
+        format('group %s (%s): counted %s, there are %s', g.group_id, g.error_code,
+               g.in_tsq + coalesce(d.n, 0), coalesce(t.n, 0))
+    from command_bus_tsq_group as g
+    left join (
+        select group_id, sum(in_tsq) as n from command_bus_tsq_delta group by 1
+    ) as d using (group_id)
+    left join (select group_id, count(*) as n from command_bus_tsq group by 1) as t using (group_id)
+    where g.in_tsq + coalesce(d.n, 0) <> coalesce(t.n, 0);
+$$;
+
+-- Trails that are no path of the state table, or do not end where the command is.
+create or replace function command_bus.find_illegal_trails()
+returns table (invariant text, domain text, command_id uuid, detail text)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    with step as (
+        select a.domain, a.command_id, a.event_type, a.attempt,
+            lag(a.event_type) over trail as previous,
+            lead(a.event_type) over trail as next
+        from command_bus_audit as a
+        where a.event_type not in ('LATE_RESULT', 'REPLY_FAILED')
+        window trail as (partition by a.domain, a.command_id order by a.audit_id)
+    )
+    select 'the trail is a path of the state table', s.domain, s.command_id,
+        format('%s after %s', s.event_type, coalesce(s.previous::text, 'nothing'))
+    from step as s
+    where not exists (
+        select from command_bus.legal_steps() as l
+        where l.previous is not distinct from s.previous and l.next = s.event_type
+    )
+
+    union all
+    select 'the trail ends where the command is', c.domain, c.command_id,
+        format('%s after %s', c.status, coalesce(s.event_type::text, 'nothing'))
+    from command_bus_command as c
+    left join (select * from step where next is null) as s
+        on s.command_id = c.command_id and s.domain = c.domain
+    where c.status is distinct from command_bus.status_after(s.event_type)
+
+    union all
+    select 'attempts stay within the budget', c.domain, c.command_id,
+        format('%s attempts of %s', c.attempts, c.max_attempts)
+    from command_bus_command as c
+    where c.attempts < 0 or c.attempts > c.max_attempts;
+$$;
+
+-- Commands without the one thing that carries them on, and things that carry what has ended.
+create or replace function command_bus.find_lost_messages()
+returns table (invariant text, domain text, command_id uuid, detail text)
+language plpgsql stable
+set search_path = public, pg_temp
+as $$
+declare
+    d command_bus_domain;
+begin
+    for d in select * from command_bus_domain loop
+        return query execute format(
+            $query$
+            with message as (
+                select m.msg_id, m.message ->> 'command_id' as command_id from pgmq.%I as m
+            ),
+            carrier as (
+                select c.command_id, c.status,
+                    (select count(*) from message as m
+                     where m.msg_id = c.msg_id and m.command_id = c.command_id::text) as messages,
+                    (select count(*) from command_bus_waiting as w
+                     where w.command_id = c.command_id and w.domain = c.domain) as waiting,
+                    (select count(*) from command_bus_suspect as s
+                     where s.command_id = c.command_id and s.domain = c.domain) as parked
+                from command_bus_command as c
+                where c.domain = $1 and c.status in ('PENDING', 'IN_PROGRESS')
+            )
+            select 'what is open is carried by exactly one message or waiting row', $1,
+                c.command_id,
+                format('%%s with %%s current messages, %%s waiting rows, parked %%s times', c.status,
+                       c.messages, c.waiting, c.parked)
+            from carrier as c
+            where c.messages + c.waiting + c.parked <> 1
+                or (c.status = 'IN_PROGRESS' and c.messages = 0)
+            union all
+            select 'nothing waits for a command that is not PENDING', $1, w.command_id,
+                'a waiting or parked row without a PENDING command'
+            from (
+                select command_id from command_bus_waiting where domain = $1
+                union all
+                select command_id from command_bus_suspect where domain = $1
+            ) as w
+            left join command_bus_command as c on c.command_id = w.command_id and c.domain = $1
+            where c.status is distinct from 'PENDING'
+            $query$, 'q_' || d.command_queue
+        ) using d.domain;
+    end loop;
+end;
+$$;
