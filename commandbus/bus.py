@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -27,6 +28,7 @@ from commandbus.models import (
     Reply,
     SendResult,
 )
+from commandbus.payload import MAX_DATA_DEPTH, is_deep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -118,8 +120,10 @@ class CommandBus:
         batch_id: UUID | None,
     ) -> list[SendResult]:
         answers: dict[UUID, SendResult] = {}
+        # Sorted across the chunks too: two who send the same ids must not wait for each other.
+        in_order = sorted(rows, key=itemgetter("command_id"))
         for start in range(0, len(rows), SEND_CHUNK):
-            chunk = rows[start : start + SEND_CHUNK]
+            chunk = in_order[start : start + SEND_CHUNK]
             for result in await store.send_commands(conn, domain, chunk, batch_id):
                 answers.setdefault(result.command_id, result)
         return [answers[UUID(row["command_id"])] for row in rows]
@@ -240,7 +244,8 @@ def _row(command: NewCommand) -> dict[str, Any]:
         "command_type": command.command_type,
         "data": {} if command.data is None else command.data,
     }
-    if not 1 <= len(command.command_type) <= 200:
+    command_type: object = command.command_type  # of any type, where nobody checks types
+    if not isinstance(command_type, str) or not 1 <= len(command_type) <= 200:
         raise InvalidCommandError("command_type must be text of 1 to 200 characters")
     if command.correlation_id is not None:
         row["correlation_id"] = str(_uuid("correlation_id", command.correlation_id))
@@ -256,9 +261,11 @@ def _row(command: NewCommand) -> dict[str, Any]:
     if command.delay is not None:
         row["delay_seconds"] = _seconds(command.delay)
     try:
-        json.dumps(row["data"], allow_nan=False)
+        text = json.dumps(row["data"], allow_nan=False)
     except (TypeError, ValueError, RecursionError) as exc:
         raise InvalidCommandError(f"data cannot be stored as JSON: {exc}") from exc
+    if is_deep(text, row["data"], MAX_DATA_DEPTH):
+        raise InvalidCommandError(f"data must not be nested more than {MAX_DATA_DEPTH} deep")
     return row
 
 

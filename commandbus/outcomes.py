@@ -42,9 +42,10 @@ def failure(
                 kind,
                 policy,
                 error_type=kind.value.upper(),
-                code=error.code,
-                message=error.message,
-                details=error.details,
+                # A subclass may have forgotten to call the constructor that sets these.
+                code=getattr(error, "code", error_class.default_code),
+                message=getattr(error, "message", error),
+                details=getattr(error, "details", None),
             )
     return _failed(
         claimed,

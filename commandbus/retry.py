@@ -29,7 +29,7 @@ class RetryPolicy:
             raise ValueError("max_attempts must be at least 1")
         if self.base_delay_ms < 0 or self.max_delay_ms < 0:
             raise ValueError("delays must not be negative")
-        if self.backoff_multiplier < 1:
+        if not self.backoff_multiplier >= 1:  # which a NaN is not either
             raise ValueError("backoff_multiplier must be at least 1")
         if not 0 <= self.jitter <= 1:
             raise ValueError("jitter must be between 0 and 1")

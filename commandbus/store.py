@@ -34,7 +34,7 @@ from commandbus.models import (
     TroubledCommand,
     Verdict,
 )
-from commandbus.payload import decode_json
+from commandbus.payload import decode_json, decode_or_note
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -45,9 +45,10 @@ Connection = AsyncConnection[TupleRow]
 
 _SELECT_COMMAND = sql.SQL(
     """
-    select command_id, domain, command_type, data, correlation_id, reply_to, batch_id, created_at,
-        status, attempts, max_attempts, msg_id, claim_no, worker_id, result, last_error_type,
-        last_error_code, last_error_message, updated_at, started_at, finished_at, lease_until
+    select command_id, domain, command_type, data::text as data, correlation_id, reply_to, batch_id,
+        created_at, status, attempts, max_attempts, msg_id, claim_no, worker_id,
+        result::text as result, last_error_type, last_error_code, last_error_message, updated_at,
+        started_at, finished_at, lease_until
     from command_bus_command
     """
 )
@@ -304,7 +305,15 @@ async def operate(conn: Connection, function: str, *args: Any) -> list[OperatorR
 
 
 def _record(row: dict[str, Any]) -> CommandRecord:
-    return CommandRecord(**{**row, "status": CommandStatus(row["status"])})
+    """Read one row; what cannot be decoded spoils neither it nor the page that it is on."""
+    return CommandRecord(
+        **{
+            **row,
+            "status": CommandStatus(row["status"]),
+            "data": decode_or_note(row["data"]),
+            "result": decode_or_note(row["result"]),
+        }
+    )
 
 
 async def get_command(conn: Connection, domain: str, command_id: UUID) -> CommandRecord | None:

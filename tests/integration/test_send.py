@@ -1,0 +1,501 @@
+"""Sending: idempotent, all or nothing, and in the caller's transaction where that is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from datetime import timedelta
+from typing import Any
+from uuid import UUID, uuid4
+
+import pytest
+
+from commandbus import CommandBus, CommandStatus, NewCommand, SendResult
+from commandbus.errors import (
+    DuplicateCommandError,
+    InvalidCommandError,
+    InvalidDomainError,
+    UnknownDomainError,
+    UnknownReplyQueueError,
+)
+from tests.facts import (
+    QUEUE,
+    REPLIES,
+    Pool,
+    assert_books_balance,
+    claim,
+    claim_one,
+    completed,
+    count,
+    events,
+    queued,
+    register,
+    rows,
+    settle,
+    value,
+)
+
+CONTENT: dict[str, Any] = {
+    "command_type": "DoIt",
+    "data": {"a": [1, None]},
+    "correlation_id": UUID(int=5),
+    "reply_to": REPLIES,
+    "max_attempts": 4,
+}
+
+
+async def test_a_sent_command_stands_with_all_that_was_given(bus: CommandBus, pool: Pool):
+    command_id, batch_id = uuid4(), uuid4()
+
+    sent = await bus.send("test", command_id=command_id, batch_id=batch_id, **CONTENT)
+
+    command = await bus.get_command("test", command_id)
+    assert command is not None
+    assert sent == SendResult(command_id, command.msg_id, True, CommandStatus.PENDING)
+    assert {name: getattr(command, name) for name in CONTENT} == CONTENT
+    assert (command.status, command.attempts, command.batch_id) == ("PENDING", 0, batch_id)
+    assert await rows(pool, f"select msg_id, message from pgmq.q_{QUEUE}") == [
+        (sent.msg_id, {"command_id": str(command_id)})
+    ]
+    assert await events(pool, command_id) == ["SENT"]
+
+
+async def test_a_known_id_with_the_same_content_is_answered_and_not_sent_again(bus, pool):
+    command_id = uuid4()
+    first = await bus.send("test", command_id=command_id, **CONTENT)
+
+    again = await bus.send("test", command_id=command_id, **CONTENT)
+    without_correlation = {**CONTENT, "correlation_id": None}
+    once_more = await bus.send("test", command_id=command_id, **without_correlation)
+
+    assert again == once_more == SendResult(command_id, first.msg_id, False, CommandStatus.PENDING)
+    assert await queued(pool) == 1
+    assert await events(pool, command_id) == ["SENT"]
+    await assert_books_balance(pool)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"command_type": "DoOther"},
+        {"data": {"a": [1, 0]}},
+        {"data": {}},
+        {"correlation_id": UUID(int=6)},
+        {"reply_to": None},
+        {"max_attempts": None},
+        {"max_attempts": 5},
+    ],
+    ids=str,
+)
+async def test_a_known_id_with_other_content_is_refused(bus, pool, change):
+    command_id = uuid4()
+    await bus.send("test", command_id=command_id, **CONTENT)
+
+    with pytest.raises(DuplicateCommandError, match=str(command_id)):
+        await bus.send("test", command_id=command_id, **{**CONTENT, **change})
+
+    assert await queued(pool) == 1
+    assert await events(pool, command_id) == ["SENT"]
+
+
+async def test_equal_json_is_the_same_content(bus, pool):
+    command_id = uuid4()
+    await bus.send("test", "DoIt", command_id, {"a": 1, "b": 1.0, "c": None})
+
+    again = await bus.send("test", "DoIt", command_id, {"c": None, "b": 1, "a": 1.00})
+
+    assert not again.created
+
+
+async def test_a_known_id_is_answered_with_its_present_status(bus, pool):
+    command_id = uuid4()
+    await bus.send("test", "DoIt", command_id, {})
+    worker_id = await register(pool)
+    await settle(pool, worker_id, completed(await claim_one(pool, worker_id)))
+
+    again = await bus.send("test", "DoIt", command_id, {})
+
+    assert (again.created, again.status) == (False, CommandStatus.COMPLETED)
+    assert await queued(pool) == 0
+
+
+async def test_domains_do_not_share_ids(bus, pool):
+    command_id = uuid4()
+    await bus.create_domain("other")
+
+    await bus.send("test", "DoIt", command_id, {})
+    other = await bus.send("other", "DoOther", command_id, {"x": 1})
+
+    assert other.created
+    assert len(await bus.get_audit_trail(command_id)) == 2
+    assert len(await bus.get_audit_trail(command_id, "other")) == 1
+
+
+async def test_answers_are_in_the_order_of_the_set(bus, pool):
+    ids = [uuid4() for _ in range(50)]
+    await bus.send("test", "DoIt", ids[7], {})
+
+    answers = await bus.send_many(
+        "test", [NewCommand(command_type="DoIt", command_id=each) for each in ids]
+    )
+
+    assert [answer.command_id for answer in answers] == ids
+    assert [answer.created for answer in answers] == [each != ids[7] for each in ids]
+    assert await queued(pool) == 50
+
+
+async def test_an_id_twice_in_one_set_is_sent_once(bus, pool):
+    command = NewCommand(command_type="DoIt", command_id=uuid4(), data={"a": 1})
+
+    first, second = await bus.send_many("test", [command, command])
+
+    assert first.command_id == second.command_id == command.command_id
+    assert first.msg_id == second.msg_id
+    assert await queued(pool) == 1
+    assert await events(pool, command.command_id) == ["SENT"]
+    await assert_books_balance(pool)
+
+
+async def test_an_id_twice_in_one_set_with_other_content_refuses_the_whole_set(bus, pool):
+    command_id = uuid4()
+    different = [
+        NewCommand(command_type="DoIt", command_id=command_id, data={"a": each}) for each in (1, 2)
+    ]
+
+    with pytest.raises(DuplicateCommandError):
+        await bus.send_many(
+            "test", [NewCommand(command_type="DoIt", command_id=uuid4()), *different]
+        )
+
+    assert await value(pool, "select count(*) from command_bus_command") == 0
+    assert await queued(pool) == 0
+    await assert_books_balance(pool)
+
+
+async def test_an_empty_set_is_no_error(bus):
+    assert await bus.send_many("test", []) == []
+
+
+async def test_a_large_set_is_sent_in_chunks_of_one_transaction(bus, pool):
+    ids = [uuid4() for _ in range(2500)]
+    commands = [NewCommand(command_type="DoIt", command_id=each) for each in ids]
+
+    answers = await bus.send_many("test", commands)
+    again = await bus.send_many("test", commands)
+
+    assert [answer.command_id for answer in answers] == ids
+    assert all(answer.created for answer in answers)
+    assert [answer.msg_id for answer in again] == [answer.msg_id for answer in answers]
+    assert not any(answer.created for answer in again)
+    assert await queued(pool) == 2500
+    await assert_books_balance(pool)
+
+
+async def test_a_large_set_with_one_refusal_sends_nothing(bus, pool):
+    known = uuid4()
+    await bus.send("test", "DoIt", known, {"other": 1})
+    commands = [NewCommand(command_type="DoIt", command_id=uuid4()) for _ in range(1500)]
+
+    with pytest.raises(DuplicateCommandError):
+        await bus.send_many("test", [*commands, NewCommand(command_type="DoIt", command_id=known)])
+
+    assert await queued(pool) == 1
+    await assert_books_balance(pool)
+
+
+async def test_large_sets_in_opposite_orders_do_not_deadlock(bus, pool):
+    commands = [NewCommand(command_type="DoIt", command_id=uuid4()) for _ in range(2200)]
+
+    await asyncio.gather(
+        *(bus.send_many("test", commands if turn % 2 else commands[::-1]) for turn in range(4))
+    )
+
+    assert await queued(pool) == 2200
+    await assert_books_balance(pool)
+
+
+async def test_of_many_who_send_the_same_ids_at_once_one_creates_each(bus, pool):
+    ids = [uuid4() for _ in range(20)]
+
+    async def send_all(turn: int):
+        order = ids[turn % 20 :] + ids[: turn % 20]
+        return await bus.send_many(
+            "test", [NewCommand(command_type="DoIt", command_id=each) for each in order]
+        )
+
+    answers = [
+        answer for part in await asyncio.gather(*map(send_all, range(64))) for answer in part
+    ]
+
+    assert sorted(answer.command_id for answer in answers if answer.created) == sorted(ids)
+    assert len({(answer.command_id, answer.msg_id) for answer in answers}) == 20
+    assert await queued(pool) == 20
+    assert await value(pool, "select count(*) from command_bus_audit") == 20
+    await assert_books_balance(pool)
+
+
+async def test_of_many_who_send_different_content_at_once_one_wins(bus, pool):
+    command_id = uuid4()
+
+    answers = await asyncio.gather(
+        *(bus.send("test", "DoIt", command_id, {"who": each}) for each in range(32)),
+        return_exceptions=True,
+    )
+
+    assert sum(isinstance(answer, SendResult) for answer in answers) == 1
+    assert sum(isinstance(answer, DuplicateCommandError) for answer in answers) == 31
+    assert await queued(pool) == 1
+
+
+# The caller's transaction
+
+
+async def test_a_send_commits_with_the_callers_transaction(bus, pool):
+    command_id = uuid4()
+    async with bus.transaction() as conn:
+        sent = await bus.send("test", "DoIt", command_id, {}, conn=conn)
+        assert sent.created
+        assert await bus.get_command("test", command_id) is None
+        assert await queued(pool) == 0
+
+    assert (await bus.get_command("test", command_id)) is not None
+    assert await queued(pool) == 1
+
+
+async def test_a_send_is_gone_with_the_callers_rollback(bus, pool):
+    command_id = uuid4()
+    async with pool.connection() as conn:
+        await bus.send("test", "DoIt", command_id, {}, conn=conn)
+        await conn.rollback()
+
+    assert await bus.get_command("test", command_id) is None
+    assert await queued(pool) == 0
+    assert await events(pool, command_id) == []
+    await assert_books_balance(pool)
+
+
+async def test_a_refused_send_can_be_undone_to_a_savepoint(bus, pool):
+    known, new = uuid4(), uuid4()
+    await bus.send("test", "DoIt", known, {"a": 1})
+
+    async with bus.transaction() as conn:
+        with pytest.raises(DuplicateCommandError):
+            async with conn.transaction():
+                await bus.send("test", "DoIt", known, {"a": 2}, conn=conn)
+        await bus.send("test", "DoIt", new, {}, conn=conn)
+
+    assert (await bus.get_command("test", new)) is not None
+
+
+async def test_an_open_senders_transaction_stalls_nobody(bus, pool):
+    async with bus.transaction() as conn:
+        await bus.send("test", "DoIt", uuid4(), {}, conn=conn)
+        async with asyncio.timeout(5):
+            await bus.send("test", "DoIt", uuid4(), {})
+            worker_id = await register(pool)
+            claimed = await claim_one(pool, worker_id)
+            await settle(pool, worker_id, completed(claimed))
+            assert (await bus.count_by_status())[CommandStatus.COMPLETED] == 1
+            assert await value(pool, "select command_bus.fold_deltas()") > 0
+
+    assert (await bus.count_by_status())[CommandStatus.PENDING] == 1
+    await assert_books_balance(pool)
+
+
+# Delays
+
+
+@pytest.mark.parametrize("delay", [60, 60.0, timedelta(minutes=1)])
+async def test_a_delayed_command_waits_beside_the_queue(bus, pool, delay):
+    command_id = uuid4()
+
+    sent = await bus.send("test", "DoIt", command_id, {}, delay=delay)
+
+    assert (sent.msg_id, sent.created, sent.status) == (None, True, CommandStatus.PENDING)
+    assert await queued(pool) == 0
+    assert await count(pool, "command_bus_waiting", command_id) == 1
+    seconds = await value(
+        pool, "select extract(epoch from due_at - now()) from command_bus_waiting"
+    )
+    assert 30 < seconds <= 60
+
+
+async def test_no_delay_goes_straight_to_the_queue(bus, pool):
+    assert (await bus.send("test", "DoIt", uuid4(), {}, delay=0)).msg_id is not None
+
+
+async def test_a_delayed_command_sent_again_keeps_its_time(bus, pool):
+    command_id = uuid4()
+    await bus.send("test", "DoIt", command_id, {}, delay=60)
+
+    again = await bus.send("test", "DoIt", command_id, {})
+
+    assert (again.created, again.msg_id) == (False, None)
+    assert await queued(pool) == 0
+    await assert_books_balance(pool)
+
+
+async def test_a_set_may_mix_now_and_later(bus, pool):
+    commands = [
+        NewCommand(command_type="DoIt", command_id=uuid4(), delay=60 * (turn % 2))
+        for turn in range(20)
+    ]
+
+    answers = await bus.send_many("test", commands)
+
+    assert [answer.msg_id is None for answer in answers] == [False, True] * 10
+    assert await queued(pool) == 10
+    await assert_books_balance(pool)
+
+
+@pytest.mark.parametrize("delay", [-1, math.nan, math.inf, 1e12, timedelta(days=-1)], ids=str)
+async def test_a_delay_that_makes_no_sense_is_refused(bus, delay):
+    with pytest.raises(InvalidCommandError, match="delay"):
+        await bus.send("test", "DoIt", uuid4(), {}, delay=delay)
+
+
+# Replies, domains
+
+
+async def test_a_reply_queue_must_exist(bus, pool):
+    with pytest.raises(UnknownReplyQueueError, match="nowhere"):
+        await bus.send("test", "DoIt", uuid4(), {}, reply_to="nowhere")
+
+    assert await queued(pool) == 0
+    assert await value(pool, "select count(*) from command_bus_command") == 0
+
+
+async def test_any_queue_may_take_replies(bus, pool):
+    await rows(pool, "select pgmq.create('mine')")
+
+    assert (await bus.send("test", "DoIt", uuid4(), {}, reply_to="mine")).created
+
+
+async def test_an_unknown_domain_says_how_to_create_it(bus):
+    with pytest.raises(UnknownDomainError, match="create_domain"):
+        await bus.send("nowhere", "DoIt", uuid4(), {})
+
+
+BAD_NAMES = ["", "Test", "1st", "_x", "a-b", "a b", "ä", "x" * 41, 'a"; drop table x', "a\n", "a\0"]
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+async def test_a_name_that_no_domain_may_have_is_refused(bus, name):
+    with pytest.raises(InvalidDomainError, match="must match"):
+        await bus.create_domain(name)
+    with pytest.raises(InvalidDomainError, match="must match"):
+        await bus.send(name, "DoIt", uuid4(), {})
+
+
+@pytest.mark.parametrize("name", ["a", "x" * 37, "x" * 38, "x" * 40, "a_b_1"])
+async def test_a_domain_works_under_a_name_of_any_length(bus, pool, name):
+    await bus.create_domain(name)
+    await bus.create_domain(name)
+    command_id = uuid4()
+
+    await bus.send(name, "DoIt", command_id, {})
+
+    worker_id = await register(pool, name)
+    claimed = await claim_one(pool, worker_id, domain=name)
+    assert await settle(pool, worker_id, completed(claimed), domain=name) == []
+    command = await bus.get_command(name, command_id)
+    assert command is not None
+    assert command.status is CommandStatus.COMPLETED
+
+
+async def test_long_names_that_begin_alike_have_queues_of_their_own(bus, pool):
+    for end in "ab":
+        await bus.create_domain("x" * 39 + end)
+
+    await bus.send("x" * 39 + "a", "DoIt", uuid4(), {})
+
+    worker_id = await register(pool, "x" * 39 + "b")
+    async with asyncio.timeout(5):
+        assert await claim(pool, worker_id, domain="x" * 39 + "b") == []
+
+
+async def test_a_domain_may_be_created_by_many_at_once(bus):
+    await asyncio.gather(*(bus.create_domain("shared") for _ in range(8)))
+
+    assert (await bus.send("shared", "DoIt", uuid4(), {})).created
+
+
+# Values
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        {"a": "\0"},
+        {"\0": 1},
+        "\ud800",
+        {"a": math.nan},
+        [math.inf],
+        {"a": {1, 2}},
+        {(1, 2): 3},
+        object(),
+        10**5000,
+    ],
+    ids=lambda data: type(data).__name__,
+)
+async def test_data_that_cannot_be_stored_is_refused(bus, pool, data):
+    with pytest.raises(InvalidCommandError):
+        await bus.send("test", "DoIt", uuid4(), data)
+
+    assert await queued(pool) == 0
+
+
+def nested(depth: int) -> list[Any]:
+    made: list[Any] = []
+    for _ in range(depth):
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize("depth", [500, 900, 3000, 50_000])
+async def test_data_that_readers_could_not_follow_is_refused(bus, pool, depth):
+    with pytest.raises(InvalidCommandError, match=r"nested|recursion|deep"):
+        await bus.send("test", "DoIt", uuid4(), nested(depth))
+
+    assert await queued(pool) == 0
+
+
+@pytest.mark.parametrize("data", [[1, 2], "text", 5, True, 1.5, {"😀": "ä"}, nested(60)], ids=ascii)
+async def test_any_other_json_is_data(bus, data):
+    command_id = uuid4()
+    await bus.send("test", "DoIt", command_id, data)
+
+    command = await bus.get_command("test", command_id)
+    assert command is not None
+    assert command.data == data
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"command_type": ""},
+        {"command_type": "x" * 201},
+        {"command_type": "a\0b"},
+        {"command_type": "\ud800"},
+        {"command_type": None},
+        {"command_type": 5},
+        {"command_id": "no id"},
+        {"command_id": 5},
+        {"correlation_id": "no id"},
+        {"max_attempts": 0},
+        {"max_attempts": -1},
+        {"max_attempts": True},
+        {"max_attempts": 2.5},
+        {"max_attempts": 2**31},
+        {"reply_to": "a\0b"},
+    ],
+    ids=ascii,
+)
+async def test_fields_that_make_no_sense_are_refused(bus, pool, fields):
+    given = {"command_type": "DoIt", "command_id": uuid4(), "data": {}, **fields}
+
+    with pytest.raises(InvalidCommandError):
+        await bus.send("test", **given)
+
+    assert await queued(pool) == 0
+    assert await value(pool, "select count(*) from command_bus_command") == 0
