@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import logging
 import os
 import sys
 import threading
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 from functools import partial
@@ -27,11 +29,12 @@ from psycopg import AsyncConnection
 from psycopg.abc import PQGen
 from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from app.config import Settings
 from app.database import Database, DatabaseError, open_database
 from app.errors import RETRY_AFTER_SECONDS, Problem, answer
+from commandbus import store
 from commandbus.bus import CommandBus
 from commandbus.ops import TroubleshootingQueue
 
@@ -43,6 +46,10 @@ STATEMENT_SECONDS = 10
 LOCK_SECONDS = 5
 CALL_SECONDS = 15.0
 """A call gives up after this time, also where the server has fallen silent."""
+
+FOLD_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
 
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
@@ -60,6 +67,7 @@ class Portal:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._lock = threading.Lock()
+        self._fold_again_at = 0.0
         self._forget()
         atexit.register(self.close)
 
@@ -116,6 +124,19 @@ class Portal:
                 raise DatabaseSlowError(f"no answer within {seconds} s") from exc
 
         return loop.call(bounded)
+
+    def fold_soon(self) -> None:
+        """Fold counters in the background, at most once a second.
+
+        Workers fold too; where none runs, whoever looks at the counts keeps them cheap to read.
+        """
+        now = time.monotonic()
+        with self._lock:
+            if now < self._fold_again_at:
+                return
+            self._fold_again_at = now + FOLD_SECONDS
+        loop, pool = self._start()
+        loop.start_task_soon(_fold, pool)
 
     def close(self) -> None:
         """Close the pool, end the thread and leave the embedded database; twice is harmless."""
@@ -213,6 +234,15 @@ def _new_pool(url: str) -> Pool:
         open=False,
         name="web",
     )
+
+
+async def _fold(pool: Pool) -> None:
+    try:
+        async with store.autocommit(pool) as conn:
+            await store.fold_deltas(conn)
+    except (psycopg.Error, PoolTimeout, PoolClosed):
+        # Nobody waits for it, and the next one makes up for it.
+        logger.warning("fold_failed", exc_info=True)
 
 
 def _connection_options(url: str) -> dict[str, Any]:

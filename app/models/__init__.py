@@ -16,9 +16,11 @@ from app.models.base import db, init_app
 from app.models.commands import (
     CommandFilters,
     CommandRow,
+    command_row,
     count_by_status,
     domains,
     domains_of,
+    domains_of_many,
     list_commands,
 )
 from app.models.details import CommandDetail, get_command_detail
@@ -56,12 +58,14 @@ __all__ = [
     "Window",
     "WorkerRow",
     "WorkerState",
+    "command_row",
     "count_active",
     "count_by_status",
     "count_troubled",
     "db",
     "domains",
     "domains_of",
+    "domains_of_many",
     "error_codes",
     "find_commands",
     "get_command_detail",

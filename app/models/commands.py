@@ -80,10 +80,26 @@ def command_rows(keys: Sequence[Key]) -> list[CommandRow]:
     return [by_id[key] for key in wanted if key in by_id]
 
 
+def command_row(command_id: UUID, domain: str) -> CommandRow | None:
+    """One command as lists show it, or None."""
+    query = sa.select(*_COLUMNS).where(Command.command_id == command_id, Command.domain == domain)
+    row = db.session.execute(query).one_or_none()
+    return None if row is None else CommandRow(*row)
+
+
 def domains_of(command_id: UUID) -> list[str]:
     """The domains in which a command has this id, sorted."""
     found = db.session.scalars(sa.select(Command.domain).where(Command.command_id == command_id))
     return sorted(found)
+
+
+def domains_of_many(command_ids: Sequence[UUID]) -> dict[UUID, list[str]]:
+    """The domains in which commands have these ids; unknown ids are left out."""
+    query = sa.select(Command.command_id, Command.domain).where(Command.command_id.in_(command_ids))
+    found: dict[UUID, list[str]] = {}
+    for command_id, domain in db.session.execute(query):
+        found.setdefault(command_id, []).append(domain)
+    return found
 
 
 def domains() -> list[str]:
@@ -165,7 +181,8 @@ def _named(columns: Any, filters: CommandFilters) -> list[Condition]:
     return conditions
 
 
-def _queues(domain: str | None) -> list[tuple[str, sa.TableClause]]:
+def command_queues(domain: str | None = None) -> list[tuple[str, sa.TableClause]]:
+    """The domains (or the one) with the tables of their command queues."""
     wanted = sa.select(Domain.domain, Domain.command_queue)
     if domain is not None:
         wanted = wanted.where(Domain.domain == domain)
@@ -189,13 +206,13 @@ def _messages(domain: str, queue: sa.TableClause, *, claimed: bool) -> sa.Select
 
 def _in_progress(domain: str | None) -> sa.Subquery:
     """Who may be running: claims take the oldest messages, so these stand at the queue's head."""
-    parts = [_messages(name, queue, claimed=True) for name, queue in _queues(domain)]
+    parts = [_messages(name, queue, claimed=True) for name, queue in command_queues(domain)]
     return sa.union(_nothing(), *parts).subquery()
 
 
 def _pending(domain: str | None) -> sa.Subquery:
     """Whoever waits: in the queue, for its time, or to be run alone."""
-    parts = [_messages(name, queue, claimed=False) for name, queue in _queues(domain)]
+    parts = [_messages(name, queue, claimed=False) for name, queue in command_queues(domain)]
     return sa.union(
         sa.select(Waiting.command_id, Waiting.domain),
         sa.select(Suspect.command_id, Suspect.domain),

@@ -9,10 +9,16 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.models.base import db
-from app.models.commands import CommandFilters, CommandRow, command_rows, count_by_status
+from app.models.commands import (
+    CommandFilters,
+    CommandRow,
+    command_queues,
+    command_rows,
+    count_by_status,
+)
 from app.models.commands import list_commands as _list_commands
 from app.models.paging import SCAN_LIMIT, Key, Window
-from app.models.tables import AuditEntry, Domain, queue_table
+from app.models.tables import AuditEntry
 from app.models.workers import count_active
 from commandbus.models import AuditEventType, CommandStatus, Percentiles
 
@@ -123,19 +129,19 @@ def metrics() -> Metrics:
     )
 
 
-def queue_depth() -> int:
+def queue_depth(domain: str | None = None) -> int:
     """How many commands wait in the queues for a worker now.
 
     Counted up to DEPTH_LIMIT for each queue. Beyond, the number of pending commands stands for it,
     which includes those that wait for their time.
     """
     depth = 0
-    for domain, queue in _queues():
+    for name, queue in command_queues(domain):
         waiting = sa.select(queue.c.msg_id).where(queue.c.vt <= sa.func.clock_timestamp())
         counted = sa.select(sa.func.count()).select_from(waiting.limit(DEPTH_LIMIT + 1).subquery())
         found = db.session.scalar(counted) or 0
         if found > DEPTH_LIMIT:
-            found = max(found, count_by_status(domain)[CommandStatus.PENDING])
+            found = max(found, count_by_status(name)[CommandStatus.PENDING])
         depth += found
     return depth
 
@@ -154,7 +160,7 @@ def oldest_pending_seconds() -> float | None:
             .order_by(queue.c.msg_id)
             .limit(1)
         )
-        for _, queue in _queues()
+        for _, queue in command_queues()
     ]
     return max((age for age in ages if age is not None), default=None)
 
@@ -290,8 +296,3 @@ order by axis.at
 
 def _average_ms(microseconds: int, count: int) -> float | None:
     return None if count == 0 else round(microseconds / count / 1000, 3)
-
-
-def _queues() -> list[tuple[str, sa.TableClause]]:
-    rows = db.session.execute(sa.select(Domain.domain, Domain.command_queue))
-    return [(domain, queue_table(queue)) for domain, queue in rows]

@@ -1,0 +1,33 @@
+"""The OpenAPI 3.1 document, generated from the models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from flask import Flask, Response, current_app, json
+from flask_openapi3.openapi import OpenAPI
+
+from app import access
+from app.api import bp, schemas
+
+
+@bp.get("/openapi.json", doc_ui=False)
+@access.public
+def document() -> Any:
+    """What this API takes and answers, for programs that read OpenAPI."""
+    return Response(json.dumps(api_document(current_app)), mimetype="application/json")
+
+
+def describe(app: Flask) -> None:
+    """Errors are described by our own model instead of the extension's."""
+    if isinstance(app, OpenAPI):
+        app.validation_error_model = schemas.Problem
+        app.info.description = "Send commands, watch them, and help those that need an operator."
+
+
+def api_document(app: Flask) -> dict[str, Any]:
+    """The document of *app*, which has to be one that describes itself."""
+    if not isinstance(app, OpenAPI):
+        raise TypeError("the application was not made by app.create_app")
+    described: dict[str, Any] = app.api_doc
+    return described

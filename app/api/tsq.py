@@ -1,0 +1,245 @@
+"""The troubleshooting queue: list it, and retry, complete or cancel what is in it."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from app import access
+from app.api import bp, schemas
+from app.api.body import require_payload_size
+from app.api.commands import window
+from app.api.problems import domain_of
+from app.api.routing import CommandPath
+from app.errors import Problem
+from app.models import (
+    TroubledFilters,
+    count_troubled,
+    domains_of_many,
+    list_groups,
+    list_rejected,
+    list_troubled,
+    troubled_keys,
+)
+from app.portal import call, current_tsq
+from commandbus.models import OperatorResult, OperatorVerdict
+
+MATCHES_AT_ONCE = 10_000
+SKIPPED_SHOWN = 100
+
+Action = Callable[[str, Sequence[UUID]], Awaitable[Sequence[OperatorResult]]]
+
+
+@bp.get("/tsq", responses={200: schemas.TsqList})
+@access.viewer
+def list_tsq(query: schemas.TsqQuery) -> Any:
+    """The commands that need an operator, the latest arrivals first."""
+    page = list_troubled(
+        TroubledFilters(
+            domain=query.domain,
+            command_type=query.command_type,
+            error_code=query.error_code,
+            group_id=query.group_id,
+            q=query.q,
+        ),
+        window(query),
+    )
+    return schemas.TsqList(
+        commands=[schemas.TsqItem.model_validate(row) for row in page.rows],
+        total=page.total,
+        total_is_exact=page.total_is_exact,
+        limit=query.limit,
+        offset=query.offset,
+        next_cursor=page.next_cursor,
+        previous_cursor=page.previous_cursor,
+    )
+
+
+@bp.get("/tsq/groups", responses={200: schemas.GroupList})
+@access.viewer
+def groups(query: schemas.DomainQuery) -> Any:
+    """Failures grouped by error code and normalised message, the largest groups first."""
+    return schemas.GroupList(
+        groups=[schemas.GroupItem.model_validate(row) for row in list_groups(query.domain)]
+    )
+
+
+@bp.get("/tsq/rejected", responses={200: schemas.RejectedList})
+@access.viewer
+def rejected() -> Any:
+    """Messages that no command explains, the latest first."""
+    return schemas.RejectedList(
+        messages=[schemas.RejectedItem.model_validate(row) for row in list_rejected()]
+    )
+
+
+@bp.post("/tsq/<command_id:command_id>/retry", responses={200: schemas.CommandState})
+@access.operator
+def retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.RetryCommand) -> Any:
+    """Put a command back to work, its attempts counted anew."""
+    domain = domain_of(path.command_id, query.domain)
+    done = call(
+        current_tsq().operator_retry,
+        domain,
+        path.command_id,
+        body.operator,
+        delay_seconds=body.delay_seconds,
+    )
+    return schemas.CommandState.model_validate(done)
+
+
+@bp.post("/tsq/<command_id:command_id>/undo-retry", responses={200: schemas.CommandState})
+@access.operator
+def undo_retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.UndoRetry) -> Any:
+    """Take back a delayed retry whose time has not come."""
+    domain = domain_of(path.command_id, query.domain)
+    done = call(current_tsq().undo_retry, domain, path.command_id, body.operator)
+    return schemas.CommandState.model_validate(done)
+
+
+@bp.post("/tsq/<command_id:command_id>/cancel", responses={200: schemas.CommandState})
+@access.operator
+def cancel_troubled(
+    path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCommand
+) -> Any:
+    """End a command as CANCELLED."""
+    domain = domain_of(path.command_id, query.domain)
+    done = call(current_tsq().operator_cancel, domain, path.command_id, body.operator, body.reason)
+    return schemas.CommandState.model_validate(done)
+
+
+@bp.post("/tsq/<command_id:command_id>/complete", responses={200: schemas.CommandState})
+@access.operator
+def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.CompleteCommand) -> Any:
+    """End a command as COMPLETED with a result."""
+    require_payload_size(body.result_data)
+    domain = domain_of(path.command_id, query.domain)
+    done = call(
+        current_tsq().operator_complete,
+        domain,
+        path.command_id,
+        body.operator,
+        body.result_data,
+        notes=body.notes,
+    )
+    return schemas.CommandState.model_validate(done)
+
+
+@bp.post("/tsq/bulk-retry", responses={200: schemas.BulkRetried})
+@access.operator
+def bulk_retry(body: schemas.BulkRetry) -> Any:
+    """Retry several commands."""
+    tsq = current_tsq()
+    done = _on_each(
+        body,
+        lambda domain, ids: tsq.operator_retry_many(
+            domain, ids, body.operator, delay_seconds=body.delay_seconds
+        ),
+    )
+    return schemas.BulkRetried(
+        retried=done.count, skipped=done.skipped, skipped_count=done.skipped_count
+    )
+
+
+@bp.post("/tsq/bulk-cancel", responses={200: schemas.BulkCancelled})
+@access.operator
+def bulk_cancel(body: schemas.BulkCancel) -> Any:
+    """Cancel several commands."""
+    tsq = current_tsq()
+    done = _on_each(
+        body,
+        lambda domain, ids: tsq.operator_cancel_many(domain, ids, body.operator, body.reason),
+    )
+    return schemas.BulkCancelled(
+        cancelled=done.count, skipped=done.skipped, skipped_count=done.skipped_count
+    )
+
+
+@bp.post("/tsq/bulk-complete", responses={200: schemas.BulkCompleted})
+@access.operator
+def bulk_complete(body: schemas.BulkComplete) -> Any:
+    """Complete several commands with one result."""
+    require_payload_size(body.result_data)
+    tsq = current_tsq()
+    done = _on_each(
+        body,
+        lambda domain, ids: tsq.operator_complete_many(
+            domain, ids, body.operator, body.result_data, notes=body.notes
+        ),
+    )
+    return schemas.BulkCompleted(
+        completed=done.count, skipped=done.skipped, skipped_count=done.skipped_count
+    )
+
+
+@dataclass(slots=True)
+class _Done:
+    """What became of a set so far."""
+
+    count: int = 0
+    skipped_count: int = 0
+    skipped: list[schemas.Skipped] = field(default_factory=list)
+
+    def skip(self, command_id: UUID, reason: str, status: Any = None) -> None:
+        self.skipped_count += 1
+        if len(self.skipped) < SKIPPED_SHOWN:
+            self.skipped.append(
+                schemas.Skipped(command_id=command_id, reason=reason, current_status=status)
+            )
+
+    def add(self, results: Sequence[OperatorResult]) -> None:
+        for result in results:
+            if result.verdict is OperatorVerdict.DONE:
+                self.count += 1
+            elif result.verdict is OperatorVerdict.NOT_FOUND:
+                self.skip(result.command_id, "not_found")
+            else:
+                self.skip(result.command_id, "invalid_state", result.status)
+
+
+def _on_each(body: schemas.BulkChoice, action: Action) -> _Done:
+    """Act on every command of a choice, a chunk in each transaction, and say what became of it."""
+    done = _Done()
+    for domain, ids in _chosen(body, done):
+        done.add(call(action, domain, ids))
+    return done
+
+
+def _chosen(body: schemas.BulkChoice, done: _Done) -> Iterator[tuple[str, list[UUID]]]:
+    """The commands of a choice in chunks of one domain each."""
+    if body.filter is None:
+        yield from _by_domain(body.command_ids or [], done)
+        return
+    filters = TroubledFilters(**body.filter.model_dump())
+    total = count_troubled(filters)
+    if total.count > MATCHES_AT_ONCE or not total.is_exact:
+        raise Problem(
+            422,
+            "too_many_matches",
+            f"More than {MATCHES_AT_ONCE} commands match; narrow the filter.",
+        )
+    cursor = None
+    while True:
+        # What the action takes out of the queue is newer than the cursor, so nothing is missed,
+        # and what comes back into it is newer too, so nothing is done twice.
+        keys, cursor = troubled_keys(filters, schemas.MAX_IDS, cursor)
+        for domain in sorted({key.domain for key in keys}):
+            yield domain, [key.command_id for key in keys if key.domain == domain]
+        if cursor is None:
+            return
+
+
+def _by_domain(command_ids: Sequence[UUID], done: _Done) -> Iterator[tuple[str, list[UUID]]]:
+    domains = domains_of_many(command_ids)
+    chunks: dict[str, list[UUID]] = {}
+    for command_id in dict.fromkeys(command_ids):
+        match domains.get(command_id, []):
+            case [domain]:
+                chunks.setdefault(domain, []).append(command_id)
+            case []:
+                done.skip(command_id, "not_found")
+            case _:
+                done.skip(command_id, "ambiguous_command")
+    yield from sorted(chunks.items())

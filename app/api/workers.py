@@ -1,0 +1,136 @@
+"""Worker processes: who runs, start one here, let one or all drain."""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+from typing import Any
+
+from flask import current_app
+from pydantic import Field
+
+from app import access
+from app.api import bp
+from app.api.routing import Answer, Body, WorkerPath
+from app.api.schemas import DEFAULT_OPERATOR, OperatorName
+from app.config import Settings
+from app.errors import Problem
+from app.models import WorkerState, get_worker, list_workers
+from app.portal import call, current_portal
+from app.processes import WorkerProcesses, request_stop
+from app.security import LOOPBACK_HOSTS
+
+
+class StartWorker(Body):
+    """A worker process to start on this host."""
+
+    concurrency: int | None = Field(None, ge=1, le=1000, description="Default: the stored one")
+
+
+class StopWorkers(Body):
+    """By whom."""
+
+    operator: OperatorName = DEFAULT_OPERATOR
+
+
+class WorkerItem(Answer):
+    """A worker process, as its last heartbeat describes it."""
+
+    worker_id: int
+    domain: str
+    host: str
+    pid: int
+    version: str
+    state: WorkerState
+    concurrency: int
+    settings: dict[str, Any]
+    running: list[Any]
+    running_count: int
+    rate_per_second: float
+    started_at: datetime
+    heartbeat_at: datetime
+    heartbeat_age_seconds: float
+    stop_requested_at: datetime | None
+    stop_requested_by: str | None
+    stopped_at: datetime | None
+    completed: int
+    failed: int
+    retried: int
+    moved_to_tsq: int
+
+
+class WorkerList(Answer):
+    """The workers, those that run first."""
+
+    workers: list[WorkerItem]
+    can_start: bool = Field(description="Whether this server starts workers")
+
+
+class StartedWorker(Answer):
+    """A process that was started; it registers itself within moments."""
+
+    host: str
+    pid: int
+
+
+class StopRequested(Answer):
+    """How many workers were asked to drain."""
+
+    requested: int
+
+
+@bp.get("/workers", responses={200: WorkerList})
+@access.viewer
+def workers() -> Any:
+    """The worker processes of all hosts."""
+    return WorkerList(
+        workers=[WorkerItem.model_validate(row) for row in list_workers()], can_start=can_start()
+    )
+
+
+@bp.post("/workers", responses={201: StartedWorker})
+@access.operator
+def start(body: StartWorker) -> Any:
+    """Start one worker process on this host."""
+    if not can_start():
+        raise Problem(403, "starting_is_off", "This server does not start workers.")
+    flags = {} if body.concurrency is None else {"concurrency": body.concurrency}
+    pid = _processes().start(flags=flags)
+    return StartedWorker(host=socket.gethostname(), pid=pid), 201
+
+
+@bp.post("/workers/<worker_id:worker_id>/stop", responses={202: StopRequested})
+@access.operator
+def stop(path: WorkerPath, body: StopWorkers) -> Any:
+    """Ask one worker to drain, on whichever host it runs."""
+    worker = get_worker(path.worker_id)
+    if worker is None:
+        raise Problem(404, "unknown_worker", f"There is no worker {path.worker_id}.")
+    if worker.state is WorkerState.STOPPED:
+        raise Problem(409, "worker_stopped", "The worker has stopped already.")
+    asked = call(request_stop, current_portal().pool, path.worker_id, body.operator)
+    return StopRequested(requested=asked), 202
+
+
+@bp.post("/workers/stop", responses={202: StopRequested})
+@access.operator
+def stop_all(body: StopWorkers) -> Any:
+    """Ask every worker to drain."""
+    asked = call(request_stop, current_portal().pool, None, body.operator)
+    return StopRequested(requested=asked), 202
+
+
+def can_start() -> bool:
+    """Whether this server starts workers: only where nobody else can reach it."""
+    settings: Settings = current_app.config["SETTINGS"]
+    return settings.host in LOOPBACK_HOSTS
+
+
+def _processes() -> WorkerProcesses:
+    """The processes that this server looks after."""
+    settings: Settings = current_app.config["SETTINGS"]
+    processes: WorkerProcesses = current_app.extensions.setdefault(
+        "worker_processes", WorkerProcesses(settings)
+    )
+    processes.reap()
+    return processes
