@@ -1,0 +1,1 @@
+"""Chores of the developers, never imported by the program."""
