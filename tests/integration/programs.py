@@ -1,0 +1,90 @@
+"""Programs of the project as real processes, for tests."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+PATIENCE = 30.0
+
+
+class Program:
+    """A running program whose output is kept, line by line."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+        self._silent = 0  # streams that have come to their end
+        self._more = asyncio.Condition()
+        self._readers = [
+            asyncio.create_task(self._read(stream))
+            for stream in (process.stdout, process.stderr)
+            if stream is not None
+        ]
+
+    async def _read(self, stream: asyncio.StreamReader) -> None:
+        async for line in stream:
+            async with self._more:
+                self.lines.append(line.decode().rstrip("\n"))
+                self._more.notify_all()
+        async with self._more:
+            self._silent += 1
+            self._more.notify_all()
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    @property
+    def output(self) -> str:
+        return "\n".join(self.lines)
+
+    async def says(self, text: str) -> str:
+        """Wait for a line with *text* in it; fails when the program ends without one."""
+
+        def found() -> str | None:
+            return next((line for line in self.lines if text in line), None)
+
+        async with asyncio.timeout(PATIENCE), self._more:
+            await self._more.wait_for(lambda: found() or self._silent == len(self._readers))
+        line = found()
+        assert line is not None, f"it never said {text!r}:\n{self.output}"
+        return line
+
+    async def ends(self) -> int:
+        """Wait for its end; returns the exit code."""
+        async with asyncio.timeout(PATIENCE):
+            code = await self.process.wait()
+            await asyncio.gather(*self._readers)
+        return code
+
+
+@asynccontextmanager
+async def program(*arguments: str, **environment: str) -> AsyncIterator[Program]:
+    """`python *arguments` with additions to the environment; killed at the end if it still runs."""
+    clean = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("WORKER_", "RETRY_", "LOG_"))
+    }
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *arguments,
+        cwd=ROOT,
+        env={**clean, **environment},
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    running = Program(process)
+    try:
+        yield running
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await running.ends()

