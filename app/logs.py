@@ -18,8 +18,10 @@ from app.config import LogFormat
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _URI_PASSWORD = re.compile(r"(?P<login>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*@", re.IGNORECASE)
 _WORD_PASSWORD = re.compile(
-    r"(?P<name>\bpassword['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,&}]+)", re.IGNORECASE
+    r"(?P<name>\b\w*(?:password|secret)\w*['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,&}]+)",
+    re.IGNORECASE,
 )
+_SECRET_NAME = re.compile(r"password|secret|token|dsn", re.IGNORECASE)
 # Everything that a terminal or a reader of lines could take for the end of a line.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _PLAIN = re.compile(r"[^\s\"=]+")
@@ -78,11 +80,12 @@ def _time(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str, Any]:
-    fields = {
-        name: _clean(value)
+    given = {
+        name: value
         for name, value in vars(record).items()
         if name not in _STANDARD and not name.startswith("_") and value is not None
     }
+    fields: dict[str, Any] = _clean(given)
     if record.exc_info and record.exc_info[1] is not None:
         fields["exception"] = masked(formatter.formatException(record.exc_info))
     return fields
@@ -98,7 +101,10 @@ def _clean(value: Any) -> Any:
         case list() | tuple() | set() | frozenset():
             return [_clean(item) for item in value]
         case dict():
-            return {str(name): _clean(item) for name, item in value.items()}
+            return {
+                str(name): "***" if _SECRET_NAME.search(str(name)) else _clean(item)
+                for name, item in value.items()
+            }
         case _:
             return masked(str(value))
 
