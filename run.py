@@ -68,8 +68,7 @@ def _serve(settings: Settings, worker_count: int) -> None:
         ensure_style_sheet()
         database = stack.enter_context(open_database(settings, on_step=_say))
         app = create_app(settings)
-        if portal := app.extensions.get("portal"):
-            stack.callback(portal.close)
+        stack.callback(app.extensions["portal"].close)
         workers = WorkerProcesses(settings)
         app.extensions["worker_processes"] = workers
         stack.enter_context(_looked_after(workers))
@@ -144,7 +143,7 @@ def ensure_style_sheet() -> None:
         )
     _say("Building the style sheet")
     draft = STYLE_SHEET.with_suffix(".draft.css")
-    built = subprocess.run(
+    built = subprocess.run(  # nosec B603
         [program, "--input", STYLE_SOURCE, "--output", draft, "--minify"],
         cwd=PROJECT_ROOT,
         capture_output=True,

@@ -186,7 +186,7 @@ class BehaviorDistribution(RootModel[dict[_Type, _Percent]]):
         order = bytearray()
         for position, kind in enumerate(kinds):
             order += bytes([position]) * counts[kind]
-        random.Random(seed).shuffle(order)
+        random.Random(seed).shuffle(order)  # nosec B311
         return map(kinds.__getitem__, order)
 
 

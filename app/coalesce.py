@@ -102,7 +102,7 @@ class Coalescer(Generic[K, V, R]):
                     "set_call_retried",
                     extra={"size": len(calls), "error": " ".join(str(exc).split())},
                 )
-                await asyncio.sleep(pause * (0.5 + random.random() / 2))
+                await asyncio.sleep(pause * (0.5 + random.random() / 2))  # nosec B311
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)
                 calls = [call for call in calls if not call.answer.done()]
             else:

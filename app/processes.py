@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
+import subprocess  # nosec B404
 import sys
 import threading
 import time
@@ -66,7 +66,7 @@ class WorkerProcesses:
             command += ["--domain", domain]
         for name, value in (flags or {}).items():
             command += [f"--{name}", str(value)]
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # nosec B603
             command,
             cwd=PROJECT_ROOT,
             env=self._environment(),

@@ -229,8 +229,7 @@ async def read_configuration(conn: Connection) -> StoredConfiguration:
     """The configuration as it is stored."""
     async with conn.cursor(row_factory=class_row(StoredConfiguration)) as cur:
         await cur.execute("select worker, retry, version from app_config")
-        row = await cur.fetchone()
-    assert row is not None  # V003 inserts the one row, and nothing deletes it
+        [row] = await cur.fetchall()  # V003 inserts the one row, and nothing deletes it
     return row
 
 
@@ -259,8 +258,7 @@ async def write_configuration(
             """,
             {"worker": Jsonb(worker), "retry": Jsonb(retry), "changed_by": changed_by},
         )
-        row = await cur.fetchone()
-    assert row is not None  # there is always exactly one row
+        [row] = await cur.fetchall()
     return row
 
 
