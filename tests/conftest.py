@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
 from uuid import uuid4
 
 import psycopg
@@ -85,6 +86,20 @@ def template_database(server_url: str) -> str:
 @pytest.fixture
 def make_database(server_url: str) -> Iterator[Callable[[str], str]]:
     """Makes databases, each a copy of the database that it is given; all go after the test."""
+    with databases(server_url) as make:
+        yield make
+
+
+@pytest.fixture(scope="session")
+def shared_database_url(server_url: str, template_database: str) -> Iterator[str]:
+    """The URI of a migrated database for tests that only look at it."""
+    with databases(server_url) as make:
+        yield make(template_database)
+
+
+@contextmanager
+def databases(server_url: str) -> Iterator[Callable[[str], str]]:
+    """Makes copies of databases, and drops them at the end."""
     made: list[str] = []
 
     def make(template: str) -> str:

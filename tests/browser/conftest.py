@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import os
 import re
 import shutil
+import signal
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -18,7 +23,7 @@ from jinja2 import ChoiceLoader, FileSystemLoader
 from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route, sync_playwright
 from waitress.server import create_server
 
-from app import access, assets, create_app
+from app import access, assets, create_app, models
 
 HERE = Path(__file__).parent
 CHROMIUM_FLAGS = [
@@ -67,9 +72,17 @@ def vendor() -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
-def foundation_app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
+def foundation_app(
+    tmp_path_factory: pytest.TempPathFactory, shared_database_url: str
+) -> Iterator[Flask]:
     """The application with a page that shows every macro once."""
-    app = create_app({"data_dir": tmp_path_factory.mktemp("web"), "secret_key": "not a secret"})
+    app = create_app(
+        {
+            "database_url": shared_database_url,
+            "data_dir": tmp_path_factory.mktemp("web"),
+            "secret_key": "not a secret",
+        }
+    )
     assert app.jinja_env.loader is not None
     app.jinja_env.loader = ChoiceLoader(
         [app.jinja_env.loader, FileSystemLoader(HERE / "templates")]
@@ -86,25 +99,15 @@ def foundation_app(tmp_path_factory: pytest.TempPathFactory) -> Flask:
     def gallery_rows():
         return render_template("gallery_rows.html", **_gallery_context(next(ticks) + 1))
 
-    return app
+    yield app
+    _close(app)
 
 
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[[Flask], str]]:
     """Serve an application on a free port and give its address, until the tests are over."""
-    servers = []
-
-    def serve(app: Flask) -> str:
-        listener = socket.create_server(("127.0.0.1", 0))
-        server = create_server(app, sockets=[listener], threads=8)
-        thread = threading.Thread(target=server.run, daemon=True)
-        thread.start()
-        servers.append(server)
-        return f"http://127.0.0.1:{listener.getsockname()[1]}"
-
-    yield serve
-    for server in servers:
-        server.close()
+    with ExitStack() as servers:
+        yield lambda app: servers.enter_context(_served(app))
 
 
 @pytest.fixture(scope="session")
@@ -117,6 +120,110 @@ def make_page(
     browser: Browser, base_url: str, vendor: dict[str, Path]
 ) -> Iterator[Callable[..., Page]]:
     """Make pages of any size; what the browser complains about fails the test."""
+    with _pages_of(browser, base_url, vendor) as make_page:
+        yield make_page
+
+
+@pytest.fixture
+def page(make_page: Callable[..., Page]) -> Page:
+    return make_page()
+
+
+@pytest.fixture
+def live_app(database_url: str, tmp_path: Path) -> Iterator[Flask]:
+    """The whole application on a database of its own."""
+    app = create_app(
+        {"database_url": database_url, "data_dir": tmp_path, "secret_key": "not a secret"}
+    )
+    yield app
+    _close(app)
+
+
+@pytest.fixture
+def live_url(live_app: Flask) -> Iterator[str]:
+    """Where the whole application is served."""
+    with _served(live_app) as url:
+        yield url
+
+
+@pytest.fixture
+def make_live_page(
+    browser: Browser, live_url: str, vendor: dict[str, Path]
+) -> Iterator[Callable[..., Page]]:
+    """The same as make_page, of the whole application."""
+    with _pages_of(browser, live_url, vendor) as make_page:
+        yield make_page
+
+
+@pytest.fixture
+def live_page(make_live_page: Callable[..., Page]) -> Page:
+    return make_live_page()
+
+
+@pytest.fixture
+def start_live_worker(database_url: str) -> Iterator[Callable[..., subprocess.Popen[bytes]]]:
+    """Start real worker processes on the test's database; options as of `python -m app.worker`."""
+    with ExitStack() as workers:
+
+        def start(*options: str) -> subprocess.Popen[bytes]:
+            return workers.enter_context(_worker_process(database_url, options))
+
+        yield start
+
+
+@pytest.fixture
+def live_worker(
+    start_live_worker: Callable[..., subprocess.Popen[bytes]],
+) -> subprocess.Popen[bytes]:
+    """A real worker process on the test's database, with short delays between attempts."""
+    return start_live_worker("--base-delay-ms", "50", "--poll-interval", "0.2")
+
+
+def _close(app: Flask) -> None:
+    """Give back what *app* holds: connections, its loop, worker processes that it started."""
+    with app.app_context():
+        models.db.engine.dispose()
+    if processes := app.extensions.get("worker_processes"):
+        processes.stop(seconds=10)
+    app.extensions["portal"].close()
+
+
+@contextmanager
+def _worker_process(
+    database_url: str, options: tuple[str, ...]
+) -> Iterator[subprocess.Popen[bytes]]:
+    process = subprocess.Popen(
+        [sys.executable, "-m", "app.worker", *options],
+        cwd=HERE.parent.parent,
+        env={**os.environ, "DATABASE_URL": database_url, "LOG_LEVEL": "WARNING"},
+        stdin=subprocess.DEVNULL,
+    )
+    try:
+        yield process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        try:
+            process.wait(10)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+
+
+@contextmanager
+def _served(app: Flask) -> Iterator[str]:
+    """*app* on a free port; its address."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    server = create_server(app, sockets=[listener], threads=8)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    server.close()
+
+
+@contextmanager
+def _pages_of(
+    browser: Browser, base_url: str, vendor: dict[str, Path]
+) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []
     complaints: list[str] = []
 
@@ -150,11 +257,6 @@ def make_page(
     for context in contexts:
         context.close()
     assert complaints == []
-
-
-@pytest.fixture
-def page(make_page: Callable[..., Page]) -> Page:
-    return make_page()
 
 
 def _answer_for_cdn(route: Route, cdn: str, vendor: dict[str, Path]) -> None:
