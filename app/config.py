@@ -48,6 +48,8 @@ class Settings:
     allowed_hosts: tuple[str, ...] = ()
     # Serve the browser libraries from app/static/vendor (see app/assets.py) instead of their CDN.
     local_assets: bool = False
+    # Start worker processes from the browser and the API; never where others can reach the server.
+    start_workers: bool = True
     # None means that the web application makes one and keeps it under data_dir.
     secret_key: str | None = field(default=None, repr=False)
     log_format: LogFormat = LogFormat.TEXT
@@ -75,6 +77,7 @@ class Settings:
             port=values.integer("PORT", cls.port, low=1, high=65535),
             allowed_hosts=values.names("ALLOWED_HOSTS"),
             local_assets=values.boolean("LOCAL_ASSETS"),
+            start_workers=values.boolean("START_WORKERS", default=cls.start_workers),
             secret_key=values.text("SECRET_KEY"),
             log_format=LogFormat(
                 values.choice("LOG_FORMAT", tuple(LogFormat), cls.log_format, fold=str.lower)
@@ -112,8 +115,9 @@ class _Values:
             part.strip().lower() for part in (self.text(name) or "").split(",") if part.strip()
         )
 
-    def boolean(self, name: str) -> bool:
-        return self.choice(name, ("true", "false"), "false", fold=str.lower) == "true"
+    def boolean(self, name: str, *, default: bool = False) -> bool:
+        text = str(default).lower()
+        return self.choice(name, ("true", "false"), text, fold=str.lower) == "true"
 
     def integer(self, name: str, default: int, *, low: int, high: int) -> int:
         value = self.text(name)

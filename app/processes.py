@@ -8,6 +8,7 @@ import subprocess  # nosec B404
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -19,6 +20,7 @@ from app.config import PROJECT_ROOT, Settings
 from commandbus import store
 
 POLL_SECONDS = 0.05
+KEPT_FAILURES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +48,7 @@ class WorkerProcesses:
         self._settings = settings
         self._lock = threading.Lock()
         self._running: dict[int, subprocess.Popen[bytes]] = {}
+        self._failed: deque[tuple[float, EndedProcess]] = deque(maxlen=KEPT_FAILURES)
 
     @property
     def pids(self) -> list[int]:
@@ -87,7 +90,15 @@ class WorkerProcesses:
             ]
             for each in ended:
                 self._forget(each.pid)
+                if each.code > 0:
+                    self._failed.append((time.monotonic(), each))
         return ended
+
+    def failed_within(self, seconds: float) -> list[EndedProcess]:
+        """The latest few that ended by themselves with an error in the last *seconds*."""
+        earliest = time.monotonic() - seconds
+        with self._lock:
+            return [each for at, each in self._failed if at >= earliest]
 
     def send_signal(self, number: signal.Signals) -> None:
         """Send a signal to every process that runs; to one that has just ended it does nothing."""

@@ -2,23 +2,19 @@
 
 from __future__ import annotations
 
-import socket
 from datetime import datetime
 from typing import Any
 
-from flask import current_app
 from pydantic import Field
 
-from app import access
+from app import access, local_workers
 from app.api import bp
 from app.api.routing import Answer, Body, WorkerPath
 from app.api.schemas import DEFAULT_OPERATOR, OperatorName
-from app.config import Settings
 from app.errors import Problem
 from app.models import WorkerState, get_worker, list_workers
 from app.portal import call, current_portal
-from app.processes import WorkerProcesses, request_stop
-from app.security import LOOPBACK_HOSTS
+from app.processes import request_stop
 
 
 class StartWorker(Body):
@@ -84,7 +80,8 @@ class StopRequested(Answer):
 def workers() -> Any:
     """The worker processes of all hosts."""
     return WorkerList(
-        workers=[WorkerItem.model_validate(row) for row in list_workers()], can_start=can_start()
+        workers=[WorkerItem.model_validate(row) for row in list_workers()],
+        can_start=local_workers.can_start(),
     )
 
 
@@ -92,11 +89,8 @@ def workers() -> Any:
 @access.operator
 def start(body: StartWorker) -> Any:
     """Start one worker process on this host."""
-    if not can_start():
-        raise Problem(403, "starting_is_off", "This server does not start workers.")
-    flags = {} if body.concurrency is None else {"concurrency": body.concurrency}
-    pid = _processes().start(flags=flags)
-    return StartedWorker(host=socket.gethostname(), pid=pid), 201
+    pid = local_workers.start(body.concurrency)
+    return StartedWorker(host=local_workers.own_host(), pid=pid), 201
 
 
 @bp.post("/workers/<worker_id:worker_id>/stop", responses={202: StopRequested})
@@ -118,19 +112,3 @@ def stop_all(body: StopWorkers) -> Any:
     """Ask every worker to drain."""
     asked = call(request_stop, current_portal().pool, None, body.operator)
     return StopRequested(requested=asked), 202
-
-
-def can_start() -> bool:
-    """Whether this server starts workers: only where nobody else can reach it."""
-    settings: Settings = current_app.config["SETTINGS"]
-    return settings.host in LOOPBACK_HOSTS
-
-
-def _processes() -> WorkerProcesses:
-    """The processes that this server looks after."""
-    settings: Settings = current_app.config["SETTINGS"]
-    processes: WorkerProcesses = current_app.extensions.setdefault(
-        "worker_processes", WorkerProcesses(settings)
-    )
-    processes.reap()
-    return processes
