@@ -190,8 +190,9 @@ class ReadConnection(psycopg.Connection[TupleRow]):
 
 
 def connect_to_read(portal: Portal) -> psycopg.Connection[TupleRow]:
-    """A new connection for read queries."""
-    return ReadConnection.connect(portal.url, **_connection_options(portal.url))
+    """A new connection for read queries, each planned for the values that it is asked with."""
+    options = _connection_options(portal.url)
+    return ReadConnection.connect(portal.url, prepare_threshold=None, **options)
 
 
 def init_app(app: Flask) -> None:

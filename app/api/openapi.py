@@ -22,6 +22,7 @@ def describe(app: Flask) -> None:
     """Errors are described by our own model instead of the extension's."""
     if isinstance(app, OpenAPI):
         app.validation_error_model = schemas.Problem
+        app.security_schemes = {}  # the extension would write null, which is no valid document
         app.info.description = "Send commands, watch them, and help those that need an operator."
 
 

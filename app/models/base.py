@@ -8,9 +8,12 @@ from typing import Any
 
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
+from psycopg import Connection
+from psycopg.rows import TupleRow
+from psycopg.types.json import set_json_loads
 from sqlalchemy.orm import DeclarativeBase
 
-from app.portal import connect_to_read
+from app.portal import Portal, connect_to_read
 
 READABLE_DEPTH = 100
 
@@ -29,13 +32,18 @@ def init_app(app: Flask) -> None:
     """
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "creator": partial(connect_to_read, app.extensions["portal"]),
+        "creator": partial(_connect, app.extensions["portal"]),
         "isolation_level": "AUTOCOMMIT",
-        "json_deserializer": readable_json,
         "pool_pre_ping": True,
         "pool_timeout": 5,
     }
     db.init_app(app)
+
+
+def _connect(portal: Portal) -> Connection[TupleRow]:
+    conn = connect_to_read(portal)
+    set_json_loads(readable_json, conn)  # a creator's connections miss what SQLAlchemy would set
+    return conn
 
 
 def readable_json(text: str | bytes) -> Any:

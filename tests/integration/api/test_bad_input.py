@@ -1,0 +1,300 @@
+"""Every kind of bad input has its own answer, and none is a fault of ours."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import uuid4
+
+import pytest
+from flask.testing import FlaskClient
+
+from tests.integration.api.conftest import got
+
+ID = "0190f5b2-7c1e-7a3b-8c2d-1e2f3a4b5c6d"
+SUCCESS = '{"behavior": {"type": "success"}%s}'
+
+
+def _with(rest: str) -> str:
+    return SUCCESS % f", {rest}"
+
+
+MALFORMED = {
+    "empty": b"",
+    "not json": b"{",
+    "trailing text": (SUCCESS % "").encode() + b" x",
+    "bad utf-8": b'{"behavior": {"type": "success"}, "payload": {"a": "\xff"}}',
+    "byte order mark": b"\xef\xbb\xbf{}",
+    "too deep": _with('"payload": ' + '{"a":' * 70 + "1" + "}" * 70).encode(),
+    "absurdly deep": b"[" * 100_000,
+    "NaN": _with('"payload": {"a": NaN}').encode(),
+    "Infinity": _with('"payload": {"a": -Infinity}').encode(),
+    "infinite float": _with('"payload": {"a": 1e999}').encode(),
+    "giant integer": _with('"payload": {"a": ' + "9" * 5000 + "}").encode(),
+    "same key twice": _with('"payload": {"a": 1, "a": 2}').encode(),
+}
+
+
+@pytest.mark.parametrize("body", MALFORMED.values(), ids=MALFORMED.keys())
+def test_what_is_not_json_is_answered_400(client: FlaskClient, body: bytes) -> None:
+    answer = client.post("/api/v1/commands", data=body, content_type="application/json")
+
+    assert answer.status_code == 400
+    assert_problem(answer, "malformed_json")
+
+
+INVALID_COMMANDS = {
+    "array": "[]",
+    "null": "null",
+    "no behavior": "{}",
+    "unknown field": _with('"colour": 1'),
+    "unknown behavior field": '{"behavior": {"type": "success", "colour": 1}}',
+    "unknown type": '{"behavior": {"type": "explode"}}',
+    "type is a number": '{"behavior": {"type": 1}}',
+    "NUL": _with('"payload": {"a": "\\u0000"}'),
+    "NUL in a key": _with('"payload": {"\\u0000": 1}'),
+    "lone surrogate": _with('"payload": {"a": "\\ud800"}'),
+    "lone surrogate in a key": _with('"payload": {"\\udfff": 1}'),
+    "NUL in reply_to": _with('"reply_to": "a\\u0000"'),
+    "true for 1": _with('"max_attempts": true'),
+    "text for a number": _with('"max_attempts": "5"'),
+    "float for an integer": _with('"max_attempts": 5.5'),
+    "zero attempts": _with('"max_attempts": 0'),
+    "negative": _with('"max_attempts": -1'),
+    "2^63": _with(f'"max_attempts": {2**63}'),
+    "payload is a list": _with('"payload": []'),
+    "id without hyphens": _with(f'"command_id": "{ID.replace("-", "")}"'),
+    "id in upper case": _with(f'"command_id": "{ID.upper()}"'),
+    "id in braces": _with(f'"command_id": "{{{ID}}}"'),
+    "id as a urn": _with(f'"command_id": "urn:uuid:{ID}"'),
+    "id is a number": _with('"command_id": 5'),
+    "unknown reply queue": _with('"reply_to": "nowhere__replies"'),
+}
+
+
+@pytest.mark.parametrize("body", INVALID_COMMANDS.values(), ids=INVALID_COMMANDS.keys())
+def test_values_that_no_command_can_have_are_answered_422(client: FlaskClient, body: str) -> None:
+    answer = client.post("/api/v1/commands", data=body, content_type="application/json")
+
+    assert answer.status_code == 422
+    assert_problem(answer)
+
+
+INVALID_BULKS: dict[str, dict[str, Any]] = {
+    "no count": {},
+    "zero": {"count": 0},
+    "negative": {"count": -1},
+    "true for 1": {"count": True},
+    "text": {"count": "5"},
+    "2^63": {"count": 2**63},
+    "above a million": {"count": 1_000_001},
+    "percentages below 100": {"count": 1, "behavior_distribution": {"success": 99}},
+    "percentages above 100": {
+        "count": 1,
+        "behavior_distribution": {"success": 100, "fail_permanent": 1},
+    },
+    "negative percentage": {
+        "count": 1,
+        "behavior_distribution": {"success": 101, "fail_permanent": -1},
+    },
+    "no percentages": {"count": 1, "behavior_distribution": {}},
+    "unknown type": {"count": 1, "behavior_distribution": {"explode": 100}},
+    "behavior twice": {
+        "count": 1,
+        "behavior": {"type": "success"},
+        "behavior_distribution": {"success": 100},
+    },
+    "negative delay": {"count": 1, "delay_ms": -1},
+    "unknown field": {"count": 1, "colour": "red"},
+}
+
+
+@pytest.mark.parametrize("body", INVALID_BULKS.values(), ids=INVALID_BULKS.keys())
+def test_impossible_bulks_are_answered_422(client: FlaskClient, body: dict[str, Any]) -> None:
+    answer = client.post("/api/v1/commands/bulk", json=body)
+
+    assert answer.status_code == 422
+    assert_problem(answer)
+    assert got(client.get("/api/v1/commands"))["total"] == 0
+
+
+INVALID_QUERIES = [
+    "/commands?limit=0",
+    "/commands?limit=101",
+    "/commands?limit=-1",
+    "/commands?limit=5.0",
+    "/commands?limit=1e1",
+    "/commands?limit=%20",
+    "/commands?limit=",
+    "/commands?limit=99999999999999999999",
+    "/commands?limit=%D9%A1",
+    "/commands?limit=1&limit=2",
+    "/commands?offset=-1",
+    "/commands?offset=10001",
+    "/commands?sort=status",
+    "/commands?cursor=x",
+    "/commands?cursor=",
+    "/commands?cursor=~",
+    "/commands?cursor=MjAyNi0",
+    "/commands?status=pending",
+    "/commands?status=DONE",
+    "/commands?status=",
+    "/commands?domain=A",
+    "/commands?domain=a%00",
+    "/commands?q=%00",
+    "/commands?created_after=2026-01-01T00:00:00",
+    "/commands?created_after=2026-01-01",
+    "/commands?created_after=2026-02-30T00:00:00Z",
+    "/commands?created_after=2026-01-01T25:00:00Z",
+    "/commands?created_after=0001-01-01T00:00:00Z",
+    "/commands?created_after=1767225600",
+    "/commands?created_after=now",
+    "/commands?created_after=2026-01-02T00:00:00Z&created_before=2026-01-01T00:00:00Z",
+    "/tsq?limit=1000",
+    "/tsq?group_id=1",
+    "/tsq?cursor=abc",
+    "/tsq/groups?domain=%27",
+    "/tsq/rejected?limit=1",
+    "/audit?event_type=SEND",
+    "/audit?since=2026-01-02T00:00:00Z&until=2026-01-01T00:00:00Z",
+    "/audit?cursor=0",
+    "/audit?cursor=-5",
+    "/audit?cursor=99999999999999999999",
+    "/stats?domain=test",
+    "/stats/throughput?window_seconds=0",
+    "/stats/throughput?window_seconds=86401",
+    "/stats/history?window_seconds=86400&step_seconds=1",
+    f"/stats/load-test?run_id={ID.upper()}",
+    "/openapi.json?x=1",
+    "/workers?limit=5",
+    "/config?x=1",
+    f"/commands/{ID}?domain=",
+]
+
+
+@pytest.mark.parametrize("query", INVALID_QUERIES)
+def test_queries_out_of_range_are_answered_422(client: FlaskClient, query: str) -> None:
+    answer = client.get(f"/api/v1{query}")
+
+    assert answer.status_code == 422, answer.text
+    assert_problem(answer)
+
+
+UNKNOWN = [
+    ("get", f"/commands/{ID}"),
+    ("get", f"/commands/{ID.upper()}"),
+    ("get", f"/commands/{ID.replace('-', '')}"),
+    ("get", "/commands/1"),
+    ("get", f"/commands/{ID}/"),
+    ("get", f"/audit/{ID}"),
+    ("get", "/audit/x"),
+    ("get", "/nothing"),
+    ("post", f"/commands/{ID}/cancel"),
+    ("post", f"/tsq/{ID}/retry"),
+    ("post", f"/tsq/{ID}/cancel"),
+    ("post", f"/tsq/{ID}/complete"),
+    ("post", f"/tsq/{ID}/undo-retry"),
+    ("post", "/tsq/x/retry"),
+    ("post", "/workers/7/stop"),
+    ("post", "/workers/007/stop"),
+    ("post", "/workers/0/stop"),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), UNKNOWN)
+def test_what_does_not_exist_is_answered_404(client: FlaskClient, method: str, path: str) -> None:
+    body = {"reason": "because"} if path.endswith("cancel") else {}
+    url = f"/api/v1{path}"
+    answer = client.get(url) if method == "get" else client.post(url, json=body)
+
+    assert answer.status_code == 404
+    assert_problem(answer)
+
+
+@pytest.mark.parametrize("path", ["/commands", "/commands/quick", "/tsq/bulk-retry", "/workers"])
+@pytest.mark.parametrize("media_type", ["text/plain", "application/x-www-form-urlencoded", None])
+def test_another_media_type_is_answered_415(
+    client: FlaskClient, path: str, media_type: str | None
+) -> None:
+    answer = client.post(f"/api/v1{path}", data="{}", content_type=media_type)
+
+    assert answer.status_code == 415
+    assert_problem(answer, "unsupported_media_type")
+
+
+def test_a_payload_over_256_kb_is_answered_413(client: FlaskClient) -> None:
+    answer = client.post(
+        "/api/v1/commands",
+        json={"behavior": {"type": "success"}, "payload": {"a": "x" * 256 * 1024}},
+    )
+
+    assert answer.status_code == 413
+    assert_problem(answer, "payload_too_large")
+
+
+def test_a_request_over_1_mb_is_answered_413(client: FlaskClient) -> None:
+    answer = client.post("/api/v1/commands", json={"payload": "x" * 1024 * 1024})
+
+    assert answer.status_code == 413
+    assert_problem(answer, "too_large")
+
+
+def test_a_wrong_method_is_answered_405_with_those_allowed(client: FlaskClient) -> None:
+    answer = client.delete("/api/v1/commands")
+
+    assert answer.status_code == 405
+    assert set(answer.headers["Allow"].split(", ")) >= {"GET", "POST"}
+    assert_problem(answer, "method_not_allowed")
+
+
+INVALID_CHOICES: dict[str, dict[str, Any]] = {
+    "nothing": {},
+    "both": {"command_ids": [ID], "filter": {}},
+    "no ids": {"command_ids": []},
+    "501 ids": {"command_ids": [str(uuid4()) for _ in range(501)]},
+    "id not canonical": {"command_ids": [ID.upper()]},
+    "unknown filter": {"filter": {"colour": "red"}},
+    "negative delay": {"command_ids": [ID], "delay_seconds": -1},
+    "empty operator": {"command_ids": [ID], "operator": ""},
+}
+
+
+@pytest.mark.parametrize("body", INVALID_CHOICES.values(), ids=INVALID_CHOICES.keys())
+def test_impossible_sets_are_answered_422(client: FlaskClient, body: dict[str, Any]) -> None:
+    answer = client.post("/api/v1/tsq/bulk-retry", json=body)
+
+    assert answer.status_code == 422
+    assert_problem(answer)
+
+
+INVALID_CONFIGS: dict[str, dict[str, Any]] = {
+    "unknown option": {"worker": {"colour": 1}},
+    "too small": {"worker": {"concurrency": 0}},
+    "true for 1": {"worker": {"concurrency": True}},
+    "float": {"retry": {"max_attempts": 2.5}},
+    "null": {"retry": {"max_attempts": None}},
+    "text": {"version": "1"},
+}
+
+
+@pytest.mark.parametrize("body", INVALID_CONFIGS.values(), ids=INVALID_CONFIGS.keys())
+def test_impossible_configurations_are_answered_422(
+    client: FlaskClient, body: dict[str, Any]
+) -> None:
+    answer = client.put("/api/v1/config", json=body)
+
+    assert answer.status_code == 422
+    assert_problem(answer)
+    assert got(client.get("/api/v1/config"))["version"] == 1
+
+
+def assert_problem(answer: Any, code: str | None = None) -> None:
+    """The answer is a problem document with every member, and tells nothing of the inside."""
+    assert answer.mimetype == "application/problem+json"
+    problem = answer.json
+    assert problem.keys() >= {"type", "title", "status", "detail", "code", "request_id", "errors"}
+    assert problem["status"] == answer.status_code
+    assert problem["request_id"] == answer.headers["X-Request-ID"]
+    if code is not None:
+        assert problem["code"] == code
+    for secret in ("Traceback", "psycopg", "select ", "command_bus_"):
+        assert secret not in answer.text

@@ -1,0 +1,260 @@
+"""Sending, listing, looking at and cancelling commands over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.models import TestCommand
+from commandbus.errors import DuplicateCommandError
+from tests.integration.api.conftest import got
+
+URL = "/api/v1/commands"
+
+
+def test_a_sent_command_is_answered_as_the_contract_says(client: FlaskClient) -> None:
+    answer = client.post(
+        URL,
+        json={
+            "behavior": {"type": "fail_permanent", "error_code": "NO_FUNDS"},
+            "payload": {"n": 1},
+            "correlation_id": "0190f5b2-7c1e-7a3b-8c2d-1e2f3a4b5c6d",
+            "max_attempts": 5,
+        },
+    )
+
+    assert answer.status_code == 201
+    body = got(answer)
+    assert body.keys() == {
+        "command_id", "status", "msg_id", "behavior", "payload", "correlation_id",
+    }  # fmt: skip
+    assert body["status"] == "PENDING"
+    assert body["behavior"] == {"type": "fail_permanent", "error_code": "NO_FUNDS"}
+    stored = got(client.get(f"{URL}/{body['command_id']}"))
+    assert stored["payload"] == {"n": 1}
+    assert stored["behavior"] == body["behavior"]
+    assert stored["max_attempts"] == 5
+    assert stored["explanation"].startswith("It waits for attempt 1 of 5, and no worker is running")
+
+
+def test_the_same_content_is_answered_200_and_other_content_409(client: FlaskClient) -> None:
+    body: dict[str, Any] = {
+        "command_id": str(uuid4()),
+        "behavior": {"type": "success"},
+        "payload": {"n": 1},
+    }
+    first = client.post(URL, json=body)
+
+    same = client.post(URL, json={**body, "behavior": {"type": "success", "execution_time_ms": 0}})
+    others = [
+        client.post(URL, json={**body, "behavior": {"type": "fail_permanent"}}),
+        client.post(URL, json={**body, "payload": {"n": 2}}),
+        client.post(URL, json={**body, "max_attempts": 2}),
+        client.post(URL, json={**body, "reply_to": "test__replies"}),
+    ]
+
+    assert (first.status_code, same.status_code) == (201, 200)
+    assert got(same)["msg_id"] == got(first)["msg_id"]
+    assert [other.status_code for other in others] == [409] * 4
+    assert {got(other)["code"] for other in others} == {"duplicate_command"}
+    assert got(client.get(URL))["total"] == 1
+
+
+def test_of_many_threads_that_send_one_id_exactly_one_creates_it(app: Flask) -> None:
+    body = {"command_id": str(uuid4()), "behavior": {"type": "success"}}
+
+    with ThreadPoolExecutor(8) as threads:
+        answers = list(
+            threads.map(lambda _: app.test_client().post(URL, json=body).status_code, range(24))
+        )
+
+    assert sorted(answers) == [200] * 23 + [201]
+
+
+def test_a_command_without_behavior_is_not_given_one(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    command_id = str(uuid4())
+    conn.execute(
+        "select command_bus.send_commands('test', jsonb_build_array(jsonb_build_object("
+        "'command_id', %s::text, 'command_type', 'TestCommand')))",
+        (command_id,),
+    )
+
+    answer = client.post(URL, json={"command_id": command_id, "behavior": {"type": "success"}})
+
+    assert answer.status_code == 409
+    assert conn.execute("select count(*) from test_command").fetchone() == (0,)
+
+
+def test_a_test_command_and_its_command_live_together(app: Flask) -> None:
+    with app.app_context():
+        sent = TestCommand.create({"type": "success"}, {"n": 1})
+        stored = TestCommand.get(sent.command_id)
+        assert stored is not None
+        stored.update(behavior={"type": "fail_permanent"})
+        assert stored.behavior == {"type": "fail_permanent"}
+        with pytest.raises(DuplicateCommandError):
+            TestCommand.create({"type": "success"}, {"n": 1}, command_id=sent.command_id)
+        stored.delete()
+        assert TestCommand.get(sent.command_id) is None
+
+
+def test_bulk_creates_the_distribution_exactly_and_names_the_run(client: FlaskClient) -> None:
+    distribution = {"success": 90, "fail_transient_then_succeed": 5, "fail_permanent": 5}
+
+    answer = client.post(
+        f"{URL}/bulk", json={"count": 1000, "behavior_distribution": distribution, "delay_ms": 10}
+    )
+
+    assert answer.status_code == 201
+    body = got(answer)
+    assert body["created"] == 1000
+    assert len(body["command_ids"]) == 100
+    assert body["behavior_distribution"] == distribution
+    assert body["generation_time_ms"] >= 0
+    assert body["queue_time_ms"] >= 0
+    progress = got(client.get(f"/api/v1/stats/load-test?run_id={body['run_id']}"))
+    assert (progress["total_commands"], progress["pending"]) == (1000, 1000)
+    assert progress["progress_percent"] == 0
+    one = got(client.get(f"{URL}/{body['command_ids'][0]}"))
+    assert one["behavior"]["execution_time_ms"] == 10
+
+
+def test_pages_by_cursor_show_every_command_once_in_both_directions(
+    client: FlaskClient, send: Callable[..., str]
+) -> None:
+    sent = [send() for _ in range(7)]
+
+    def walk(url: str, link: str) -> list[list[str]]:
+        pages, cursor = [], url
+        while True:
+            page = got(client.get(cursor))
+            pages.append([command["command_id"] for command in page["commands"]])
+            if page[link] is None:
+                return pages
+            last.append(page)
+            cursor = f"{URL}?limit=3&cursor={page[link]}"
+
+    last: list[Any] = []
+    forward = walk(f"{URL}?limit=3", "next_cursor")
+    assert sum(forward, []) == sent[::-1]  # noqa: RUF017 - three short lists
+    end = got(client.get(f"{URL}?limit=3&cursor={last[-1]['next_cursor']}"))
+    backward = walk(f"{URL}?limit=3&cursor={end['previous_cursor']}", "previous_cursor")
+    assert backward == [forward[1], forward[0]]
+
+
+def test_filters_combine_and_totals_are_exact(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    done = send()
+    run_all()
+    troubled = send("fail_permanent", correlation_id="0190f5b2-7c1e-7a3b-8c2d-1e2f3a4b5c6d")
+    run_all("permanent", code="100%_SURE")
+    failed = send("fail_business")
+    run_all("business", code="NOT_ALLOWED")
+    waiting = send()
+
+    def found(query: str) -> list[str]:
+        page = got(client.get(f"{URL}?{query}"))
+        assert page["total_is_exact"]
+        assert page["total"] == len(page["commands"])
+        return [command["command_id"] for command in page["commands"]]
+
+    assert found("status=COMPLETED") == [done]
+    assert found("status=IN_TSQ") == [troubled]
+    assert found("status=FAILED") == [failed]
+    assert found("status=PENDING") == [waiting]
+    assert found("status=IN_PROGRESS") == []
+    assert found("status=CANCELLED") == []
+    assert found("command_type=TestCommand&status=IN_TSQ&domain=test") == [troubled]
+    assert found("command_type=Other") == []
+    assert found("domain=other") == []
+    assert found(f"q={done}") == [done]
+    assert found(f"q={done[:-6].upper()}") == [done]
+    assert found("q=0190f5b2-7c1e-7a3b-8c2d-1e2f3a4b5c6d") == [troubled]
+    assert found("q=NOT_ALLOWED") == [failed]
+    assert found("q=100%25_SURE") == [troubled]
+    assert found("q=NOT%25") == []
+    assert found("q=NOT_ALLOWE_") == []
+    assert found("q=NOT_ALLOWED&status=COMPLETED") == []
+    assert found("created_after=2999-01-01T00:00:00Z") == []
+    assert len(found("created_before=2999-01-01T00:00:00%2B02:00")) == 4
+
+
+def test_only_a_pending_command_can_be_cancelled(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    waiting, reason = send(), {"reason": "no longer needed", "operator": "ann"}
+
+    first = client.post(f"{URL}/{waiting}/cancel", json=reason)
+    second = client.post(f"{URL}/{waiting}/cancel", json=reason)
+
+    assert first.status_code == 200
+    assert got(first) == {"command_id": waiting, "status": "CANCELLED"}
+    assert second.status_code == 409
+    assert got(second)["current_status"] == "CANCELLED"
+    detail = got(client.get(f"{URL}/{waiting}"))
+    assert detail["explanation"] == "ann cancelled it: no longer needed."
+    done = send()
+    run_all()
+    assert client.post(f"{URL}/{done}/cancel", json=reason).status_code == 409
+
+
+def test_the_detail_tells_attempts_and_timing(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    command_id = send()
+    run_all("transient", code="BUSY")
+    run_all()
+
+    detail = got(client.get(f"{URL}/{command_id}"))
+
+    assert detail["status"] == "COMPLETED"
+    assert [(a["number"], a["outcome"], a["error_code"]) for a in detail["attempt_list"]] == [
+        (1, "failed", "BUSY"),
+        (2, "completed", None),
+    ]
+    timing = detail["timing"]
+    assert timing["total_ms"] >= timing["running_ms"] > 0
+    assert detail["result"] == {"status": "success"}
+
+
+def test_an_id_in_two_domains_has_to_be_told_apart(
+    client: FlaskClient, send: Callable[..., str], conn: psycopg.Connection[Any]
+) -> None:
+    command_id = send()
+    conn.execute("select command_bus.create_domain('other')")
+    conn.execute(
+        "select command_bus.send_commands('other', jsonb_build_array(jsonb_build_object("
+        "'command_id', %s::text, 'command_type', 'TestCommand')))",
+        (command_id,),
+    )
+
+    ambiguous = client.get(f"{URL}/{command_id}")
+
+    assert ambiguous.status_code == 409
+    assert got(ambiguous)["code"] == "ambiguous_command"
+    assert got(ambiguous)["domains"] == ["other", "test"]
+    assert got(client.get(f"{URL}/{command_id}?domain=other"))["domain"] == "other"
+    assert client.get(f"{URL}/{command_id}?domain=third").status_code == 404
+    assert client.get(f"/api/v1/audit/{command_id}").status_code == 409
+
+
+def test_stored_json_that_python_cannot_hold_does_not_break_its_page(
+    client: FlaskClient, send: Callable[..., str], conn: psycopg.Connection[Any]
+) -> None:
+    command_id = send()
+    conn.execute("update command_bus_command set data = %s::jsonb", ("[" * 3000 + "]" * 3000,))
+
+    answer = client.get(f"{URL}/{command_id}")
+
+    assert answer.status_code == 200
+    assert "_unreadable" in got(answer)["payload"]

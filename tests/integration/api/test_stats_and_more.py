@@ -1,0 +1,216 @@
+"""Statistics, trail, configuration, workers, health, and the document that describes the API."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import UUID
+
+import psycopg
+import pytest
+import schemathesis
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app import access, create_app
+from tests.integration.api.conftest import got
+
+API = "/api/v1"
+
+
+def test_the_dashboard_counts_what_is_there(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    done = send()
+    run_all()
+    waiting = send()
+
+    stats = got(client.get(f"{API}/stats"))
+
+    assert stats["counts"] == {
+        "PENDING": 1, "IN_PROGRESS": 0, "COMPLETED": 1, "FAILED": 0, "IN_TSQ": 0, "CANCELLED": 0,
+    }  # fmt: skip
+    assert [c["command_id"] for c in stats["recent_created"]] == [waiting, done]
+    assert [c["command_id"] for c in stats["recent_completed"]] == [done]
+    metrics = stats["metrics"]
+    assert metrics["queue_depth"] == 1
+    assert metrics["oldest_pending_seconds"] >= 0
+    assert metrics["active_workers"] == 1
+    assert metrics["processing_rate_per_minute"] == 1
+    assert metrics["avg_processing_time_ms"] == 2
+
+
+def test_throughput_and_history_agree(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    for _ in range(5):
+        send()
+    run_all()
+
+    throughput = got(client.get(f"{API}/stats/throughput?window_seconds=60"))
+    history = got(client.get(f"{API}/stats/history?window_seconds=60&step_seconds=10"))
+
+    assert throughput["commands_processed"] == 5
+    assert throughput["p50_ms"] == pytest.approx(2, rel=0.02)
+    assert throughput["wait"]["p50_ms"] > 0
+    assert sum(point["processed"] for point in history["points"]) == 5
+    assert sum(point["sent"] for point in history["points"]) == 5
+    assert 6 <= len(history["points"]) <= 8
+
+
+def test_a_run_is_followed_to_its_end(client: FlaskClient, run_all: Callable[..., None]) -> None:
+    nothing = got(client.get(f"{API}/stats/load-test"))
+    client.post(f"{API}/commands/bulk", json={"count": 20})
+    run_all()
+
+    finished = got(client.get(f"{API}/stats/load-test"))
+
+    assert (nothing["total_commands"], nothing["progress_percent"]) == (0, 0)
+    assert finished["total_commands"] == finished["completed"] == 20
+    assert (finished["pending"], finished["progress_percent"]) == (0, 100)
+    assert finished["estimated_remaining_seconds"] == 0
+    assert finished["throughput_per_second"] > 0
+    assert client.get(f"{API}/stats/load-test?run_id={UUID(int=0)}").status_code == 200
+
+
+def test_the_trail_is_in_order_and_searchable(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    command_id = send()
+    run_all()
+
+    trail = got(client.get(f"{API}/audit/{command_id}"))
+    newest = got(client.get(f"{API}/audit?limit=2"))
+    older = got(client.get(f"{API}/audit?limit=2&cursor={newest['next_cursor']}"))
+    received = got(client.get(f"{API}/audit?event_type=RECEIVED&domain=test"))
+    past = got(client.get(f"{API}/audit?until=2020-01-01T00:00:00Z"))
+
+    assert [event["event_type"] for event in trail["events"]] == ["SENT", "RECEIVED", "COMPLETED"]
+    assert trail["current_status"] == "COMPLETED"
+    assert trail["total_duration_ms"] > 0
+    assert [e["event_type"] for e in newest["events"]] == ["COMPLETED", "RECEIVED"]
+    assert [e["event_type"] for e in older["events"]] == ["SENT"]
+    assert older["next_cursor"] is None
+    assert [e["command_id"] for e in received["events"]] == [command_id]
+    assert past["events"] == []
+
+
+def test_the_configuration_is_changed_in_part_and_guarded_by_its_version(
+    client: FlaskClient,
+) -> None:
+    before = got(client.get(f"{API}/config"))
+
+    changed = client.put(f"{API}/config", json={"retry": {"max_attempts": 7}, "version": 1})
+    late = client.put(f"{API}/config", json={"worker": {"concurrency": 9}, "version": 1})
+
+    assert before["retry"]["max_attempts"] == 3
+    assert changed.status_code == 200
+    assert got(changed)["retry"] == {**before["retry"], "max_attempts": 7}
+    assert got(changed)["version"] == 2
+    assert late.status_code == 412
+    assert got(late)["current_version"] == 2
+    assert got(client.get(f"{API}/config")) == got(changed)
+
+
+def test_workers_are_told_by_their_heartbeat_and_asked_to_stop(
+    client: FlaskClient, run_all: Callable[..., None], conn: psycopg.Connection[Any]
+) -> None:
+    run_all()
+    [worker] = got(client.get(f"{API}/workers"))["workers"]
+    url = f"{API}/workers/{worker['worker_id']}/stop"
+
+    assert worker["state"] == "alive"
+    assert client.post(url, json={}).status_code == 202
+    conn.execute("update command_bus_worker set heartbeat_at = heartbeat_at - interval '20 s'")
+    assert got(client.get(f"{API}/workers"))["workers"][0]["state"] == "late"
+    conn.execute("update command_bus_worker set heartbeat_at = heartbeat_at - interval '1 min'")
+    assert got(client.get(f"{API}/workers"))["workers"][0]["state"] == "gone"
+    conn.execute("update command_bus_worker set stopped_at = now()")
+    assert client.post(url, json={}).status_code == 409
+    assert got(client.post(f"{API}/workers/stop", json={})) == {"requested": 0}
+
+
+def test_health_tells_what_is_missing(client: FlaskClient, conn: psycopg.Connection[Any]) -> None:
+    ready = client.get("/health/ready")
+    conn.execute("delete from flyway_schema_history where script like 'R__%%'", ())
+    behind = client.get("/health/ready")
+
+    assert ready.status_code == 200
+    assert got(ready) == {"status": "ready", "database": True, "migrated": True, "pgmq": True}
+    assert behind.status_code == 503
+    assert got(behind)["migrated"] is False
+    assert client.get("/health/live").status_code == 200
+
+
+def test_a_database_that_is_away_is_answered_503(unreachable: FlaskClient) -> None:
+    reads = unreachable.get(f"{API}/commands")
+    writes = unreachable.post(f"{API}/commands/quick", json={})
+    ready = unreachable.get("/health/ready")
+
+    for answer in (reads, writes, ready):
+        assert answer.status_code == 503
+        assert int(answer.headers["Retry-After"]) > 0
+    assert got(reads)["code"] == got(writes)["code"] == "unavailable"
+    assert unreachable.get("/health/live").status_code == 200
+
+
+def test_a_database_that_is_slow_is_answered_504(
+    client: FlaskClient, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client.get(f"{API}/config")
+    monkeypatch.setattr("app.portal.CALL_SECONDS", 0.2)
+    with conn.transaction():
+        conn.execute("lock table app_config")
+        answer = client.get(f"{API}/config")
+
+    assert answer.status_code == 504
+    assert int(answer.headers["Retry-After"]) > 0
+    assert client.get(f"{API}/config").status_code == 200
+
+
+def test_every_route_says_who_may_call_it(app: Flask) -> None:
+    roles = {
+        rule.endpoint: access.required_role(app, rule.endpoint)
+        for rule in app.url_map.iter_rules()
+        if rule.rule.startswith((API, "/health"))
+    }
+
+    assert None not in roles.values()
+    changing = [rule for rule in app.url_map.iter_rules() if rule.methods and rule.methods & {"POST", "PUT"}]  # fmt: skip  # noqa: E501
+    for rule in changing:
+        if rule.rule.startswith(API):
+            assert roles[rule.endpoint] is access.Role.OPERATOR, rule
+
+
+def test_the_document_is_valid_openapi_and_describes_every_route(
+    app: Flask, client: FlaskClient
+) -> None:
+    document = got(client.get(f"{API}/openapi.json"))
+
+    schema = schemathesis.openapi.from_dict(document)
+    schema.validate()
+    assert document["openapi"].startswith("3.1")
+    described = {(method, path) for path, item in document["paths"].items() for method in item}
+    routes = {
+        (
+            method.lower(),
+            rule.rule.replace("<command_id:", "{").replace("<worker_id:", "{").replace(">", "}"),
+        )
+        for rule in app.url_map.iter_rules()
+        for method in (rule.methods or set()) - {"HEAD", "OPTIONS"}
+        if rule.rule.startswith((API, "/health")) and not rule.rule.endswith("openapi.json")
+    }
+    assert described == routes
+
+
+@pytest.fixture
+def unreachable() -> Any:
+    """A client of an application whose database does not answer."""
+    app = create_app(
+        {
+            "database_url": "postgresql://nobody@127.0.0.1:9/nothing",
+            "secret_key": "for tests only",
+        }
+    )
+    yield app.test_client()
+    app.extensions["portal"].close()

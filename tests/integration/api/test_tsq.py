@@ -1,0 +1,148 @@
+"""What operators do over HTTP."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask.testing import FlaskClient
+
+from tests.integration.api.conftest import got
+
+URL = "/api/v1/tsq"
+
+Troubled = Callable[..., list[str]]
+
+
+@pytest.fixture
+def troubled(send: Callable[..., str], run_all: Callable[..., None]) -> Troubled:
+    """Brings commands into the troubleshooting queue; returns their ids."""
+
+    def make(count: int = 1, code: str = "NO_FUNDS", message: str = "Account 7 is empty") -> Any:
+        ids = [send("fail_permanent", payload={"n": n}) for n in range(count)]
+        run_all("permanent", code, message)
+        return ids
+
+    return make
+
+
+def test_the_list_shows_error_and_payload(client: FlaskClient, troubled: Troubled) -> None:
+    [command_id] = troubled()
+
+    page = got(client.get(URL))
+
+    assert page["total"] == 1
+    [command] = page["commands"]
+    assert command["command_id"] == command_id
+    assert command["payload"] == {"n": 0}
+    assert command["last_error_code"] == "NO_FUNDS"
+    assert command["last_error_message"] == "Account 7 is empty"
+    for query, total in {
+        "error_code=NO_FUNDS": 1, "error_code=NO%25": 0, "q=account": 1, "q=%25": 0, "q=_": 1,
+        "command_type=TestCommand": 1, "command_type=Other": 0, f"q={command_id}": 1,
+        f"group_id={command['group_id']}": 1, "domain=other": 0,
+    }.items():  # fmt: skip
+        assert len(got(client.get(f"{URL}?{query}"))["commands"]) == total, query
+
+
+@pytest.mark.parametrize(
+    ("action", "body", "status"),
+    [
+        ("retry", {}, "PENDING"),
+        ("cancel", {"reason": "because"}, "CANCELLED"),
+        ("complete", {"result_data": {"ok": True}, "notes": "by hand"}, "COMPLETED"),
+    ],
+)
+def test_an_action_succeeds_once_and_is_refused_then(
+    client: FlaskClient, troubled: Troubled, action: str, body: dict[str, Any], status: str
+) -> None:
+    [command_id] = troubled()
+
+    first = client.post(f"{URL}/{command_id}/{action}", json={**body, "operator": "ann"})
+    second = client.post(f"{URL}/{command_id}/{action}", json=body)
+
+    assert first.status_code == 200
+    assert got(first) == {"command_id": command_id, "status": status}
+    assert second.status_code == 409
+    assert got(second)["current_status"] == status
+    events = got(client.get(f"/api/v1/audit/{command_id}"))["events"]
+    assert events[-1]["event_type"] == f"OPERATOR_{action.upper()}"
+    assert events[-1]["details"]["operator"] == "ann"
+
+
+def test_a_delayed_retry_can_be_undone_until_its_time(
+    client: FlaskClient, troubled: Troubled
+) -> None:
+    [command_id] = troubled()
+    client.post(f"{URL}/{command_id}/retry", json={"delay_seconds": 60, "operator": "ann"})
+    waiting = got(client.get(f"/api/v1/commands/{command_id}"))
+
+    undone = client.post(f"{URL}/{command_id}/undo-retry", json={"operator": "ann"})
+    again = client.post(f"{URL}/{command_id}/undo-retry", json={"operator": "ann"})
+
+    assert "can be undone" in waiting["explanation"]
+    assert got(undone)["status"] == "IN_TSQ"
+    assert again.status_code == 409
+    assert got(client.get(URL))["total"] == 1
+
+
+def test_a_set_says_what_became_of_each(client: FlaskClient, troubled: Troubled) -> None:
+    first, second = troubled(2)
+    client.post(f"{URL}/{second}/cancel", json={"reason": "because"})
+    unknown = str(uuid4())
+
+    answer = client.post(f"{URL}/bulk-retry", json={"command_ids": [first, second, unknown]})
+
+    assert answer.status_code == 200
+    body = got(answer)
+    assert (body["retried"], body["skipped_count"]) == (1, 2)
+    assert {skipped["command_id"]: skipped["reason"] for skipped in body["skipped"]} == {
+        second: "invalid_state",
+        unknown: "not_found",
+    }
+
+
+def test_a_filter_acts_on_everything_that_matches_and_nothing_else(
+    client: FlaskClient, troubled: Troubled
+) -> None:
+    troubled(5, code="NO_FUNDS")
+    troubled(2, code="TIMEOUT")
+
+    answer = client.post(
+        f"{URL}/bulk-complete",
+        json={"filter": {"error_code": "NO_FUNDS"}, "result_data": {"ok": 1}, "notes": "all"},
+    )
+
+    assert got(answer) == {"completed": 5, "skipped": [], "skipped_count": 0}
+    assert {c["last_error_code"] for c in got(client.get(URL))["commands"]} == {"TIMEOUT"}
+    cancelled = client.post(f"{URL}/bulk-cancel", json={"filter": {}, "reason": "rest"})
+    assert got(cancelled)["cancelled"] == 2
+    assert got(client.get(URL))["total"] == 0
+
+
+def test_like_failures_form_a_group(client: FlaskClient, troubled: Troubled) -> None:
+    troubled(3, message="Account 7 is empty")
+    troubled(2, message="Account 8 is empty")
+    troubled(1, message="Something else")
+
+    groups = got(client.get(f"{URL}/groups"))["groups"]
+
+    assert [(group["message"], group["in_tsq"]) for group in groups] == [
+        ("Account <n> is empty", 5),
+        ("Something else", 1),
+    ]
+    assert sum(groups[0]["trend"]) == 5
+
+
+def test_messages_that_no_command_explains_are_listed(
+    client: FlaskClient, run_all: Callable[..., None], conn: psycopg.Connection[Any]
+) -> None:
+    conn.execute("""select pgmq.send('test__commands', '{"hello": "world"}')""")
+    run_all()
+
+    [message] = got(client.get(f"{URL}/rejected"))["messages"]
+
+    assert message["reason"] == "The message names no command_id"
