@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
@@ -62,14 +63,17 @@ def readable_json(text: str | bytes) -> Any:
 
 
 def _deeper_than(value: Any, depth: int) -> bool:
-    level = [value]
-    for _ in range(depth + 1):
-        level = [
-            inner
-            for item in level
-            if isinstance(item, dict | list)
-            for inner in (item.values() if isinstance(item, dict) else item)
-        ]
-        if not level:
+    containers = _containers([value])
+    for _ in range(depth):
+        if not containers:
             return False
-    return True
+        containers = _containers(
+            inner
+            for container in containers
+            for inner in (container.values() if isinstance(container, dict) else container)
+        )
+    return bool(containers)
+
+
+def _containers(values: Iterable[Any]) -> list[dict[str, Any] | list[Any]]:
+    return [value for value in values if isinstance(value, dict | list)]

@@ -1,0 +1,110 @@
+"""The sentence that says why a command is where it is."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from app.explain import Facts, Heartbeat, Holder, explain
+from commandbus import CommandStatus
+
+NOW = datetime(2026, 1, 31, 14, 0, 0, tzinfo=UTC)
+FACTS = Facts(
+    now=NOW,
+    domain="test",
+    command_type="TestCommand",
+    status=CommandStatus.PENDING,
+    attempts=1,
+    budget=3,
+    workers_alive=2,
+    handled_types=["TestCommand"],
+    error_code="BUSY",
+    error_message="Try later.",
+)
+RUNNING = replace(
+    FACTS,
+    status=CommandStatus.IN_PROGRESS,
+    started_at=NOW - timedelta(seconds=3),
+    lease_until=NOW + timedelta(seconds=27),
+    holder=Holder("w-7", Heartbeat.ALIVE, 1.0),
+)
+SOON = NOW + timedelta(seconds=130)
+
+
+@pytest.mark.parametrize(
+    ("facts", "sentence"),
+    [
+        (
+            replace(FACTS, due_at=SOON, waits_for="RETRY"),
+            "It waits for attempt 2 of 3 until 14:02:10 UTC, after BUSY (Try later).",
+        ),
+        (
+            replace(FACTS, due_at=SOON, waits_for="SCHEDULED"),
+            "It was sent to start at 14:02:10 UTC.",
+        ),
+        (
+            replace(FACTS, due_at=SOON, waits_for="OPERATOR_RETRY"),
+            "An operator retried it; until 14:02:10 UTC that can be undone.",
+        ),
+        (
+            replace(FACTS, workers_alive=0),
+            "It waits for attempt 2 of 3, and no worker is running for domain test.",
+        ),
+        (
+            replace(FACTS, command_type="Other"),
+            "It waits for attempt 2 of 3, and no handler is registered for Other in domain test.",
+        ),
+        (
+            replace(FACTS, is_suspect=True),
+            "Its worker died while running it, so attempt 2 of 3 will run alone; it is next.",
+        ),
+        (
+            replace(FACTS, due_at=NOW - timedelta(seconds=1), waits_for="RETRY"),
+            "It is in the queue for attempt 2 of 3; 2 workers of domain test can take it.",
+        ),
+        (RUNNING, "Worker w-7 has run attempt 1 of 3 for 3 s."),
+        (
+            replace(RUNNING, holder=Holder("w-7", Heartbeat.GONE, 75.0)),
+            "Worker w-7 took attempt 1 of 3 and has been silent for 1 min 15 s;"
+            " it is delivered again when its lease ends at 14:00:27 UTC.",
+        ),
+        (
+            replace(RUNNING, lease_until=NOW),
+            "Worker w-7 has run attempt 1 of 3 for 3 s, longer than its lease;"
+            " it is about to be delivered again.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.COMPLETED, finished_at=NOW),
+            "It completed with attempt 1 at 14:00:00 UTC.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.COMPLETED, operator="ann"),
+            "ann completed it by hand.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.FAILED),
+            "A business rule refused it: BUSY (Try later). That is final.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ),
+            "Attempt 1 failed in a way that no retry can help: BUSY (Try later)."
+            " It waits for an operator.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ, attempts=3),
+            "All 3 attempts failed: BUSY (Try later). It waits for an operator.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ, attempts=1, budget=1),
+            "Its only attempt failed: BUSY (Try later). It waits for an operator.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.CANCELLED, operator="ann", reason="obsolete"),
+            "ann cancelled it: obsolete.",
+        ),
+    ],
+)
+def test_each_situation_has_its_sentence(facts: Facts, sentence: str) -> None:
+    assert explain(facts) == sentence
