@@ -74,6 +74,7 @@ class Portal:
     def _forget(self) -> None:
         """Hold nothing: at the start, and in a child, whose parent keeps thread and sockets."""
         self._pid = os.getpid()
+        self._closing = threading.Event()
         self._database: Database | None = None
         self._running = ExitStack()
         self._loop: BlockingPortal | None = None
@@ -125,6 +126,26 @@ class Portal:
 
         return loop.call(bounded)
 
+    def start(self, name: str, function: Callable[[], Awaitable[object]]) -> None:
+        """Run *function* in the background; what goes wrong is logged under *name*.
+
+        It has to look at `closing` now and then, because `close` waits for it.
+        """
+        loop, _ = self._start()
+
+        async def logged() -> None:
+            try:
+                await function()
+            except Exception:
+                logger.exception("background_task_failed", extra={"task": name})
+
+        loop.start_task_soon(logged)
+
+    @property
+    def closing(self) -> threading.Event:
+        """Set when background work shall end."""
+        return self._closing
+
     def fold_soon(self) -> None:
         """Fold counters in the background, at most once a second.
 
@@ -144,6 +165,7 @@ class Portal:
             if self._pid != os.getpid():
                 return
             running, database = self._running, self._database
+            self._closing.set()
             self._forget()
         running.close()
         if database is not None:

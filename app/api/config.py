@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field, create_model
 
 from app import access
 from app.api import bp
-from app.api.routing import Answer, Body
+from app.api.routing import Answer, Body, problem_response
 from app.api.schemas import DEFAULT_OPERATOR, OperatorName
 from app.config import ConfigStore, RetryConfig, StoredConfig, WorkerConfig
 from app.options import options_of
@@ -58,7 +58,9 @@ def read() -> Any:
     return _answer(call(_store().load))
 
 
-@bp.put("/config", responses={200: Config})
+@bp.put(
+    "/config", responses={200: Config, 412: problem_response("Somebody has changed it meanwhile")}
+)
 @access.operator
 def change(body: ConfigChange) -> Any:
     """Change some or all values; workers follow without a restart."""

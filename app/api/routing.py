@@ -87,8 +87,8 @@ Id = Annotated[UUID, BeforeValidator(_canonical), WithJsonSchema({"type": "strin
 """An id in its canonical form."""
 Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]  # fmt: skip  # noqa: E501
 """A time with its zone."""
-Whole = Annotated[int, BeforeValidator(_whole)]
-"""A whole number of a query string."""
+WHOLE = BeforeValidator(_whole)
+"""Stands behind the bounds of a whole number in a query string."""
 
 
 class Body(BaseModel):

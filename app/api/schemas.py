@@ -9,7 +9,7 @@ from uuid import UUID
 from pydantic import Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.api.routing import Answer, Body, Id, Moment, Query, Whole
+from app.api.routing import WHOLE, Answer, Body, Id, Moment, Query
 from app.behaviors import Behavior, BehaviorDistribution
 from app.bulk import MAX_COUNT
 from app.models.paging import TOTAL_LIMIT
@@ -24,8 +24,8 @@ Search = Annotated[str, StringConstraints(max_length=200)]
 CursorText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 OperatorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
-Limit = Annotated[Whole, Field(ge=1, le=100)]
-Offset = Annotated[Whole, Field(ge=0, le=TOTAL_LIMIT)]
+Limit = Annotated[int, Field(ge=1, le=100), WHOLE]
+Offset = Annotated[int, Field(ge=0, le=TOTAL_LIMIT), WHOLE]
 MaxAttempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT)]
 
 DEFAULT_OPERATOR = "api"
@@ -256,6 +256,15 @@ class CreatedCommands(Answer):
     run_id: UUID
     generation_time_ms: int
     queue_time_ms: int
+    behavior_distribution: dict[str, float]
+    name: str | None
+
+
+class StartedRun(Answer):
+    """Commands that are being generated; GET /stats/load-test follows them."""
+
+    run_id: UUID
+    count: int
     behavior_distribution: dict[str, float]
     name: str | None
 

@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from app import access
 from app.api import bp
-from app.api.routing import Answer, Id, Query, Whole
+from app.api.routing import WHOLE, Answer, Id, Query
 from app.api.schemas import CommandItem, DomainName
 from app.models import count_active, count_by_status, statistics
 from app.models.load_test import load_test_of
@@ -25,15 +25,15 @@ MAX_POINTS = 1_000
 class WindowQuery(Query):
     """A window that ends now."""
 
-    window_seconds: Annotated[Whole, Field(ge=1, le=MAX_WINDOW_SECONDS)] = 60
+    window_seconds: Annotated[int, Field(ge=1, le=MAX_WINDOW_SECONDS), WHOLE] = 60
     domain: DomainName | None = None
 
 
 class HistoryQuery(Query):
     """A window that ends now, in steps."""
 
-    window_seconds: Annotated[Whole, Field(ge=1, le=MAX_WINDOW_SECONDS)] = 300
-    step_seconds: Annotated[Whole, Field(ge=1, le=MAX_WINDOW_SECONDS)] = 5
+    window_seconds: Annotated[int, Field(ge=1, le=MAX_WINDOW_SECONDS), WHOLE] = 300
+    step_seconds: Annotated[int, Field(ge=1, le=MAX_WINDOW_SECONDS), WHOLE] = 5
     domain: DomainName | None = None
 
     @model_validator(mode="after")

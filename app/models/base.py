@@ -7,12 +7,13 @@ from collections.abc import Iterable
 from functools import partial
 from typing import Any
 
+import sqlalchemy as sa
 from flask import Flask
 from flask_sqlalchemy import SQLAlchemy
 from psycopg import Connection
 from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import DeclarativeBase, registry
 
 from app.portal import Portal, connect_to_read
 
@@ -21,6 +22,9 @@ READABLE_DEPTH = 100
 
 class Base(DeclarativeBase):
     """What every mapped table derives from."""
+
+    # Whatever fits a URL's number fits the comparison, whether or not a row can have it.
+    registry = registry(type_annotation_map={int: sa.BigInteger()})
 
 
 db = SQLAlchemy(model_class=Base, disable_autonaming=True)

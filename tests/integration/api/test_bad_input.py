@@ -195,6 +195,7 @@ UNKNOWN = [
     ("post", f"/tsq/{ID}/undo-retry"),
     ("post", "/tsq/x/retry"),
     ("post", "/workers/7/stop"),
+    ("post", "/workers/3380344658/stop"),
     ("post", "/workers/007/stop"),
     ("post", "/workers/0/stop"),
 ]

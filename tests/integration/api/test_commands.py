@@ -15,6 +15,7 @@ from flask.testing import FlaskClient
 from app.models import TestCommand
 from commandbus.errors import DuplicateCommandError
 from tests.integration.api.conftest import got
+from tests.waiting import eventually_now
 
 URL = "/api/v1/commands"
 
@@ -126,6 +127,16 @@ def test_bulk_creates_the_distribution_exactly_and_names_the_run(client: FlaskCl
     assert progress["progress_percent"] == 0
     one = got(client.get(f"{URL}/{body['command_ids'][0]}"))
     assert one["behavior"]["execution_time_ms"] == 10
+
+
+def test_above_ten_thousand_the_run_goes_on_by_itself(client: FlaskClient) -> None:
+    answer = client.post(f"{URL}/bulk", json={"count": 10_001, "name": "a large one"})
+
+    assert answer.status_code == 202
+    assert got(answer)["count"] == 10_001
+    eventually_now(lambda: got(client.get(answer.headers["Location"]))["total_commands"] == 10_001)
+    page = got(client.get(f"{URL}?limit=1&command_type=TestCommand"))
+    assert (page["total"], page["total_is_exact"]) == (10_000, False)
 
 
 def test_pages_by_cursor_show_every_command_once_in_both_directions(
