@@ -7,17 +7,18 @@ connection in autocommit mode each call is a transaction of its own, in one roun
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
 from psycopg import AsyncConnection, sql
+from psycopg.errors import UndefinedTable
 from psycopg.rows import TupleRow, class_row, dict_row
 from psycopg.types.json import Jsonb
 
-from commandbus.errors import translate_errors
+from commandbus.errors import UnknownReplyQueueError, translate_errors
 from commandbus.models import (
     AuditEvent,
     AuditEventType,
@@ -481,17 +482,30 @@ async def read_messages(
     conn: Connection, queue: str, visibility_timeout: int, limit: int
 ) -> list[tuple[int, Any]]:
     """Read messages of any PGMQ queue: (msg_id, message)."""
-    cur = await conn.execute(
-        "select msg_id, message from pgmq.read(%s, %s, %s) order by msg_id",
-        (queue, visibility_timeout, limit),
-    )
-    return [(msg_id, message) for msg_id, message in await cur.fetchall()]
+    with _queue_must_exist(queue):
+        cur = await conn.execute(
+            "select msg_id, message from pgmq.read(%s, %s, %s) order by msg_id",
+            (queue, visibility_timeout, limit),
+        )
+        return [(msg_id, message) for msg_id, message in await cur.fetchall()]
 
 
 async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) -> list[int]:
     """Delete messages of any PGMQ queue; returns the ids that were there."""
-    cur = await conn.execute("select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids)))
-    return [row[0] for row in await cur.fetchall()]
+    with _queue_must_exist(queue):
+        cur = await conn.execute(
+            "select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids))
+        )
+        return [row[0] for row in await cur.fetchall()]
+
+
+@contextmanager
+def _queue_must_exist(queue: str) -> Iterator[None]:
+    """PGMQ knows a queue only by its table."""
+    try:
+        yield
+    except UndefinedTable as exc:
+        raise UnknownReplyQueueError(f'queue "{queue:.100}" does not exist') from exc
 
 
 def dumps(value: Any) -> str:

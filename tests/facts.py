@@ -230,7 +230,7 @@ async def replies(pool: Pool, command_id: UUID | None = None, queue: str = REPLI
 async def recount(pool: Pool) -> dict[CommandStatus, int]:
     """The counts by status as the rows give them."""
     query = "select status::text, count(*) from command_bus_command group by 1"
-    found: dict[str, int] = {name: number for name, number in await rows(pool, query)}
+    found: dict[str, int] = dict(await rows(pool, query))
     return {each: found.get(each.value, 0) for each in CommandStatus}
 
 

@@ -1,0 +1,166 @@
+"""Exactly one reply for each command that ends and asked for one."""
+
+from __future__ import annotations
+
+from uuid import UUID, uuid4
+
+import pytest
+
+from commandbus import CommandBus, CommandStatus
+from commandbus.errors import UnknownReplyQueueError
+from commandbus.ops import TroubleshootingQueue
+from tests.facts import (
+    REPLIES,
+    Pool,
+    assert_books_balance,
+    claim_one,
+    completed,
+    events,
+    failed,
+    register,
+    replies,
+    rows,
+    send,
+    settle,
+    status,
+)
+
+
+async def end(pool: Pool, command_id: UUID, how: str) -> None:
+    worker_id = await register(pool)
+    tsq = TroubleshootingQueue(pool)
+    match how:
+        case "success":
+            await settle(pool, worker_id, completed(await claim_one(pool, worker_id), {"ok": 1}))
+        case "business":
+            await settle(pool, worker_id, failed(await claim_one(pool, worker_id), "business"))
+        case "cancelled while pending":
+            await tsq.cancel_pending("test", command_id)
+        case "cancelled in the tsq" | "completed by hand":
+            await settle(pool, worker_id, failed(await claim_one(pool, worker_id), "permanent"))
+            assert await replies(pool) == []
+            if how == "completed by hand":
+                await tsq.operator_complete("test", command_id, result_data={"by": "hand"})
+            else:
+                await tsq.operator_cancel("test", command_id)
+
+
+ERROR = {"type": "BUSINESS", "code": "E_CODE", "message": "It did not work"}
+
+
+@pytest.mark.parametrize(
+    ("how", "ended", "result", "error"),
+    [
+        ("success", "COMPLETED", {"ok": 1}, None),
+        ("business", "FAILED", None, ERROR),
+        ("cancelled while pending", "CANCELLED", None, dict.fromkeys(ERROR)),
+        ("cancelled in the tsq", "CANCELLED", None, {**ERROR, "type": "PERMANENT"}),
+        ("completed by hand", "COMPLETED", {"by": "hand"}, None),
+    ],
+)
+async def test_a_command_that_ends_sends_one_reply(pool, how, ended, result, error):
+    correlation_id = uuid4()
+    [command_id] = await send(pool, reply_to=REPLIES, correlation_id=correlation_id)
+
+    await end(pool, command_id, how)
+
+    assert await replies(pool) == [
+        {
+            "command_id": str(command_id),
+            "correlation_id": str(correlation_id),
+            "domain": "test",
+            "command_type": "DoIt",
+            "status": ended,
+            "result": result,
+            "error": error,
+        }
+    ]
+
+
+async def test_a_command_that_asked_for_none_sends_none(pool):
+    [command_id] = await send(pool)
+    await end(pool, command_id, "success")
+
+    assert await replies(pool) == []
+
+
+async def test_no_reply_is_sent_while_a_command_waits_for_its_retry(pool):
+    [command_id] = await send(pool, reply_to=REPLIES)
+    worker_id = await register(pool)
+    claimed = await claim_one(pool, worker_id)
+    await settle(pool, worker_id, failed(claimed))
+    await settle(pool, worker_id, failed(claimed))
+    assert await replies(pool) == []
+
+    await end(pool, command_id, "success")
+
+    assert len(await replies(pool)) == 1
+
+
+async def test_an_outcome_said_twice_sends_one_reply(pool):
+    await send(pool, reply_to=REPLIES)
+    worker_id = await register(pool)
+    outcome = completed(await claim_one(pool, worker_id))
+    await settle(pool, worker_id, outcome)
+    await settle(pool, worker_id, outcome)
+
+    assert len(await replies(pool)) == 1
+
+
+@pytest.mark.parametrize("how", ["success", "business", "completed by hand"])
+async def test_a_reply_queue_that_vanished_undoes_nothing(pool, how):
+    await rows(pool, "select pgmq.create('mine')")
+    [lost] = await send(pool, reply_to="mine")
+    await rows(pool, "select pgmq.drop_queue('mine')")
+
+    await end(pool, lost, how)
+
+    assert (await status(pool, lost)).is_final
+    assert (await events(pool, lost)).count("REPLY_FAILED") == 1
+    await assert_books_balance(pool)
+
+
+async def test_one_vanished_queue_of_a_set_spoils_no_other_reply(pool):
+    await rows(pool, "select pgmq.create('mine')")
+    [lost] = await send(pool, reply_to="mine")
+    [heard] = await send(pool, reply_to=REPLIES)
+    await rows(pool, "select pgmq.drop_queue('mine')")
+    worker_id = await register(pool)
+    both = [await claim_one(pool, worker_id, limit=1) for _ in range(2)]
+
+    await settle(pool, worker_id, *map(completed, both))
+
+    assert [reply["command_id"] for reply in await replies(pool)] == [str(heard)]
+    assert "REPLY_FAILED" in await events(pool, lost)
+    assert await status(pool, lost) == CommandStatus.COMPLETED
+
+
+async def test_replies_are_read_and_acknowledged(bus: CommandBus, pool):
+    correlation_id = uuid4()
+    [command_id] = await send(pool, reply_to=REPLIES, correlation_id=correlation_id)
+    await end(pool, command_id, "success")
+
+    [reply] = await bus.read_replies(REPLIES)
+    assert await bus.read_replies(REPLIES) == []
+
+    assert (reply.command_id, reply.correlation_id) == (command_id, correlation_id)
+    assert (reply.status, reply.result, reply.error) == (CommandStatus.COMPLETED, {"ok": 1}, None)
+    assert await bus.acknowledge_replies(REPLIES, [reply]) == 1
+    assert await bus.acknowledge_replies(REPLIES, [reply]) == 0
+    assert await replies(pool) == []
+
+
+async def test_a_reply_that_is_not_acknowledged_comes_again(bus, pool):
+    [command_id] = await send(pool, reply_to=REPLIES)
+    await end(pool, command_id, "success")
+    [reply] = await bus.read_replies(REPLIES)
+    await rows(pool, f"select pgmq.set_vt('{REPLIES}', {reply.msg_id}, 0)")
+
+    assert await bus.read_replies(REPLIES) == [reply]
+
+
+async def test_replies_of_an_unknown_queue_are_an_error(bus):
+    with pytest.raises(UnknownReplyQueueError):
+        await bus.read_replies("nowhere")
+    with pytest.raises(UnknownReplyQueueError):
+        await bus.acknowledge_replies("nowhere", [])
