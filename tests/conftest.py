@@ -8,8 +8,11 @@ One database is migrated for the whole run; each test that asks for a database g
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from uuid import uuid4
 
 import psycopg
@@ -33,11 +36,21 @@ def pytest_configure() -> None:
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
-    """A server that outlives the run keeps nothing of it."""
+    """A server that outlives the run keeps nothing of it, and neither does the disk."""
+    if hasattr(session.config, "workerinput"):
+        return
     server_url = os.environ.get(SERVER_VARIABLE)
-    if server_url is not None and not hasattr(session.config, "workerinput"):
+    if server_url is not None:
         with _administer(server_url) as conn:
             _drop(conn, template_name())
+    shutil.rmtree(server_home(), ignore_errors=True)
+
+
+def server_home() -> Path:
+    """Where the run's embedded server lives: not below pytest's folder for temporary files, which
+    each new run closes to the user that the server runs as when root tests.
+    """
+    return Path(tempfile.gettempdir()) / f"commandbus-tests-{os.environ[RUN_VARIABLE]}"
 
 
 def template_name() -> str:
@@ -46,15 +59,13 @@ def template_name() -> str:
 
 
 @pytest.fixture(scope="session")
-def server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def server_url() -> Iterator[str]:
     """The URI of the server's maintenance database."""
     given = os.environ.get(SERVER_VARIABLE)
     if given is not None:
         yield with_database(given, "postgres")
         return
-    base = tmp_path_factory.getbasetemp()
-    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
-    with EmbeddedServer(shared / "data") as server:
+    with EmbeddedServer(server_home()) as server:
         url = server.url("postgres")
         with _administer(url) as conn:
             # What a crash of the machine would cost is only the test run.
