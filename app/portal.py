@@ -252,6 +252,9 @@ def _new_pool(url: str) -> Pool:
         min_size=1,
         max_size=POOL_SIZE,
         timeout=POOL_WAIT_SECONDS,
+        # Its pauses between attempts double, so that it would notice late that the server is back;
+        # giving up early, it tries anew with each call.
+        reconnect_timeout=1.0,
         # A connection that the server has ended meanwhile is replaced before anybody gets it.
         check=AsyncConnectionPool.check_connection,
         open=False,
