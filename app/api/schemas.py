@@ -256,7 +256,7 @@ class CreatedCommands(Answer):
     run_id: UUID
     generation_time_ms: int
     queue_time_ms: int
-    behavior_distribution: dict[str, float]
+    behavior_distribution: dict[str, int | float]
     name: str | None
 
 
@@ -265,7 +265,7 @@ class StartedRun(Answer):
 
     run_id: UUID
     count: int
-    behavior_distribution: dict[str, float]
+    behavior_distribution: dict[str, int | float]
     name: str | None
 
 
