@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from app import access
-from app.api import bp, schemas
+from app.api import answers, bp, schemas
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
 from app.errors import Problem
@@ -13,7 +13,7 @@ from app.models import EventFilters, command_row, get_trail, search_events
 from app.trail import milliseconds
 
 
-@bp.get("/audit", responses={200: schemas.EventList})
+@bp.get("/audit", responses={200: answers.EventList})
 @access.viewer
 def search(query: schemas.AuditQuery) -> Any:
     """The events of all commands that match every filter, newest first."""
@@ -21,13 +21,13 @@ def search(query: schemas.AuditQuery) -> Any:
         event_type=query.event_type, domain=query.domain, since=query.since, until=query.until
     )
     page = search_events(filters, query.limit, query.cursor)
-    return schemas.EventList(
-        events=[schemas.FoundEvent.model_validate(row) for row in page.rows],
+    return answers.EventList(
+        events=[answers.FoundEvent.model_validate(row) for row in page.rows],
         next_cursor=page.next_cursor,
     )
 
 
-@bp.get("/audit/<command_id:command_id>", responses={200: schemas.Trail})
+@bp.get("/audit/<command_id:command_id>", responses={200: answers.Trail})
 @access.viewer
 def trail(path: CommandPath, query: schemas.DomainQuery) -> Any:
     """Everything that happened to a command, oldest first."""
@@ -36,12 +36,12 @@ def trail(path: CommandPath, query: schemas.DomainQuery) -> Any:
     if command is None:
         raise Problem(404, "unknown_command", f"There is no command {path.command_id}.")
     events = get_trail(path.command_id, domain)
-    return schemas.Trail(
+    return answers.Trail(
         command_id=command.command_id,
         domain=command.domain,
         command_type=command.command_type,
         current_status=command.status,
-        events=[schemas.EventItem.model_validate(event) for event in events],
+        events=[answers.EventItem.model_validate(event) for event in events],
         total_duration_ms=(
             milliseconds(events[0].timestamp, events[-1].timestamp) if events else None
         ),

@@ -6,7 +6,7 @@ from functools import partial
 from typing import Any
 
 from app import access
-from app.api import bp, schemas
+from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
@@ -28,7 +28,7 @@ BULK_AT_ONCE = 10_000
 BULK_SECONDS = 60.0
 
 
-@bp.post("/commands", responses={200: schemas.CreatedCommand, 201: schemas.CreatedCommand})
+@bp.post("/commands", responses={200: answers.CreatedCommand, 201: answers.CreatedCommand})
 @access.operator
 def send(body: schemas.SendCommand) -> Any:
     """Send one test command.
@@ -46,7 +46,7 @@ def send(body: schemas.SendCommand) -> Any:
         reply_to=body.reply_to,
         max_attempts=body.max_attempts,
     )
-    created = schemas.CreatedCommand(
+    created = answers.CreatedCommand(
         command_id=sent.command_id,
         status=sent.status,
         msg_id=sent.msg_id,
@@ -57,15 +57,15 @@ def send(body: schemas.SendCommand) -> Any:
     return created, 201 if sent.created else 200
 
 
-@bp.post("/commands/quick", responses={201: schemas.CommandState})
+@bp.post("/commands/quick", responses={201: answers.CommandState})
 @access.operator
 def quick(body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
     """Send one test command that succeeds."""
     sent = call(send_test_command, current_bus(), DEFAULT_BEHAVIOR, {})
-    return schemas.CommandState.model_validate(sent), 201
+    return answers.CommandState.model_validate(sent), 201
 
 
-@bp.post("/commands/bulk", responses={201: schemas.CreatedCommands, 202: schemas.StartedRun})
+@bp.post("/commands/bulk", responses={201: answers.CreatedCommands, 202: answers.StartedRun})
 @access.operator
 def bulk(body: schemas.BulkCommands) -> Any:
     """Generate test commands: up to 10,000 at once (201), more in the background (202)."""
@@ -77,7 +77,7 @@ def bulk(body: schemas.BulkCommands) -> Any:
     if body.count > BULK_AT_ONCE:
         closing = portal.closing
         portal.start("generate", partial(generate, portal.pool, order, is_cancelled=closing.is_set))
-        started = schemas.StartedRun(
+        started = answers.StartedRun(
             run_id=order.batch_id,
             count=order.count,
             behavior_distribution=distribution.to_json(),
@@ -85,7 +85,7 @@ def bulk(body: schemas.BulkCommands) -> Any:
         )
         return started, 202, {"Location": f"/api/v1/stats/load-test?run_id={order.batch_id}"}
     made = portal.call_within(BULK_SECONDS, partial(generate, portal.pool, order))
-    created = schemas.CreatedCommands(
+    created = answers.CreatedCommands(
         created=made.created,
         command_ids=made.command_ids,
         run_id=made.batch_id,
@@ -97,7 +97,7 @@ def bulk(body: schemas.BulkCommands) -> Any:
     return created, 201
 
 
-@bp.get("/commands", responses={200: schemas.CommandList})
+@bp.get("/commands", responses={200: answers.CommandList})
 @access.viewer
 def list_(query: schemas.CommandsQuery) -> Any:
     """The commands that match every filter, newest first."""
@@ -110,8 +110,8 @@ def list_(query: schemas.CommandsQuery) -> Any:
         q=query.q,
     )
     page = list_commands(filters, window(query))
-    return schemas.CommandList(
-        commands=[schemas.CommandItem.model_validate(row) for row in page.rows],
+    return answers.CommandList(
+        commands=[answers.CommandItem.model_validate(row) for row in page.rows],
         total=page.total,
         total_is_exact=page.total_is_exact,
         limit=query.limit,
@@ -121,7 +121,7 @@ def list_(query: schemas.CommandsQuery) -> Any:
     )
 
 
-@bp.get("/commands/<command_id:command_id>", responses={200: schemas.CommandDetailItem})
+@bp.get("/commands/<command_id:command_id>", responses={200: answers.CommandDetailItem})
 @access.viewer
 def detail(path: CommandPath, query: schemas.DomainQuery) -> Any:
     """One command with its payload, behaviour, result, attempts, and why it is where it is."""
@@ -130,16 +130,16 @@ def detail(path: CommandPath, query: schemas.DomainQuery) -> Any:
     found = get_command_detail(path.command_id, domain, default_max_attempts=retry.max_attempts)
     if found is None:
         raise Problem(404, "unknown_command", f"There is no command {path.command_id}.")
-    return schemas.CommandDetailItem.model_validate(found)
+    return answers.CommandDetailItem.model_validate(found)
 
 
-@bp.post("/commands/<command_id:command_id>/cancel", responses={200: schemas.CommandState})
+@bp.post("/commands/<command_id:command_id>/cancel", responses={200: answers.CommandState})
 @access.operator
 def cancel(path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCommand) -> Any:
     """Cancel a command that is PENDING."""
     domain = domain_of(path.command_id, query.domain)
     done = call(current_tsq().cancel_pending, domain, path.command_id, body.operator, body.reason)
-    return schemas.CommandState.model_validate(done)
+    return answers.CommandState.model_validate(done)
 
 
 def window(query: schemas.PageQuery) -> Window:

@@ -8,7 +8,7 @@ from flask import Flask, Response, current_app, json
 from flask_openapi3.openapi import OpenAPI
 
 from app import access
-from app.api import bp, schemas
+from app.api import answers, bp
 
 
 @bp.get("/openapi.json", doc_ui=False)
@@ -21,7 +21,7 @@ def document() -> Any:
 def describe(app: Flask) -> None:
     """Errors are described by our own model instead of the extension's."""
     if isinstance(app, OpenAPI):
-        app.validation_error_model = schemas.Problem
+        app.validation_error_model = answers.Problem
         app.security_schemes = {}  # the extension would write null, which is no valid document
         app.info.description = "Send commands, watch them, and help those that need an operator."
 

@@ -11,8 +11,9 @@ from pydantic_core import PydanticCustomError
 
 from app import access
 from app.api import bp
+from app.api.answers import CommandItem
 from app.api.routing import WHOLE, Answer, Id, Query
-from app.api.schemas import CommandItem, DomainName
+from app.api.schemas import DomainName
 from app.models import count_active, count_by_status, statistics
 from app.models.load_test import load_test_of
 from app.portal import current_portal

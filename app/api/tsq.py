@@ -8,7 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from app import access
-from app.api import bp, schemas
+from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.commands import window
 from app.api.problems import domain_of
@@ -32,7 +32,7 @@ SKIPPED_SHOWN = 100
 Action = Callable[[str, Sequence[UUID]], Awaitable[Sequence[OperatorResult]]]
 
 
-@bp.get("/tsq", responses={200: schemas.TsqList})
+@bp.get("/tsq", responses={200: answers.TsqList})
 @access.viewer
 def list_tsq(query: schemas.TsqQuery) -> Any:
     """The commands that need an operator, the latest arrivals first."""
@@ -46,8 +46,8 @@ def list_tsq(query: schemas.TsqQuery) -> Any:
         ),
         window(query),
     )
-    return schemas.TsqList(
-        commands=[schemas.TsqItem.model_validate(row) for row in page.rows],
+    return answers.TsqList(
+        commands=[answers.TsqItem.model_validate(row) for row in page.rows],
         total=page.total,
         total_is_exact=page.total_is_exact,
         limit=query.limit,
@@ -57,25 +57,25 @@ def list_tsq(query: schemas.TsqQuery) -> Any:
     )
 
 
-@bp.get("/tsq/groups", responses={200: schemas.GroupList})
+@bp.get("/tsq/groups", responses={200: answers.GroupList})
 @access.viewer
 def groups(query: schemas.DomainQuery) -> Any:
     """Failures grouped by error code and normalised message, the largest groups first."""
-    return schemas.GroupList(
-        groups=[schemas.GroupItem.model_validate(row) for row in list_groups(query.domain)]
+    return answers.GroupList(
+        groups=[answers.GroupItem.model_validate(row) for row in list_groups(query.domain)]
     )
 
 
-@bp.get("/tsq/rejected", responses={200: schemas.RejectedList})
+@bp.get("/tsq/rejected", responses={200: answers.RejectedList})
 @access.viewer
 def rejected() -> Any:
     """Messages that no command explains, the latest first."""
-    return schemas.RejectedList(
-        messages=[schemas.RejectedItem.model_validate(row) for row in list_rejected()]
+    return answers.RejectedList(
+        messages=[answers.RejectedItem.model_validate(row) for row in list_rejected()]
     )
 
 
-@bp.post("/tsq/<command_id:command_id>/retry", responses={200: schemas.CommandState})
+@bp.post("/tsq/<command_id:command_id>/retry", responses={200: answers.CommandState})
 @access.operator
 def retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.RetryCommand) -> Any:
     """Put a command back to work, its attempts counted anew."""
@@ -87,19 +87,19 @@ def retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.RetryComm
         body.operator,
         delay_seconds=body.delay_seconds,
     )
-    return schemas.CommandState.model_validate(done)
+    return answers.CommandState.model_validate(done)
 
 
-@bp.post("/tsq/<command_id:command_id>/undo-retry", responses={200: schemas.CommandState})
+@bp.post("/tsq/<command_id:command_id>/undo-retry", responses={200: answers.CommandState})
 @access.operator
 def undo_retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.UndoRetry) -> Any:
     """Take back a delayed retry whose time has not come."""
     domain = domain_of(path.command_id, query.domain)
     done = call(current_tsq().undo_retry, domain, path.command_id, body.operator)
-    return schemas.CommandState.model_validate(done)
+    return answers.CommandState.model_validate(done)
 
 
-@bp.post("/tsq/<command_id:command_id>/cancel", responses={200: schemas.CommandState})
+@bp.post("/tsq/<command_id:command_id>/cancel", responses={200: answers.CommandState})
 @access.operator
 def cancel_troubled(
     path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCommand
@@ -107,10 +107,10 @@ def cancel_troubled(
     """End a command as CANCELLED."""
     domain = domain_of(path.command_id, query.domain)
     done = call(current_tsq().operator_cancel, domain, path.command_id, body.operator, body.reason)
-    return schemas.CommandState.model_validate(done)
+    return answers.CommandState.model_validate(done)
 
 
-@bp.post("/tsq/<command_id:command_id>/complete", responses={200: schemas.CommandState})
+@bp.post("/tsq/<command_id:command_id>/complete", responses={200: answers.CommandState})
 @access.operator
 def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.CompleteCommand) -> Any:
     """End a command as COMPLETED with a result."""
@@ -124,10 +124,10 @@ def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.Comple
         body.result_data,
         notes=body.notes,
     )
-    return schemas.CommandState.model_validate(done)
+    return answers.CommandState.model_validate(done)
 
 
-@bp.post("/tsq/bulk-retry", responses={200: schemas.BulkRetried})
+@bp.post("/tsq/bulk-retry", responses={200: answers.BulkRetried})
 @access.operator
 def bulk_retry(body: schemas.BulkRetry) -> Any:
     """Retry several commands."""
@@ -138,12 +138,12 @@ def bulk_retry(body: schemas.BulkRetry) -> Any:
             domain, ids, body.operator, delay_seconds=body.delay_seconds
         ),
     )
-    return schemas.BulkRetried(
+    return answers.BulkRetried(
         retried=done.count, skipped=done.skipped, skipped_count=done.skipped_count
     )
 
 
-@bp.post("/tsq/bulk-cancel", responses={200: schemas.BulkCancelled})
+@bp.post("/tsq/bulk-cancel", responses={200: answers.BulkCancelled})
 @access.operator
 def bulk_cancel(body: schemas.BulkCancel) -> Any:
     """Cancel several commands."""
@@ -152,12 +152,12 @@ def bulk_cancel(body: schemas.BulkCancel) -> Any:
         body,
         lambda domain, ids: tsq.operator_cancel_many(domain, ids, body.operator, body.reason),
     )
-    return schemas.BulkCancelled(
+    return answers.BulkCancelled(
         cancelled=done.count, skipped=done.skipped, skipped_count=done.skipped_count
     )
 
 
-@bp.post("/tsq/bulk-complete", responses={200: schemas.BulkCompleted})
+@bp.post("/tsq/bulk-complete", responses={200: answers.BulkCompleted})
 @access.operator
 def bulk_complete(body: schemas.BulkComplete) -> Any:
     """Complete several commands with one result."""
@@ -169,7 +169,7 @@ def bulk_complete(body: schemas.BulkComplete) -> Any:
             domain, ids, body.operator, body.result_data, notes=body.notes
         ),
     )
-    return schemas.BulkCompleted(
+    return answers.BulkCompleted(
         completed=done.count, skipped=done.skipped, skipped_count=done.skipped_count
     )
 
@@ -180,13 +180,13 @@ class _Done:
 
     count: int = 0
     skipped_count: int = 0
-    skipped: list[schemas.Skipped] = field(default_factory=list)
+    skipped: list[answers.Skipped] = field(default_factory=list)
 
     def skip(self, command_id: UUID, reason: str, status: Any = None) -> None:
         self.skipped_count += 1
         if len(self.skipped) < SKIPPED_SHOWN:
             self.skipped.append(
-                schemas.Skipped(command_id=command_id, reason=reason, current_status=status)
+                answers.Skipped(command_id=command_id, reason=reason, current_status=status)
             )
 
     def add(self, results: Sequence[OperatorResult]) -> None:

@@ -1,0 +1,278 @@
+"""What the API answers. With app.api.schemas, the OpenAPI document is generated from it."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from pydantic import Field
+
+from app.api.routing import Answer
+from commandbus.models import AuditEventType, CommandStatus
+
+
+class FieldError(Answer):
+    """One value that was refused."""
+
+    field: str
+    code: str
+    message: str
+
+
+class Problem(Answer):
+    """Why a request was not served (RFC 9457)."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    request_id: str
+    errors: list[FieldError]
+
+
+class CommandState(Answer):
+    """A command and the status that it has now."""
+
+    command_id: UUID
+    status: CommandStatus
+
+
+class CreatedCommand(CommandState):
+    """A command that was sent."""
+
+    msg_id: int | None
+    behavior: dict[str, Any]
+    payload: dict[str, Any]
+    correlation_id: UUID | None
+
+
+class CreatedCommands(Answer):
+    """What was generated."""
+
+    created: int
+    command_ids: list[UUID] = Field(description="The first 100")
+    run_id: UUID
+    generation_time_ms: int
+    queue_time_ms: int
+    behavior_distribution: dict[str, int | float]
+    name: str | None
+
+
+class StartedRun(Answer):
+    """Commands that are being generated; GET /stats/load-test follows them."""
+
+    run_id: UUID
+    count: int
+    behavior_distribution: dict[str, int | float]
+    name: str | None
+
+
+class CommandItem(Answer):
+    """A command as lists show it."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    status: CommandStatus
+    attempts: int
+    max_attempts: int | None = Field(description="Its own budget; null: the configured one")
+    created_at: datetime
+    updated_at: datetime
+    correlation_id: UUID | None
+    last_error_type: str | None
+    last_error_code: str | None
+    last_error_message: str | None
+
+
+class CommandList(Answer):
+    """One page of commands, newest first."""
+
+    commands: list[CommandItem]
+    total: int
+    total_is_exact: bool
+    limit: int
+    offset: int
+    next_cursor: str | None
+    previous_cursor: str | None
+
+
+class TimingItem(Answer):
+    """Where the time of a command went, in milliseconds."""
+
+    waiting_ms: float | None
+    running_ms: float | None
+    total_ms: float | None
+
+
+class AttemptItem(Answer):
+    """One run of the handler."""
+
+    number: int
+    cycle: int
+    worker_id: int | None
+    started_at: datetime
+    ended_at: datetime | None
+    duration_ms: float | None
+    outcome: str
+    error_type: str | None
+    error_code: str | None
+    error_message: str | None
+
+
+class CommandDetailItem(CommandItem):
+    """Everything about one command."""
+
+    payload: Any
+    behavior: Any
+    result: Any
+    timing: TimingItem
+    started_at: datetime | None
+    finished_at: datetime | None
+    lease_until: datetime | None
+    due_at: datetime | None
+    msg_id: int | None
+    worker_id: int | None
+    run_id: UUID | None = Field(validation_alias="batch_id")
+    reply_to: str | None
+    attempt_list: list[AttemptItem]
+    explanation: str
+
+
+class TsqItem(Answer):
+    """A command in the troubleshooting queue."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    correlation_id: UUID | None
+    group_id: UUID
+    attempts: int
+    max_attempts: int | None
+    created_at: datetime
+    entered_at: datetime
+    first_failed_at: datetime
+    last_failed_at: datetime
+    last_error_type: str
+    last_error_code: str
+    last_error_message: str
+    payload: Any
+
+
+class TsqList(Answer):
+    """One page of the troubleshooting queue, the latest arrivals first."""
+
+    commands: list[TsqItem]
+    total: int
+    total_is_exact: bool
+    limit: int
+    offset: int
+    next_cursor: str | None
+    previous_cursor: str | None
+
+
+class GroupItem(Answer):
+    """Failures that look alike."""
+
+    group_id: UUID
+    domain: str
+    error_type: str
+    error_code: str
+    message: str
+    in_tsq: int
+    entered: int
+    first_seen_at: datetime
+    last_seen_at: datetime
+    trend: list[int] = Field(description="Arrivals in each of the last 24 hours")
+
+
+class GroupList(Answer):
+    """The groups of the troubleshooting queue, the largest first."""
+
+    groups: list[GroupItem]
+
+
+class RejectedItem(Answer):
+    """A message that no command explains."""
+
+    rejected_id: int
+    domain: str
+    queue: str
+    msg_id: int
+    command_id: UUID | None
+    reason: str
+    message: str | None
+    rejected_at: datetime
+
+
+class RejectedList(Answer):
+    """Messages that no command explains, the latest first."""
+
+    messages: list[RejectedItem]
+
+
+class Skipped(Answer):
+    """A command of a set on which nothing was done."""
+
+    command_id: UUID
+    reason: str = Field(description="not_found, ambiguous_command or invalid_state")
+    current_status: CommandStatus | None
+
+
+class BulkRetried(Answer):
+    """What became of a set."""
+
+    retried: int
+    skipped: list[Skipped] = Field(description="The first 100")
+    skipped_count: int
+
+
+class BulkCancelled(Answer):
+    """What became of a set."""
+
+    cancelled: int
+    skipped: list[Skipped]
+    skipped_count: int
+
+
+class BulkCompleted(Answer):
+    """What became of a set."""
+
+    completed: int
+    skipped: list[Skipped]
+    skipped_count: int
+
+
+class EventItem(Answer):
+    """One step in the life of a command."""
+
+    audit_id: int
+    event_type: AuditEventType
+    timestamp: datetime
+    details: dict[str, Any]
+
+
+class FoundEvent(EventItem):
+    """An event with the command that it happened to."""
+
+    command_id: UUID
+    domain: str
+
+
+class EventList(Answer):
+    """One page of events, newest first."""
+
+    events: list[FoundEvent]
+    next_cursor: str | None
+
+
+class Trail(Answer):
+    """Everything that happened to a command, oldest first."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    current_status: CommandStatus
+    events: list[EventItem]
+    total_duration_ms: float | None = Field(description="From the first event to the last")
