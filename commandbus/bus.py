@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -28,7 +27,7 @@ from commandbus.models import (
     Reply,
     SendResult,
 )
-from commandbus.payload import MAX_DATA_DEPTH, is_deep
+from commandbus.payload import check_json
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -260,12 +259,7 @@ def _row(command: NewCommand) -> dict[str, Any]:
         row["max_attempts"] = command.max_attempts
     if command.delay is not None:
         row["delay_seconds"] = _seconds(command.delay)
-    try:
-        text = json.dumps(row["data"], allow_nan=False)
-    except (TypeError, ValueError, RecursionError) as exc:
-        raise InvalidCommandError(f"data cannot be stored as JSON: {exc}") from exc
-    if is_deep(text, row["data"], MAX_DATA_DEPTH):
-        raise InvalidCommandError(f"data must not be nested more than {MAX_DATA_DEPTH} deep")
+    check_json("data", row["data"])
     return row
 
 

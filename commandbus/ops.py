@@ -19,6 +19,7 @@ from commandbus.models import (
     OperatorVerdict,
     TroubledCommand,
 )
+from commandbus.payload import check_json
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -167,7 +168,11 @@ class TroubleshootingQueue:
         *,
         notes: str | None = None,
     ) -> Sequence[OperatorResult]:
-        """``operator_complete`` for a set with one result, with an answer for each command."""
+        """``operator_complete`` for a set with one result, with an answer for each command.
+
+        Raises InvalidCommandError when *result_data* cannot be stored as JSON.
+        """
+        check_json("result_data", result_data)
         return await self._operate(
             "operator_complete", domain, list_of(command_ids), operator, Jsonb(result_data), notes
         )

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, TypeVar
 
+from commandbus.errors import InvalidCommandError
+
 T = TypeVar("T")
 
 MAX_DEPTH = 64
@@ -32,6 +34,16 @@ def decode_or_note(text: str | None) -> Any:
         return decode_json(text)
     except (ValueError, RecursionError) as exc:
         return {"_undecodable": clean_text(exc, 200), "start": text[:1000]}
+
+
+def check_json(name: str, value: Any) -> None:
+    """*value* can be sent as JSON, and read again; raises InvalidCommandError otherwise."""
+    try:
+        text = json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError, RecursionError) as exc:
+        raise InvalidCommandError(f"{name} cannot be stored as JSON: {exc}") from exc
+    if is_deep(text, value, MAX_DATA_DEPTH):
+        raise InvalidCommandError(f"{name} must not be nested more than {MAX_DATA_DEPTH} deep")
 
 
 def clean_text(value: object, limit: int = MAX_TEXT) -> str:
