@@ -1,0 +1,1 @@
+"""The promises of the specification, kept end to end: real database, real workers."""

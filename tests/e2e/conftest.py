@@ -1,0 +1,116 @@
+"""The fixtures that the stories S023 and S024 name."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from app.worker import create_worker
+from commandbus import CommandBus, CommandRecord, CommandStatus, RetryPolicy
+from commandbus.ops import TroubleshootingQueue
+from tests.e2e import support
+from tests.e2e.support import Pool
+from tests.waiting import eventually
+
+WaitForStatus = Callable[..., Awaitable[CommandRecord]]
+# Retries come quickly, so that the suites are about what happens and not about waiting.
+QUICK_RETRIES = RetryPolicy(max_attempts=3, base_delay_ms=50, max_delay_ms=200)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Everything in this folder is end to end."""
+    here = Path(__file__).parent
+    for item in items:
+        if here in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture
+def command_bus(pool: Pool) -> CommandBus:
+    return CommandBus(pool)
+
+
+@pytest.fixture
+async def tsq(pool: Pool) -> TroubleshootingQueue:
+    return TroubleshootingQueue(pool)
+
+
+@pytest.fixture
+def make_worker_task(pool: Pool) -> Callable[..., Any]:
+    """Starts workers in the test's loop; the caller stops them."""
+
+    async def make(**options: Any) -> tuple[Any, asyncio.Task[None]]:
+        worker = await create_worker(pool, **{"retry_policy": QUICK_RETRIES, **options})
+        return worker, asyncio.create_task(worker.run())
+
+    return make
+
+
+@pytest.fixture
+async def worker_task(make_worker_task: Callable[..., Any]) -> AsyncIterator[asyncio.Task[None]]:
+    """A worker in the test's loop, with a budget of 3 attempts."""
+    worker, task = await make_worker_task()
+    yield task
+    worker.stop()
+    await task
+
+
+@pytest.fixture
+def wait_for_status(command_bus: CommandBus) -> WaitForStatus:
+    """Waits until a command has a status; TimeoutError when it does not get it."""
+
+    async def wait(
+        command_id: UUID,
+        expected_status: CommandStatus,
+        timeout: float = 10,  # noqa: ASYNC109 - the story names it so
+    ) -> CommandRecord:
+        async def look() -> CommandRecord | None:
+            return await command_bus.get_command("test", command_id)
+
+        try:
+            command = await eventually(
+                look, lambda seen: seen and seen.status == expected_status, seconds=timeout
+            )
+        except AssertionError as exc:
+            message = f"Command {command_id} did not reach {expected_status}: {exc}"
+            raise TimeoutError(message) from exc
+        assert command is not None  # the condition above saw one
+        return command
+
+    return wait
+
+
+@pytest.fixture
+def wait_for_completion(wait_for_status: WaitForStatus) -> WaitForStatus:
+    async def wait(
+        command_id: UUID,
+        timeout: float = 10,  # noqa: ASYNC109 - the story names it so
+    ) -> CommandRecord:
+        return await wait_for_status(command_id, CommandStatus.COMPLETED, timeout=timeout)
+
+    return wait
+
+
+@pytest.fixture(autouse=True)
+def _test_commands_go_to_this_database(request: pytest.FixtureRequest) -> Iterator[None]:
+    """The functions of support.py act on the database of the test, where it has one."""
+    if "pool" not in request.fixturenames:
+        yield
+        return
+    with support.bound_to(request.getfixturevalue("pool")):
+        yield
+
+
+@pytest.fixture
+def create_test_command() -> Callable[..., Awaitable[None]]:
+    return support.create_test_command
+
+
+@pytest.fixture
+def update_test_command() -> Callable[..., Awaitable[None]]:
+    return support.update_test_command
