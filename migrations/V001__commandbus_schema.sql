@@ -130,6 +130,7 @@ create table command_bus_tsq (
 );
 
 create index tsq_newest_first on command_bus_tsq (entered_at desc, command_id desc);
+create index tsq_by_creation on command_bus_tsq (created_at desc, command_id desc);
 create index tsq_by_group on command_bus_tsq (group_id, entered_at desc);
 create index tsq_by_error_code on command_bus_tsq (error_code, entered_at desc);
 
