@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 NOTHING = "\N{EN DASH}"
+SHORT_ID_LENGTH = 13
 
 
 def number(value: float | None, digits: int = 0) -> str:
@@ -98,8 +99,9 @@ def unix_iso(value: float) -> str:
 
 
 def short_id(value: object) -> str:
-    """The first eight characters, enough to recognise an id in a table."""
-    return str(value)[:8]
+    """Beginning and end of an id: ids of one minute begin alike, as they start with the time."""
+    text = str(value)
+    return text if len(text) <= SHORT_ID_LENGTH else f"{text[:8]}…{text[-4:]}"
 
 
 def pretty_json(value: Any) -> str:

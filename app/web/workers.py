@@ -1,0 +1,177 @@
+"""Workers: who runs, what it does now, start one here, let one or all drain."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from flask import current_app, flash, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app import access, local_workers
+from app.config import WORKER_OPTIONS, Settings
+from app.errors import Problem
+from app.models import WorkerRow, WorkerState, get_worker, list_workers, statistics
+from app.portal import call, current_portal
+from app.processes import request_stop
+from app.web import bp
+from app.web.remembered import current_operator
+from app.web.rendering import ask_to_confirm, render_page
+
+LIVE_SECONDS = 2
+SHOWN_COMMANDS = 3
+LARGEST_ID = 2**63 - 1
+UNNAMED_OPERATOR = "web"
+
+_CONCURRENCY = next(option for option in WORKER_OPTIONS if option.name == "concurrency")
+
+
+class Look(NamedTuple):
+    """How a worker's state looks."""
+
+    label: str
+    icon: str
+    tone: str
+    meaning: str
+
+
+STARTING = Look("Starting", "clock", "pending", "The process runs and has not registered yet.")
+STOPPING = Look("Stopping", "hourglass", "pending", "It finishes what it runs, then it ends.")
+LOOKS = {
+    WorkerState.ALIVE: Look("Alive", "check", "completed", "Its heartbeat comes on time."),
+    WorkerState.LATE: Look("Late", "alert", "tsq", "Its heartbeat is overdue."),
+    WorkerState.GONE: Look("Gone", "cloud-off", "failed", "It ended or lost the database."),
+    WorkerState.STOPPED: Look("Stopped", "stop", "cancelled", "It drained and ended."),
+}
+
+
+@bp.get("/workers")
+@access.viewer
+def workers() -> ResponseReturnValue:
+    return render_page("pages/workers.html", workers_context(), partials=("workers_list",))
+
+
+@bp.post("/workers/start")
+@access.operator
+def start_worker() -> ResponseReturnValue:
+    text = request.form.get("concurrency", "").strip()
+    try:
+        concurrency = int(_CONCURRENCY.parse(text)) if text else None
+    except ValueError as exc:
+        flash(f"Concurrency {exc}.", "error")
+        return _back()
+    pid = local_workers.start(concurrency)
+    flash(f"Worker process {pid} is starting; it appears below within moments.", "success")
+    return _back()
+
+
+@bp.post("/workers/<int:worker_id>/stop")
+@access.operator
+def stop_worker(worker_id: int) -> ResponseReturnValue:
+    worker = get_worker(worker_id) if worker_id <= LARGEST_ID else None
+    if worker is None:
+        raise Problem(404, "unknown_worker", f"There is no worker w-{worker_id}.")
+    if worker.stopped_at is not None:
+        flash(f"{worker.name} has stopped already.", "info")
+        return _back()
+    if question := ask_to_confirm(
+        title=f"Stop {worker.name}",
+        message=stop_question(worker),
+        action="Stop worker",
+        back=url_for("web.workers"),
+    ):
+        return question
+    call(request_stop, current_portal().pool, worker_id, _operator())
+    flash(f"{worker.name} was asked to stop. It finishes what it runs first.", "success")
+    return _back()
+
+
+@bp.post("/workers/stop")
+@access.operator
+def stop_all_workers() -> ResponseReturnValue:
+    active = [row for row in list_workers() if _is_active(row)]
+    if not active:
+        flash("No worker is running.", "info")
+        return _back()
+    if question := ask_to_confirm(
+        title="Stop all workers",
+        message=stop_all_question(active),
+        action="Stop all",
+        back=url_for("web.workers"),
+    ):
+        return question
+    call(request_stop, current_portal().pool, None, _operator())
+    flash(f"{_count(len(active), 'worker')} asked to stop.", "success")
+    return _back()
+
+
+def workers_context() -> dict[str, Any]:
+    """Everything that the page and its refresh show."""
+    rows = list_workers()
+    active = [row for row in rows if _is_active(row)]
+    settings: Settings = current_app.config["SETTINGS"]
+    return {
+        "active": active,
+        "past": [row for row in rows if not _is_active(row)],
+        "own": local_workers.watch(rows),
+        "own_host": local_workers.own_host(),
+        "can_start": local_workers.can_start(),
+        "bound_to": settings.host,
+        "start_workers": settings.start_workers,
+        "totals": {
+            "alive": sum(row.state is WorkerState.ALIVE for row in active),
+            "slots": sum(row.concurrency for row in active),
+            "busy": sum(row.running_count for row in active),
+            "rate": sum(row.rate_per_second for row in active),
+            "queue_depth": statistics.queue_depth(None),
+        },
+        "concurrency": _CONCURRENCY,
+        "live_seconds": LIVE_SECONDS,
+        "shown_commands": SHOWN_COMMANDS,
+        "STARTING": STARTING,
+        "look_of": look_of,
+        "stop_question": stop_question,
+        "stop_all_question": stop_all_question(active),
+    }
+
+
+def look_of(worker: WorkerRow) -> Look:
+    """How the worker's state looks; one that was asked to stop and still lives is stopping."""
+    if _is_active(worker) and worker.stop_requested_at is not None:
+        return STOPPING
+    return LOOKS[worker.state]
+
+
+def stop_question(worker: WorkerRow) -> str:
+    """What is asked before a worker is told to stop."""
+    if worker.running_count:
+        running = _count(worker.running_count, "running command")
+        return f"{worker.name} on {worker.host} finishes its {running} and then ends."
+    return f"{worker.name} on {worker.host} runs nothing now and ends at once."
+
+
+def stop_all_question(active: list[WorkerRow]) -> str:
+    """What is asked before all workers are told to stop."""
+    hosts = len({row.host for row in active})
+    running = sum(row.running_count for row in active)
+    where = f" on {hosts} hosts" if hosts > 1 else ""
+    finish = f", finish {_count(running, 'running command')}" if running else ""
+    return (
+        f"{_count(len(active), 'worker')}{where} take no further commands{finish} and end."
+        " Commands wait until a worker runs again."
+    )
+
+
+def _is_active(worker: WorkerRow) -> bool:
+    return worker.state in (WorkerState.ALIVE, WorkerState.LATE)
+
+
+def _operator() -> str:
+    return current_operator() or UNNAMED_OPERATOR
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def _back() -> ResponseReturnValue:
+    return redirect(url_for("web.workers"), 303)
