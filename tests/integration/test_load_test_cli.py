@@ -8,7 +8,7 @@ import signal
 import pytest
 
 from commandbus import CommandBus, CommandStatus
-from tests.integration.programs import program
+from tests.programs import program
 
 
 async def load_test(database_url, tmp_path, *arguments):

@@ -13,7 +13,7 @@ import pytest
 
 import run
 from app.config import PROJECT_ROOT
-from tests.integration.programs import program
+from tests.programs import program
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from app import store
 from app.config import ConfigStore
 from app.processes import request_stop
 from commandbus import CommandBus, CommandStatus, uuid7
-from tests.integration.programs import PATIENCE, program
+from tests.programs import PATIENCE, program
 
 
 def worker(database_url, *arguments, **environment):

@@ -1,0 +1,67 @@
+"""The application as a person meets it: `python run.py` as a process, spoken to over HTTP."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from tests.programs import Program, program
+
+
+class Served:
+    """A running web server."""
+
+    def __init__(self, running: Program, port: int) -> None:
+        self.running = running
+        self.url = f"http://127.0.0.1:{port}"
+
+    async def get(self, path: str) -> Any:
+        """The JSON (or text) that a path answers with; fails unless it is a 200."""
+        status, body = await self.request("GET", path)
+        assert status == 200, (status, body)
+        return body
+
+    async def post(self, path: str, body: Any, *, status: int = 201) -> Any:
+        """The JSON that a post answers with; fails unless the status is the expected one."""
+        answered, answer = await self.request("POST", path, body)
+        assert answered == status, (answered, answer)
+        return answer
+
+    async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
+        return await asyncio.to_thread(self._request, method, path, body)
+
+    def _request(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        request = urllib.request.Request(
+            self.url + path,
+            method=method,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={"Content-Type": "application/json"} if body is not None else {},
+        )
+        try:
+            with urllib.request.urlopen(request, timeout=30) as response:
+                status, kind, text = (
+                    response.status,
+                    response.headers["Content-Type"],
+                    response.read(),
+                )
+        except urllib.error.HTTPError as error:
+            status, kind, text = error.code, error.headers["Content-Type"], error.read()
+        return status, json.loads(text) if "json" in (kind or "") else text.decode()
+
+
+@asynccontextmanager
+async def served(database_url: str, *arguments: str, **environment: str) -> AsyncIterator[Served]:
+    """`python run.py` on a free port, ready."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    async with program(
+        "run.py", "--port", str(port), *arguments, DATABASE_URL=database_url, **environment
+    ) as running:
+        await running.says("is ready")
+        yield Served(running, port)

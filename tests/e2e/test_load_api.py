@@ -1,0 +1,47 @@
+"""S025: generating load through the API, and measuring what becomes of it."""
+
+from __future__ import annotations
+
+import math
+
+from tests.e2e.served import served
+from tests.waiting import eventually
+
+MIX = {"success": 90, "fail_transient_then_succeed": 5, "fail_permanent": 5}
+
+
+async def test_a_thousand_commands_are_created_queued_and_timed(database_url):
+    async with served(database_url) as web:
+        created = await web.post("/api/v1/commands/bulk", {"count": 1000})
+        stats = await web.get("/api/v1/stats")
+
+    assert created["created"] == 1000
+    assert len(created["command_ids"]) == 100
+    assert created["generation_time_ms"] >= 0
+    assert created["queue_time_ms"] >= 0
+    assert stats["counts"]["PENDING"] == 1000
+    assert stats["metrics"]["queue_depth"] == 1000
+
+
+async def test_mixed_behaviours_end_as_they_should_and_the_metrics_say_so(database_url):
+    async with served(database_url, "--workers", "2", RETRY_BASE_DELAY_MS="50") as web:
+        run = await web.post(
+            "/api/v1/commands/bulk",
+            {"count": 400, "behavior_distribution": MIX, "delay_ms": 10},
+        )
+
+        async def progress() -> dict[str, float]:
+            path = f"/api/v1/stats/load-test?run_id={run['run_id']}"
+            answer: dict[str, float] = await web.get(path)
+            return answer
+
+        done = await eventually(progress, lambda seen: seen["pending"] == 0, seconds=60)
+        throughput = await web.get("/api/v1/stats/throughput?window_seconds=300")
+
+    assert (done["total_commands"], done["completed"], done["in_tsq"]) == (400, 380, 20)
+    assert (done["failed"], done["progress_percent"]) == (0, 100)
+    assert throughput["commands_processed"] == 400
+    assert math.isclose(throughput["throughput_per_second"], 400 / 300, abs_tol=0.1)
+    assert throughput["avg_processing_time_ms"] >= 10
+    assert 10 <= throughput["p50_ms"] <= throughput["p95_ms"] <= throughput["p99_ms"]
+    assert (throughput["active_workers"], throughput["queue_depth"]) == (2, 0)
