@@ -91,7 +91,9 @@ class Attempt:
                 return None
             # The handler itself raised it: an unexpected error like any other.
             return outcomes.failure(claimed, self._run_us(), exc, policy)
-        except (Exception, SystemExit) as exc:  # noqa: BLE001 - a handler may raise anything
+        except (KeyboardInterrupt, GeneratorExit):
+            raise  # not the handler's: somebody ends the program, or the event loop this task
+        except BaseException as exc:  # noqa: BLE001 - a handler may raise anything
             return outcomes.failure(claimed, self._run_us(), exc, policy)
         return outcomes.success(claimed, self._run_us(), result)
 

@@ -170,6 +170,7 @@ class Worker:
         With *force* nothing is waited for.
         """
         self._stopping = True
+        self._slots.open = False
         self._forced = self._forced or force
         self.wake()
 

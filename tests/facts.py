@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus import CommandStatus, NewCommand, SendResult, store
 from commandbus.bus import CommandBus
 from commandbus.models import ClaimedCommand, Settlement
+from tests.waiting import eventually
 
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
@@ -192,6 +193,17 @@ async def status(pool: Pool, command_id: UUID) -> CommandStatus:
     command = await CommandBus(pool).get_command(DOMAIN, command_id)
     assert command is not None
     return command.status
+
+
+async def ended(
+    pool: Pool, *command_ids: UUID, expected: str = "COMPLETED", seconds: float = 15
+) -> None:
+    """Every command has come to *expected*."""
+
+    async def look() -> set[str]:
+        return {(await status(pool, each)).value for each in command_ids}
+
+    await eventually(look, lambda seen: seen == {expected}, seconds=seconds)
 
 
 async def events(pool: Pool, command_id: UUID) -> list[str]:

@@ -69,3 +69,47 @@ async def start_worker(make_worker: Callable[..., Worker]) -> AsyncIterator[Star
     for _, task in started:
         with suppress(asyncio.CancelledError):
             await task
+
+
+@pytest.fixture
+def recorded(registry) -> list[Any]:
+    """A handler that completes at once; the (data, attempt) it got."""
+    seen: list[Any] = []
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        seen.append((command.data, context.attempt))
+        return {"did": command.data}
+
+    return seen
+
+
+class Gate:
+    """A handler that waits until it is opened, and counts who waits."""
+
+    def __init__(self) -> None:
+        self.open = asyncio.Event()
+        self.started = 0
+        self.running = 0
+        self.most = 0
+        self.cancelled = 0
+
+    async def __call__(self, command, context) -> str:
+        self.started += 1
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await self.open.wait()
+        except asyncio.CancelledError:
+            self.cancelled += 1
+            raise
+        finally:
+            self.running -= 1
+        return "passed"
+
+
+@pytest.fixture
+def gate(registry) -> Gate:
+    made = Gate()
+    registry.register("test", "DoIt", made)
+    return made

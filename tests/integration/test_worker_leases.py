@@ -1,0 +1,126 @@
+"""Leases: a handler that outlasts its own is given up, unless it has it made longer."""
+
+from __future__ import annotations
+
+import asyncio
+
+from commandbus import (
+    CommandStatus,
+)
+from tests.facts import (
+    assert_books_balance,
+    ended,
+    events,
+    rows,
+    send,
+    status,
+)
+from tests.waiting import eventually, until
+
+
+async def test_a_handler_that_outlasts_its_lease_is_cancelled_and_its_command_claimed_again(
+    bus, pool, registry, start_worker
+):
+    cancelled = []
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        if context.attempt == 1:
+            try:
+                await asyncio.sleep(60)
+            except asyncio.CancelledError:
+                cancelled.append(command.command_id)
+                raise
+        return context.attempt
+
+    [command_id] = await send(pool)
+    await start_worker(concurrency=1, visibility_timeout=1)
+
+    await ended(pool, command_id)
+    assert cancelled == [command_id]
+    command = await bus.get_command("test", command_id)
+    assert command is not None
+    assert (command.result, command.attempts) == (2, 2)
+    assert await events(pool, command_id) == [
+        "SENT", "RECEIVED", "LEASE_EXPIRED", "RECEIVED", "COMPLETED"
+    ]  # fmt: skip
+
+
+async def test_a_handler_that_always_outlasts_its_lease_ends_in_the_tsq(pool, gate, start_worker):
+    [command_id] = await send(pool, max_attempts=2)
+    await start_worker(concurrency=1, visibility_timeout=1)
+
+    await ended(pool, command_id, expected="IN_TSQ")
+    assert gate.cancelled == gate.started == 2
+    await assert_books_balance(pool)
+
+
+async def test_renewal_lets_a_handler_outlast_many_leases(pool, registry, start_worker):
+    runs = []
+
+    @registry.handler("test", "DoIt", auto_renew=True)
+    async def handle(command, context):
+        runs.append(context.attempt)
+        await asyncio.sleep(2.5)
+
+    [command_id] = await send(pool)
+    await start_worker(concurrency=1, visibility_timeout=1)
+
+    await ended(pool, command_id)
+    assert runs == [1]
+    assert "LEASE_EXPIRED" not in await events(pool, command_id)
+
+
+async def test_a_handler_may_make_its_own_lease_longer(pool, registry, start_worker):
+    runs = []
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        runs.append(context.attempt)
+        await context.extend_visibility(30)
+        await asyncio.sleep(1.5)
+
+    [command_id] = await send(pool)
+    await start_worker(concurrency=1, visibility_timeout=1)
+
+    await ended(pool, command_id)
+    assert runs == [1]
+
+
+async def test_a_handler_whose_command_was_taken_over_learns_so(pool, registry, start_worker):
+    taken_over = asyncio.Event()
+    raised: list[str] = []
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        if context.attempt > 1:
+            taken_over.set()
+            return "second"
+        await context.extend_visibility(300)
+        await rows(pool, "update command_bus_worker set heartbeat_at = clock_timestamp()")
+        await rows(
+            pool,
+            "update command_bus_command set lease_until = clock_timestamp() - interval '1 minute'",
+        )
+        await rows(
+            pool, "select pgmq.set_vt('test__commands', msg_id, 0) from pgmq.q_test__commands"
+        )
+        await taken_over.wait()
+        try:
+            await context.extend_visibility(30)
+        except Exception as exc:
+            raised.append(type(exc).__name__)
+            raise
+
+    [command_id] = await send(pool)
+    await start_worker(concurrency=1)
+    await until(lambda: True)
+    await start_worker(concurrency=1, poll_interval=0.05)
+
+    await ended(pool, command_id)
+    await until(lambda: raised)
+    assert raised == ["LeaseLostError"]
+    await eventually(
+        lambda: events(pool, command_id), lambda trail: trail.count("LATE_RESULT") == 1
+    )
+    assert await status(pool, command_id) == CommandStatus.COMPLETED

@@ -1,0 +1,161 @@
+"""Stopping is designed: drain, give back, and leave the rest to the leases."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from commandbus import (
+    CommandStatus,
+    Worker,
+)
+from tests.facts import (
+    assert_books_balance,
+    ended,
+    events,
+    send,
+    status,
+    value,
+)
+from tests.waiting import eventually, until
+
+
+async def test_a_stop_lets_running_handlers_finish(pool, gate, start_worker):
+    ids = await send(pool, 2)
+    worker: Worker = await start_worker(concurrency=2)
+    await until(lambda: gate.running == 2)
+
+    worker.stop()
+    gate.open.set()
+
+    await ended(pool, *ids)
+    assert (
+        await value(pool, "select count(*) from command_bus_command where status = 'COMPLETED'")
+        == 2
+    )
+
+
+async def test_a_stop_may_come_from_any_thread_and_again(pool, recorded, make_worker):
+    worker: Worker = make_worker(poll_interval=60.0)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: worker.worker_id is not None)
+
+    threads = [threading.Thread(target=worker.stop) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    async with asyncio.timeout(5):
+        await running
+    worker.stop()
+    worker.stop(force=True)
+    assert await value(pool, "select stopped_at is not null from command_bus_worker")
+
+
+async def test_a_stop_before_the_start_starts_nothing(pool, recorded, make_worker):
+    worker: Worker = make_worker()
+    worker.stop()
+    await send(pool)
+
+    async with asyncio.timeout(5):
+        await worker.run()
+
+    assert recorded == []
+    assert await value(pool, "select count(*) from command_bus_worker") == 0
+
+
+async def test_what_never_started_is_given_back_without_spending_an_attempt(
+    bus, pool, registry, start_worker
+):
+    """Quick commands let the worker claim ahead; then one that waits fills its only slot."""
+    block = asyncio.Event()
+    started: list[Any] = []
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        started.append(command.data)
+        if command.data == "block":
+            await block.wait()
+
+    worker: Worker = await start_worker(concurrency=1, batch_size=10)
+    await ended(pool, *await send(pool, 30))
+    await send(pool, data="block")
+    await until(lambda: "block" in started)
+    behind = await send(pool, 10, data="behind", max_attempts=1)
+
+    async def held() -> int:
+        return int(
+            await value(
+                pool,
+                "select count(*) from command_bus_command where status = 'IN_PROGRESS'",
+            )
+        )
+
+    await eventually(held, lambda number: number > 1)
+    worker.stop()
+    block.set()
+
+    await eventually(lambda: value(pool, "select stopped_at is not null from command_bus_worker"))
+    for command_id in behind:
+        command = await bus.get_command("test", command_id)
+        assert command is not None
+        assert (command.status, command.attempts) == (CommandStatus.PENDING, 0)
+    assert "behind" not in started
+    assert (
+        await value(pool, "select count(*) from command_bus_audit where event_type = 'RELEASED'")
+        >= 1
+    )
+    await start_worker()
+    await ended(pool, *behind)
+    await assert_books_balance(pool)
+
+
+async def test_after_the_drain_time_handlers_are_cancelled_and_their_leases_decide(
+    pool, gate, make_worker
+):
+    [command_id] = await send(pool)
+    worker: Worker = make_worker(drain_timeout=0.2)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: gate.running == 1)
+
+    worker.stop()
+    async with asyncio.timeout(5):
+        await running
+
+    assert gate.cancelled == 1
+    assert await status(pool, command_id) == CommandStatus.IN_PROGRESS
+    assert await events(pool, command_id) == ["SENT", "RECEIVED"]
+
+
+async def test_a_forced_stop_waits_for_nothing(pool, gate, make_worker):
+    await send(pool)
+    worker: Worker = make_worker(drain_timeout=600.0)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: gate.running == 1)
+
+    worker.stop()
+    worker.stop(force=True)
+
+    async with asyncio.timeout(5):
+        await running
+    assert gate.cancelled == 1
+
+
+async def test_a_cancelled_run_leaves_no_task_behind(pool, gate, make_worker):
+    await send(pool)
+    before = asyncio.all_tasks()
+    worker: Worker = make_worker()
+    running = asyncio.create_task(worker.run())
+    await until(lambda: gate.running == 1)
+
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+
+    async def left() -> int:
+        return len(
+            [task for task in asyncio.all_tasks() - before if "pool" not in task.get_name().lower()]
+        )
+
+    await eventually(left, lambda number: number == 0)
