@@ -1,7 +1,8 @@
 """What every test may use: a server, a database of its own, a pool on its loop.
 
-The server is the one of TEST_DATABASE_URL (its role must be allowed to create databases, and PGMQ
-in them), else an embedded server in a temporary folder that all parallel test processes share.
+The server is the one of TEST_DATABASE_URL, else of DATABASE_URL (environment or .env); its role
+must be allowed to create databases, and PGMQ in them. Without either it is an embedded server in a
+temporary folder that all parallel test processes share.
 One database is migrated for the whole run; each test that asks for a database gets a copy.
 """
 
@@ -21,6 +22,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from app.config import Settings
 from app.database.embedded import EmbeddedServer
 from app.database.opening import prepare
 from app.database.urls import with_database
@@ -39,11 +41,16 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """A server that outlives the run keeps nothing of it, and neither does the disk."""
     if hasattr(session.config, "workerinput"):
         return
-    server_url = os.environ.get(SERVER_VARIABLE)
+    server_url = given_server()
     if server_url is not None:
         with _administer(server_url) as conn:
             _drop(conn, template_name())
     shutil.rmtree(server_home(), ignore_errors=True)
+
+
+def given_server() -> str | None:
+    """The server that the environment names, or None."""
+    return os.environ.get(SERVER_VARIABLE) or Settings.from_env().database_url
 
 
 def server_home() -> Path:
@@ -61,7 +68,7 @@ def template_name() -> str:
 @pytest.fixture(scope="session")
 def server_url() -> Iterator[str]:
     """The URI of the server's maintenance database."""
-    given = os.environ.get(SERVER_VARIABLE)
+    given = given_server()
     if given is not None:
         yield with_database(given, "postgres")
         return

@@ -51,7 +51,7 @@ async def test_a_thousand_mixed_commands_survive_a_killed_worker(database_url, p
         await eventually(open_commands, lambda count: count == 0, seconds=60)
         counts = (await web.get("/api/v1/stats"))["counts"]
 
-    stored = dict(
+    stored: dict[str, str] = dict(
         await rows(pool, "select command_id::text, status::text from command_bus_command")
     )
     assert stored == expected
