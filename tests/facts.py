@@ -249,6 +249,7 @@ async def recount(pool: Pool) -> dict[CommandStatus, int]:
 async def assert_books_balance(pool: Pool) -> None:
     """Counters equal a recount, and the small tables hold what the command rows say."""
     assert await CommandBus(pool).count_by_status() == await recount(pool)
+    assert await rows(pool, "select * from command_bus.find_violations()") == []
     strays = await rows(
         pool,
         """
