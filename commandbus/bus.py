@@ -15,7 +15,7 @@ from uuid import UUID
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from commandbus import store
+from commandbus import queries, store
 from commandbus.errors import InvalidCommandError, InvalidDomainError
 from commandbus.models import (
     AuditEvent,
@@ -139,7 +139,7 @@ class CommandBus:
     async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
         """The command as it stands, or None."""
         async with store.autocommit(self._pool) as conn:
-            return await store.get_command(conn, domain, command_id)
+            return await queries.get_command(conn, domain, command_id)
 
     async def query_commands(
         self,
@@ -171,7 +171,7 @@ class CommandBus:
         given = {name: value for name, value in filters.items() if value is not None}
         _check_limit(limit)
         async with store.autocommit(self._pool) as conn:
-            found = await store.query_commands(
+            found = await queries.query_commands(
                 conn, given, before=decode_cursor(cursor), limit=limit + 1
             )
         page = found[:limit]
@@ -189,17 +189,17 @@ class CommandBus:
         Without *domain* an id that exists in several domains gives the events of all of them.
         """
         async with store.autocommit(self._pool) as conn:
-            return await store.get_audit_trail(conn, command_id, domain)
+            return await queries.get_audit_trail(conn, command_id, domain)
 
     async def count_by_status(self, domain: str | None = None) -> dict[CommandStatus, int]:
         """How many commands are in each status: exact, and cheap at any number."""
         async with store.autocommit(self._pool) as conn:
-            return await store.count_by_status(conn, domain)
+            return await queries.count_by_status(conn, domain)
 
     async def get_batch(self, batch_id: UUID) -> BatchProgress | None:
         """The counters and latencies of the commands sent with this *batch_id*, or None."""
         async with store.autocommit(self._pool) as conn:
-            return await store.get_batch(conn, batch_id)
+            return await queries.get_batch(conn, batch_id)
 
     async def read_replies(
         self, queue: str, *, limit: int = 10, visibility_timeout: int = 30
@@ -209,13 +209,13 @@ class CommandBus:
         Raises UnknownReplyQueueError when *queue* does not exist.
         """
         async with store.autocommit(self._pool) as conn:
-            messages = await store.read_messages(conn, queue, visibility_timeout, limit)
+            messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
         return [_reply(msg_id, message) for msg_id, message in messages]
 
     async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:
         """Delete replies that were dealt with; returns how many were still there."""
         async with store.autocommit(self._pool) as conn:
-            return len(await store.delete_messages(conn, queue, [r.msg_id for r in replies]))
+            return len(await queries.delete_messages(conn, queue, [r.msg_id for r in replies]))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:

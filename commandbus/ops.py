@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
-from commandbus import store
+from commandbus import queries, store
 from commandbus.bus import decode_cursor
 from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import (
@@ -53,7 +53,7 @@ class TroubleshootingQueue:
         For the next page give ``encode_cursor(last.entered_at, last.command_id)``.
         """
         async with store.autocommit(self._pool) as conn:
-            return await store.list_troubled(
+            return await queries.list_troubled(
                 conn,
                 _given(domain, command_type, error_code, group_id),
                 before=decode_cursor(cursor),
@@ -70,7 +70,7 @@ class TroubleshootingQueue:
     ) -> int:
         """How many commands in the queue match."""
         async with store.autocommit(self._pool) as conn:
-            return await store.count_troubled(
+            return await queries.count_troubled(
                 conn, _given(domain, command_type, error_code, group_id)
             )
 

@@ -26,6 +26,7 @@ from commandbus.backoff import Backoff
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from commandbus.leases import Leases
 from commandbus.listener import listen_for_commands
 from commandbus.models import ClaimedCommand, Outcome
 from commandbus.retry import RetryPolicy
@@ -83,7 +84,6 @@ class Worker:
         self._wake = asyncio.Event()
         self._stopping = False
         self._forced = False
-        self._claim_in_doubt = False
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
         self._settler = Settler(
             pool,
@@ -94,6 +94,7 @@ class Worker:
             policy=lambda: self.retry_policy,
         )
         self._heartbeat = Heartbeat(pool, self)
+        self._leases = Leases(pool, self)
         self.configure(
             concurrency=concurrency,
             visibility_timeout=visibility_timeout,
@@ -189,12 +190,12 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         if not await self._register():
             return
-        logger.info("worker_started", extra={**self._ids(), "concurrency": self.concurrency})
+        logger.info("worker_started", extra={**self.ids, "concurrency": self.concurrency})
         settling = asyncio.create_task(self._settler.run(), name="settler")
         side_tasks = [
             settling,
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
-            asyncio.create_task(self._renew_leases(), name="lease renewal"),
+            asyncio.create_task(self._leases.keep(), name="lease renewal"),
             asyncio.create_task(
                 listen_for_commands(self._pool, self.domain, self._wake.set), name="listener"
             ),
@@ -212,18 +213,20 @@ class Worker:
                 task.cancel()
             results = await asyncio.gather(*side_tasks, return_exceptions=True)
         await self._tell_stopped()
-        logger.info("worker_stopped", extra=self._ids())
+        logger.info("worker_stopped", extra=self.ids)
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
-    def _ids(self) -> dict[str, Any]:
+    @property
+    def ids(self) -> dict[str, Any]:
+        """What log lines of this worker carry."""
         return {"worker_id": self.worker_id, "domain": self.domain}
 
     def _on_side_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error(
-                "side_task_died", extra={**self._ids(), "task": task.get_name()}, exc_info=error
+                "side_task_died", extra={**self.ids, "task": task.get_name()}, exc_info=error
             )
             self.stop()
 
@@ -252,15 +255,16 @@ class Worker:
     async def _tell_stopped(self) -> None:
         try:
             async with store.autocommit(self._pool) as conn:
-                await store.worker_stopped(conn, self._id)
+                await store.worker_stopped(conn, self.registered_id)
         except INFRASTRUCTURE_ERRORS as exc:
             # Its heartbeats end, which says the same a little later.
             logger.warning(
-                "worker_stop_not_recorded", extra={**self._ids(), "error": str(exc).strip()}
+                "worker_stop_not_recorded", extra={**self.ids, "error": str(exc).strip()}
             )
 
     @property
-    def _id(self) -> int:
+    def registered_id(self) -> int:
+        """The worker's id; RuntimeError before ``run()`` got one."""
         if self.worker_id is None:
             raise RuntimeError("the worker is not registered; run() does it")
         return self.worker_id
@@ -289,7 +293,7 @@ class Worker:
             if self._heartbeat.suspects_wait:
                 await self._run_suspects()
             self._wake.clear()
-            await self._release(self._slots.take_stale())
+            await self._leases.give_back(self._slots.take_stale())
             room = self._slots.room()
             if room < 1:
                 await self._pause(self.poll_interval)
@@ -314,17 +318,22 @@ class Worker:
         asked_at = time.monotonic()
         try:
             async with store.autocommit(self._pool) as conn:
-                if self._claim_in_doubt:
-                    await self._give_back_unknown(conn)
+                if self._leases.in_doubt:
+                    await self._leases.give_back_unknown(conn, self._slots.held)
                 claimed = await store.claim_commands(
-                    conn, self.domain, self._id, limit, seconds, self.retry_policy.max_attempts
+                    conn,
+                    self.domain,
+                    self.registered_id,
+                    limit,
+                    seconds,
+                    self.retry_policy.max_attempts,
                 )
         except INFRASTRUCTURE_ERRORS as exc:
-            self._claim_in_doubt = True
+            self._leases.in_doubt = True
             delay = backoff.next_delay()
             logger.warning(
                 "claim_retried",
-                extra={**self._ids(), "error": str(exc).strip(), "delay_seconds": delay},
+                extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
             )
             await self._pause(delay)
             return None
@@ -341,35 +350,10 @@ class Worker:
                 self._registry.get(self.domain, command.command.command_type),
                 deadline=asked_at + seconds,
                 lease_seconds=seconds,
-                renew=self._renew_one,
+                renew=self._leases.extend,
             )
             for command in claimed
         ]
-
-    async def _give_back_unknown(self, conn: AsyncConnection[TupleRow]) -> None:
-        """Release what a claim gave this worker whose answer was lost with the connection."""
-        released = await store.release_commands(
-            conn, self.domain, self._id, self._slots.held, all_but=True
-        )
-        self._claim_in_doubt = False
-        if released:
-            logger.info("lost_claim_released", extra={**self._ids(), "count": released})
-
-    async def _release(self, claimed: list[ClaimedCommand]) -> None:
-        """Give back commands that never started; where that fails, their leases do it later."""
-        if not claimed:
-            return
-        try:
-            async with store.autocommit(self._pool) as conn:
-                count = await store.release_commands(conn, self.domain, self._id, claimed)
-        except INFRASTRUCTURE_ERRORS as exc:
-            self._claim_in_doubt = True
-            logger.warning(
-                "release_failed",
-                extra={**self._ids(), "count": len(claimed), "error": str(exc).strip()},
-            )
-        else:
-            logger.info("commands_released", extra={**self._ids(), "count": count})
 
     async def _idle_seconds(self) -> float:
         """How long an idle worker may sleep: until the next due command, or poll_interval."""
@@ -377,7 +361,7 @@ class Worker:
             async with store.autocommit(self._pool) as conn:
                 due, self._heartbeat.suspects_wait = await store.look_ahead(conn, self.domain)
         except INFRASTRUCTURE_ERRORS as exc:
-            logger.warning("look_ahead_failed", extra={**self._ids(), "error": str(exc).strip()})
+            logger.warning("look_ahead_failed", extra={**self.ids, "error": str(exc).strip()})
             return self.poll_interval
         if self._heartbeat.suspects_wait:
             return 0
@@ -386,7 +370,7 @@ class Worker:
     async def _run_suspects(self) -> None:
         """Run commands that may kill their worker, each alone, until none waits."""
         self._slots.open = False
-        await self._release(self._slots.take_ready())
+        await self._leases.give_back(self._slots.take_ready())
         await self._wait_until_idle()
         while not self._stopping:
             seconds = self.visibility_timeout
@@ -403,7 +387,11 @@ class Worker:
 
     async def _claim_suspect(self, conn: AsyncConnection[TupleRow]) -> list[ClaimedCommand]:
         return await store.claim_suspect(
-            conn, self.domain, self._id, self.visibility_timeout, self.retry_policy.max_attempts
+            conn,
+            self.domain,
+            self.registered_id,
+            self.visibility_timeout,
+            self.retry_policy.max_attempts,
         )
 
     async def _wait_until_idle(self) -> None:
@@ -415,14 +403,14 @@ class Worker:
     async def _drain(self) -> None:
         """Give back what never started, and let what runs finish within the drain time."""
         self._slots.open = False
-        await self._release(self._slots.take_ready())
+        await self._leases.give_back(self._slots.take_ready())
         deadline = time.monotonic() + self.drain_timeout
         while self._slots.running_count and not self._forced and time.monotonic() < deadline:
             self._wake.clear()
             await self._pause(min(deadline - time.monotonic(), 1.0))
         left = self._slots.abandon_running()
         if left:
-            logger.warning("handlers_cancelled_by_stop", extra={**self._ids(), "count": left})
+            logger.warning("handlers_cancelled_by_stop", extra={**self.ids, "count": left})
 
     async def _wait_for_settler(self, settling: asyncio.Task[None]) -> None:
         """Let the settler record what is there; without a database not for ever."""
@@ -430,7 +418,7 @@ class Worker:
         done, _ = await asyncio.wait([settling], timeout=seconds)
         if not done:
             logger.error(
-                "outcomes_not_recorded", extra={**self._ids(), "count": len(self._slots.held)}
+                "outcomes_not_recorded", extra={**self.ids, "count": len(self._slots.held)}
             )
 
     # Running
@@ -441,34 +429,3 @@ class Worker:
     def _on_settled(self, outcome: Outcome) -> None:
         self.outcomes_recorded += 1
         self._slots.recorded(outcome)
-
-    async def _renew_one(self, attempt: Attempt, seconds: int) -> bool:
-        """Make one lease longer; False: the attempt is over."""
-        return await self._renew([attempt], seconds) == 1
-
-    async def _renew(self, attempts: list[Attempt], seconds: int) -> int:
-        asked_at = time.monotonic()
-        async with store.autocommit(self._pool) as conn:
-            held = await store.renew_leases(
-                conn, self.domain, self._id, [attempt.claimed for attempt in attempts], seconds
-            )
-        for attempt in attempts:
-            claimed = attempt.claimed
-            if (claimed.command.command_id, claimed.claim_no) in held:
-                attempt.deadline = asked_at + seconds
-        return len(held)
-
-    async def _renew_leases(self) -> None:
-        """Renew the leases of handlers that asked for it, three times within each lease."""
-        while True:
-            await asyncio.sleep(self.visibility_timeout / 3)
-            attempts = [a for a in self._slots.running if a.auto_renew]
-            if not attempts:
-                continue
-            try:
-                await self._renew(attempts, self.visibility_timeout)
-            except INFRASTRUCTURE_ERRORS as exc:
-                logger.warning(
-                    "renewal_failed",
-                    extra={**self._ids(), "count": len(attempts), "error": str(exc).strip()},
-                )

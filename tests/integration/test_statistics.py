@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from commandbus import CommandBus, CommandStatus, NewCommand, store
+from commandbus import CommandBus, CommandStatus, NewCommand, queries, store
 from tests.facts import (
     Pool,
     assert_books_balance,
@@ -77,7 +77,7 @@ async def test_counts_equal_a_recount_while_everybody_works_and_folds(bus, tsq, 
         for _ in range(10):
             async with pool.connection() as conn:
                 await conn.execute("set transaction isolation level repeatable read")
-                counted = await store.count_by_status(conn, None)
+                counted = await queries.count_by_status(conn, None)
                 cur = await conn.execute(
                     "select status::text, count(*) from command_bus_command group by 1"
                 )

@@ -1,0 +1,242 @@
+"""What the library reads: the rows of commands, trails, the troubleshooting queue and queues.
+
+Every function takes a connection and never commits, as those of store.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from psycopg import sql
+from psycopg.errors import UndefinedTable
+from psycopg.rows import class_row, dict_row
+
+from commandbus.errors import UnknownReplyQueueError
+from commandbus.models import (
+    AuditEvent,
+    AuditEventType,
+    BatchProgress,
+    CommandRecord,
+    CommandStatus,
+    Percentiles,
+    TroubledCommand,
+)
+from commandbus.payload import decode_or_note
+from commandbus.store import Connection
+
+_SELECT_COMMAND = sql.SQL(
+    """
+    select command_id, domain, command_type, data::text as data, correlation_id, reply_to, batch_id,
+        created_at, status, attempts, max_attempts, msg_id, claim_no, worker_id,
+        result::text as result, last_error_type, last_error_code, last_error_message, updated_at,
+        started_at, finished_at, lease_until
+    from command_bus_command
+    """
+)
+
+
+def _record(row: dict[str, Any]) -> CommandRecord:
+    """Read one row; what cannot be decoded spoils neither it nor the page that it is on."""
+    return CommandRecord(
+        **{
+            **row,
+            "status": CommandStatus(row["status"]),
+            "data": decode_or_note(row["data"]),
+            "result": decode_or_note(row["result"]),
+        }
+    )
+
+
+async def get_command(conn: Connection, domain: str, command_id: UUID) -> CommandRecord | None:
+    """One command, or None."""
+    query = _SELECT_COMMAND + sql.SQL("where command_id = %s and domain = %s")
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(query, (command_id, domain))
+        row = await cur.fetchone()
+        return None if row is None else _record(row)
+
+
+async def query_commands(
+    conn: Connection,
+    filters: dict[str, Any],
+    *,
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[CommandRecord]:
+    """Commands that match every given filter, newest first, after the key *before*."""
+    conditions = [_CONDITIONS.get(name) or _equals(name) for name in filters]
+    query, params = _page(_SELECT_COMMAND, "created_at", conditions, filters, before, limit)
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(query, params)
+        return [_record(row) for row in await cur.fetchall()]
+
+
+_CONDITIONS = {
+    "status": sql.SQL("status = %(status)s::command_bus.command_status"),
+    "created_after": sql.SQL("created_at >= %(created_after)s"),
+    "created_before": sql.SQL("created_at < %(created_before)s"),
+}
+
+
+def _equals(column: str) -> sql.Composable:
+    return sql.SQL("{} = {}").format(sql.Identifier(column), sql.Placeholder(column))
+
+
+def _where(conditions: list[sql.Composable]) -> sql.Composable:
+    if not conditions:
+        return sql.SQL("")
+    return sql.SQL(" where ") + sql.SQL(" and ").join(conditions)
+
+
+def _page(
+    select: sql.Composable,
+    order: str,
+    conditions: list[sql.Composable],
+    filters: dict[str, Any],
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> tuple[sql.Composed, dict[str, Any]]:
+    """A page by key: newest first by the column *order*, ties by command_id."""
+    params: dict[str, Any] = {**filters, "limit": limit}
+    column = sql.Identifier(order)
+    if before is not None:
+        params["key_at"], params["key_id"] = before
+        conditions = [
+            *conditions,
+            sql.SQL("({}, command_id) < (%(key_at)s, %(key_id)s)").format(column),
+        ]
+    tail = sql.SQL(" order by {} desc, command_id desc limit %(limit)s").format(column)
+    return sql.Composed([select, _where(conditions), tail]), params
+
+
+async def get_audit_trail(
+    conn: Connection, command_id: UUID, domain: str | None
+) -> list[AuditEvent]:
+    """The events of a command in the order in which they happened."""
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(
+            """
+            select audit_id, domain, command_id, event_type, created_at,
+                jsonb_strip_nulls(jsonb_build_object(
+                    'attempt', attempt, 'msg_id', msg_id, 'worker_id', worker_id
+                )) || coalesce(details, '{}') as details
+            from command_bus_audit
+            where command_id = %(command_id)s and (%(domain)s::text is null or domain = %(domain)s)
+            order by audit_id
+            """,
+            {"command_id": command_id, "domain": domain},
+        )
+        return [
+            AuditEvent(**{**row, "event_type": AuditEventType(row["event_type"])})
+            for row in await cur.fetchall()
+        ]
+
+
+async def list_troubled(
+    conn: Connection,
+    filters: dict[str, Any],
+    *,
+    before: tuple[datetime, UUID] | None,
+    limit: int,
+) -> list[TroubledCommand]:
+    """The troubleshooting queue, the latest arrivals first, after the key *before*."""
+    query, params = _page(
+        sql.SQL("select * from command_bus_tsq"),
+        "entered_at",
+        [_equals(name) for name in filters],
+        filters,
+        before,
+        limit,
+    )
+    async with conn.cursor(row_factory=class_row(TroubledCommand)) as cur:
+        await cur.execute(query, params)
+        return await cur.fetchall()
+
+
+async def count_troubled(conn: Connection, filters: dict[str, Any]) -> int:
+    """How many commands in the troubleshooting queue match; exact."""
+    query = sql.SQL("select count(*) from command_bus_tsq") + _where(
+        [_equals(name) for name in filters]
+    )
+    cur = await conn.execute(query, filters)
+    row = await cur.fetchone()
+    return int(row[0]) if row else 0
+
+
+async def count_by_status(conn: Connection, domain: str | None) -> dict[CommandStatus, int]:
+    """Exact counts by status, cheap at any table size."""
+    cur = await conn.execute("select * from command_bus.count_by_status(%s)", (domain,))
+    row = await cur.fetchone()
+    assert row is not None  # the function returns exactly one row
+    return dict(zip(CommandStatus, row, strict=True))
+
+
+async def get_batch(conn: Connection, batch_id: UUID) -> BatchProgress | None:
+    """The counters of a batch, or None where no command was sent in it."""
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute("select * from command_bus.batch_progress(%s)", (batch_id,))
+        row = await cur.fetchone()
+    if row is None:
+        return None
+    return BatchProgress(
+        batch_id=batch_id,
+        counts={status: row[status.lower()] for status in CommandStatus},
+        wait_ms=Percentiles(*row["wait_ms"]),
+        run_ms=Percentiles(*row["run_ms"]),
+        total_ms=Percentiles(*row["total_ms"]),
+        **{
+            name: row[name]
+            for name in (
+                "domain",
+                "created_at",
+                "first_processed_at",
+                "last_processed_at",
+                "sent",
+                "processed",
+                "retried",
+            )
+        },
+    )
+
+
+async def reply_queue(conn: Connection, domain: str) -> str | None:
+    """The name of a domain's reply queue, or None for an unknown domain."""
+    cur = await conn.execute(
+        "select reply_queue from command_bus_domain where domain = %s", (domain,)
+    )
+    row = await cur.fetchone()
+    return None if row is None else str(row[0])
+
+
+async def read_messages(
+    conn: Connection, queue: str, visibility_timeout: int, limit: int
+) -> list[tuple[int, Any]]:
+    """Read messages of any PGMQ queue: (msg_id, message)."""
+    with _queue_must_exist(queue):
+        cur = await conn.execute(
+            "select msg_id, message from pgmq.read(%s, %s, %s) order by msg_id",
+            (queue, visibility_timeout, limit),
+        )
+        return [(msg_id, message) for msg_id, message in await cur.fetchall()]
+
+
+async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) -> list[int]:
+    """Delete messages of any PGMQ queue; returns the ids that were there."""
+    with _queue_must_exist(queue):
+        cur = await conn.execute(
+            "select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids))
+        )
+        return [row[0] for row in await cur.fetchall()]
+
+
+@contextmanager
+def _queue_must_exist(queue: str) -> Iterator[None]:
+    """PGMQ knows a queue only by its table."""
+    try:
+        yield
+    except UndefinedTable as exc:
+        raise UnknownReplyQueueError(f'queue "{queue:.100}" does not exist') from exc

@@ -1,0 +1,120 @@
+-- Leases between claim and settle: making them longer, and giving commands back unused.
+--
+-- Both name the token of the attempt, and lock the command before its message. That is safe because
+-- the claim, which comes the other way round, never waits for a command that is IN_PROGRESS.
+
+-- Make the leases of a worker's attempts longer; returns the tokens that are still its own.
+-- Elements: {command_id, msg_id, claim_no}.
+create or replace function command_bus.renew_leases(
+    p_domain text, p_worker_id bigint, p_tokens jsonb, p_lease_seconds integer
+)
+returns table (command_id uuid, claim_no integer)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+#variable_conflict use_column
+declare
+    v_queue text := command_bus.command_queue(p_domain);
+    v_ids uuid[];
+    v_msg_ids bigint[];
+begin
+    with token as materialized (
+        select * from jsonb_to_recordset(p_tokens)
+            as t (command_id uuid, msg_id bigint, claim_no integer)
+        order by t.command_id
+    ),
+    renewed as (
+        update command_bus_command as c
+        set lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
+        from token as t
+        where c.command_id = t.command_id and c.domain = p_domain and c.msg_id = t.msg_id
+            and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
+        returning c.command_id, c.msg_id
+    )
+    select array_agg(r.command_id), array_agg(r.msg_id) into v_ids, v_msg_ids from renewed as r;
+    if v_ids is null then
+        return;
+    end if;
+    perform pgmq.set_vt(v_queue, v_msg_ids, p_lease_seconds);
+    return query
+    select t.command_id, t.claim_no
+    from jsonb_to_recordset(p_tokens) as t (command_id uuid, claim_no integer)
+    where t.command_id = any (v_ids);
+end;
+$$;
+
+-- Give back commands that the worker claimed and did not start: PENDING at once, no attempt spent.
+-- Elements: {command_id, msg_id, claim_no}; with p_all_but, everything that the worker holds
+-- except those (what it was given and never heard of, because the connection broke).
+create or replace function command_bus.release_commands(
+    p_domain text, p_worker_id bigint, p_tokens jsonb, p_all_but boolean default false
+)
+returns integer
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queue text := command_bus.command_queue(p_domain);
+    v_tokens jsonb := p_tokens;
+    v_msg_ids bigint[];
+begin
+    if p_all_but then
+        -- What is held is the part of the queue that is invisible, which is short.
+        execute format(
+            $query$
+            select jsonb_agg(jsonb_build_object(
+                'command_id', c.command_id, 'msg_id', c.msg_id, 'claim_no', c.claim_no))
+            from pgmq.%I as q
+            join command_bus_command as c
+                on c.command_id = (q.message ->> 'command_id')::uuid and c.domain = $1
+                and c.msg_id = q.msg_id
+            where q.vt > clock_timestamp() and c.worker_id = $2 and c.status = 'IN_PROGRESS'
+                and not exists (
+                    select from jsonb_to_recordset($3) as t (command_id uuid, claim_no integer)
+                    where t.command_id = c.command_id and t.claim_no = c.claim_no)
+            $query$, 'q_' || v_queue
+        ) into v_tokens using p_domain, p_worker_id, p_tokens;
+    end if;
+
+    with token as materialized (
+        select * from jsonb_to_recordset(coalesce(v_tokens, '[]'))
+            as t (command_id uuid, msg_id bigint, claim_no integer)
+        order by t.command_id
+    ),
+    released as (
+        update command_bus_command as c
+        set status = 'PENDING', attempts = c.attempts - 1, lease_until = null, updated_at = v_now
+        from token as t
+        where c.command_id = t.command_id and c.domain = p_domain and c.msg_id = t.msg_id
+            and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
+        returning c.command_id, c.msg_id, c.attempts, c.batch_id
+    ),
+    audited as (
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+        )
+        select command_id, v_now, msg_id, p_worker_id, attempts + 1, 'RELEASED', p_domain
+        from released
+    ),
+    counted as (
+        insert into command_bus_delta (at, domain, batch_id, pending, in_progress)
+        select date_trunc('second', v_now), p_domain, batch_id, count(*), -count(*)
+        from released
+        group by batch_id
+    )
+    select array_agg(msg_id) into v_msg_ids from released;
+    if v_msg_ids is null then
+        return 0;
+    end if;
+    perform pgmq.set_vt(v_queue, v_msg_ids, 0);
+    perform command_bus.wake_workers(p_domain);
+    return cardinality(v_msg_ids);
+end;
+$$;
