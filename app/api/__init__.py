@@ -40,4 +40,4 @@ def init_app(app: Flask) -> None:
 
 
 # The modules with the routes import `bp`, so they come last.
-from app.api import audit, commands, config, openapi, problems, stats, tsq, workers  # noqa: E402, F401
+from app.api import audit, commands, config, invariants, openapi, problems, stats, tsq, workers  # noqa: E402, F401

@@ -27,4 +27,4 @@ def init_app(app: Flask) -> None:
 
 
 # The page modules import `bp`, so they come last.
-from app.web import dashboard, preferences, workers  # noqa: E402, F401
+from app.web import api_docs, dashboard, invariants, preferences, settings, workers  # noqa: E402, F401

@@ -107,7 +107,8 @@ def stop_all_workers() -> ResponseReturnValue:
 def workers_context() -> dict[str, Any]:
     """Everything that the page and its refresh show."""
     rows = list_workers()
-    active = [row for row in rows if _is_active(row)]
+    # Each keeps its place while heartbeats overtake each other.
+    active = sorted((row for row in rows if _is_active(row)), key=lambda row: row.worker_id)
     settings: Settings = current_app.config["SETTINGS"]
     return {
         "active": active,

@@ -1,0 +1,229 @@
+"""What must hold at every moment, checked over the rows in one snapshot.
+
+`command_bus.find_violations()` does the work; it reads everything, so its cost grows with the
+tables. One check at a time, whoever asks, and none longer than CHECK_SECONDS.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from uuid import UUID
+
+import psycopg
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+CHECK_SECONDS = 60
+SHOWN_VIOLATIONS = 50
+
+_ONE_AT_A_TIME = int.from_bytes(b"invaria")
+
+
+class CheckRunningError(Exception):
+    """Another check runs just now, here or elsewhere."""
+
+
+class CheckTooLongError(Exception):
+    """The check was given up after CHECK_SECONDS; it says nothing about the invariants."""
+
+
+class Concern(StrEnum):
+    """What the id of a violation names."""
+
+    COMMAND = "command"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Invariant:
+    """One thing that must hold."""
+
+    name: str
+    meaning: str
+    concern: Concern = Concern.COMMAND
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Invariants of one kind."""
+
+    title: str
+    invariants: tuple[Invariant, ...]
+
+
+GROUPS = (
+    Group(
+        "Nothing is lost",
+        (
+            Invariant(
+                "what is open is carried by exactly one message or waiting row",
+                "Each command that has not ended is in the queue once, waits once, or is parked"
+                " once: so it will be run, and not twice.",
+            ),
+            Invariant(
+                "nothing waits for a command that is not PENDING",
+                "What waits for its time belongs to a command that waits.",
+            ),
+        ),
+    ),
+    Group(
+        "Every step was allowed",
+        (
+            Invariant(
+                "the trail is a path of the state table",
+                "Each audit event may follow the one before it.",
+            ),
+            Invariant(
+                "the trail ends where the command is",
+                "The last event and the status tell the same.",
+            ),
+            Invariant(
+                "attempts stay within the budget",
+                "No command was tried more often than its own limit allows.",
+            ),
+        ),
+    ),
+    Group(
+        "Lists are complete",
+        (
+            Invariant(
+                "the troubleshooting queue lists what is IN_TSQ",
+                "The queue and the statuses name the same commands.",
+            ),
+            Invariant(
+                "failed and cancelled commands are listed",
+                "The list of unsuccessful commands and the statuses agree.",
+            ),
+            Invariant(
+                "groups of failures count what is in the queue",
+                "Each group counts as many commands as the queue holds of it.",
+            ),
+        ),
+    ),
+    Group(
+        "Numbers are right",
+        (
+            Invariant(
+                "counters equal a recount",
+                "The counts by status are those that counting the rows gives.",
+            ),
+            Invariant(
+                "batch counters equal a recount",
+                "The progress of each run is what its commands say.",
+                Concern.BATCH,
+            ),
+            Invariant(
+                "histograms hold each processed command once",
+                "Latencies are measured over every command that was processed.",
+            ),
+            Invariant(
+                "worker totals equal a recount",
+                "What workers say they completed is what the trails say.",
+            ),
+        ),
+    ),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Violation:
+    """Something that must not be."""
+
+    domain: str | None
+    subject_id: UUID | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """What the check says of one invariant."""
+
+    invariant: Invariant
+    count: int
+    violations: list[Violation]
+    """The first SHOWN_VIOLATIONS of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """The answer of one check."""
+
+    checked_at: datetime
+    seconds: float
+    findings: list[Finding]
+    """One for each invariant, in the order of GROUPS; those that only the database knows last."""
+
+    @property
+    def count(self) -> int:
+        """How many violations there are."""
+        return sum(finding.count for finding in self.findings)
+
+    @property
+    def holds(self) -> bool:
+        """Whether everything is as it must be."""
+        return self.count == 0
+
+    def finding(self, name: str) -> Finding:
+        """What the check says of the invariant with this name."""
+        return next(each for each in self.findings if each.invariant.name == name)
+
+    def unknown(self) -> list[Finding]:
+        """Findings of invariants that this version does not describe."""
+        known = {invariant.name for group in GROUPS for invariant in group.invariants}
+        return [each for each in self.findings if each.invariant.name not in known]
+
+
+async def check(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], *, seconds: int = CHECK_SECONDS
+) -> Report:
+    """Check everything over one snapshot, in a transaction that writes nothing.
+
+    Raises CheckRunningError while another check runs, CheckTooLongError after *seconds*.
+    """
+    started = time.monotonic()
+    checked_at = datetime.now(UTC)
+    async with pool.connection() as conn, conn.transaction():
+        await conn.execute("set transaction isolation level repeatable read, read only")
+        await conn.execute(
+            "select set_config('statement_timeout', %s, true)", (f"{int(seconds * 1000)}ms",)
+        )
+        cur = await conn.execute("select pg_try_advisory_xact_lock(%s)", (_ONE_AT_A_TIME,))
+        if await cur.fetchone() != (True,):
+            raise CheckRunningError
+        try:
+            cur = await conn.execute(
+                """
+                select invariant, n, domain, command_id, detail
+                from (
+                    select *, count(*) over (partition by invariant) as n,
+                        row_number() over (partition by invariant) as position
+                    from command_bus.find_violations()
+                ) as found
+                where position <= %s
+                order by invariant, position
+                """,
+                (SHOWN_VIOLATIONS,),
+            )
+        except psycopg.errors.QueryCanceled as exc:
+            raise CheckTooLongError(f"not finished after {seconds} s") from exc
+        rows = await cur.fetchall()
+    return Report(checked_at, time.monotonic() - started, _findings(rows))
+
+
+def _findings(rows: Iterable[TupleRow]) -> list[Finding]:
+    counts: dict[str, int] = {}
+    violations: dict[str, list[Violation]] = {}
+    for name, count, domain, subject_id, detail in rows:
+        counts[name] = count
+        violations.setdefault(name, []).append(Violation(domain, subject_id, detail))
+    known = [invariant for group in GROUPS for invariant in group.invariants]
+    unknown = [Invariant(name, "") for name in counts if name not in {each.name for each in known}]
+    return [
+        Finding(each, counts.get(each.name, 0), violations.get(each.name, []))
+        for each in (*known, *unknown)
+    ]

@@ -1,0 +1,66 @@
+// The settings form: checks while one types, counts what is not saved, and keeps the table of
+// delays up to date. The server makes that table, so the formula is in one place.
+
+import { ApiError, request } from '../api.js';
+import { setError } from '../forms.js';
+import { morph } from '../morph.js';
+
+const PAUSE_MILLISECONDS = 150;
+const RETRY_FIELDS = ['max_attempts', 'base_delay_ms', 'max_delay_ms', 'backoff_multiplier'];
+
+const form = document.getElementById('settings-form');
+const fields = [...form.querySelectorAll('[data-setting]')];
+const state = form.querySelector('[data-unsaved]');
+const saved = state.textContent;
+let timer;
+let asked = 0;
+
+form.addEventListener('input', ({ target }) => {
+  if (!target.matches('[data-setting]')) return;
+  check(target);
+  showUnsaved();
+  if (RETRY_FIELDS.includes(target.name)) {
+    clearTimeout(timer);
+    timer = setTimeout(showDelays, PAUSE_MILLISECONDS);
+  }
+});
+
+form.addEventListener('submit', (event) => {
+  const wrong = fields.filter((field) => !check(field));
+  if (wrong.length === 0) return;
+  event.preventDefault();
+  wrong[0].focus();
+}, { capture: true });
+
+showUnsaved();
+
+function check(field) {
+  field.setCustomValidity('');
+  const isRight = field.validity.valid;
+  setError(field, isRight ? '' : `This must be ${field.dataset.range}.`);
+  return isRight;
+}
+
+function showUnsaved() {
+  const changed = fields.filter((field) => field.value === '' || Number(field.value) !== Number(field.dataset.setting)).length;
+  const text = changed === 0 ? saved : `${changed} ${changed === 1 ? 'change' : 'changes'} not saved`;
+  if (state.textContent !== text) state.textContent = text;
+}
+
+async function showDelays() {
+  if (RETRY_FIELDS.some((name) => !form.elements[name].validity.valid)) return;
+  const question = ++asked;
+  const values = new URLSearchParams(RETRY_FIELDS.map((name) => [name, form.elements[name].value]));
+  try {
+    const response = await request(`${form.dataset.delays}?${values}`, { headers: { Accept: 'text/html' } });
+    // Only the answer to what stands in the fields now is shown.
+    if (response.status !== 200 || question !== asked) return;
+    const place = document.getElementById('delays');
+    const next = document.createElement('div');
+    next.id = place.id;
+    next.innerHTML = await response.text();
+    morph(place, next);
+  } catch (error) {
+    if (!(error instanceof ApiError)) throw error;
+  }
+}

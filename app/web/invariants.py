@@ -1,0 +1,62 @@
+"""Invariants: what must hold at every moment, and whether it does."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from flask import request
+from flask.typing import ResponseReturnValue
+
+from app import access
+from app.invariants import (
+    CHECK_SECONDS,
+    GROUPS,
+    SHOWN_VIOLATIONS,
+    CheckRunningError,
+    CheckTooLongError,
+    Report,
+    check,
+)
+from app.models import count_by_status
+from app.portal import current_portal
+from app.web import bp
+from app.web.rendering import render_page
+
+CHECKED_AT_ONCE = 20_000
+"""With so many commands at most, the check takes moments, and the page does it when it opens."""
+PATIENCE_SECONDS = CHECK_SECONDS + 10.0
+
+
+@bp.get("/invariants")
+@access.viewer
+def invariants() -> ResponseReturnValue:
+    return render_page("pages/invariants.html", invariants_context())
+
+
+def invariants_context() -> dict[str, Any]:
+    """What the page shows; with `?check=now`, or where it costs little, after a check."""
+    commands = sum(count_by_status().values())
+    report: Report | None = None
+    refusal = ""
+    if request.args.get("check") == "now" or commands <= CHECKED_AT_ONCE:
+        try:
+            report = current_portal().call_within(
+                PATIENCE_SECONDS, partial(check, current_portal().pool)
+            )
+        except CheckRunningError:
+            refusal = "Another check runs just now. Try again in a moment."
+        except CheckTooLongError:
+            refusal = (
+                f"The check was given up after {CHECK_SECONDS} seconds, which says nothing about"
+                " the invariants. In psql, select * from command_bus.find_violations() takes the"
+                " time it needs."
+            )
+    return {
+        "groups": GROUPS,
+        "invariant_count": sum(len(group.invariants) for group in GROUPS),
+        "commands": commands,
+        "report": report,
+        "refusal": refusal,
+        "shown_violations": SHOWN_VIOLATIONS,
+    }
