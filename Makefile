@@ -17,7 +17,7 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-
 PYTEST_ARGS ?= -n auto --dist worksteal
 
 CSS := app/static/dist/app.css
-CSS_SOURCES := $(wildcard app/static/src/*.css app/static/src/*.js tailwind.config.js) \
+CSS_SOURCES := $(wildcard app/static/src/*.css app/static/src/*.js app/static/src/pages/*.js tailwind.config.js) \
 	$(shell find app/templates -name '*.html' 2>/dev/null)
 
 .PHONY: help
