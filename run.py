@@ -8,7 +8,6 @@ import errno
 import ipaddress
 import logging
 import shutil
-import signal
 import socket
 import subprocess  # nosec B404
 import sys
@@ -16,7 +15,6 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from types import FrameType
 
 from waitress.server import create_server
 
@@ -25,6 +23,7 @@ from app.config import PROJECT_ROOT, ConfigurationError, Settings
 from app.database import Database, DatabaseError, open_database
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
+from app.signals import EarlyStop
 
 logger = logging.getLogger(__name__)
 
@@ -41,14 +40,12 @@ class StartError(Exception):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve until a signal comes; 0 when stopped, 1 and one line when it could not start."""
     options = _parser().parse_args(arguments)
-    for name in ("SIGTERM", "SIGHUP"):
-        number = getattr(signal, name, None)
-        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)
+    early_stop = EarlyStop()
+    early_stop.listen()
     try:
         settings = _settings(options)
         configure_logging(settings.log_format, settings.log_level)
-        _serve(settings, options.workers)
+        _serve(settings, options.workers, early_stop)
     except (StartError, ConfigurationError, DatabaseError) as exc:
         print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
         return 1
@@ -58,11 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
-
-
-def _serve(settings: Settings, worker_count: int) -> None:
+def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None:
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(settings.host, settings.port))
         ensure_style_sheet()
@@ -76,7 +69,8 @@ def _serve(settings: Settings, worker_count: int) -> None:
         for _ in range(worker_count):
             workers.start()
         _say_ready(settings, database, workers)
-        server.run()  # returns after KeyboardInterrupt
+        if not early_stop.came:
+            server.run()  # returns after KeyboardInterrupt
         server.close()
 
 

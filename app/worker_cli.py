@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 from app.config import LOG_LEVELS, ConfigurationError, LogFormat, Settings, environment
@@ -18,7 +17,8 @@ from app.database import DatabaseError
 from app.logs import configure_logging
 from app.options import InvalidOptionError, Option, choose, option, options_of, plain_number
 from app.processes import WorkerProcesses
-from app.worker_process import OPTIONS, STOP_SIGNALS, run_in_loop, serve, wait_for_database
+from app.signals import STOP_SIGNALS, EarlyStop
+from app.worker_process import OPTIONS, run_in_loop, serve, wait_for_database
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
@@ -76,9 +76,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     at once by a second signal n.
     """
     options = _parser().parse_args(arguments)
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, _interrupt)  # until the worker listens itself
+    early_stop = EarlyStop()
+    early_stop.listen()  # until the worker listens itself
     try:
         environ = environment()
         settings = _settings(options)
@@ -104,16 +103,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     environ=environ,
                     drain_timeout=process["drain_timeout"].value,
                     stop_with_parent=options.stop_with_parent,
+                    early_stop=early_stop,
                 )
             )
     except _EXPECTED_ERRORS as exc:
         return _complain(exc, FAILED)
     except KeyboardInterrupt:
         return STOPPED
-
-
-def _interrupt(_number: int, _frame: FrameType | None) -> None:
-    raise KeyboardInterrupt
 
 
 def _complain(error: Exception, code: int) -> int:

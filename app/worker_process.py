@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
 from app.database import Database, DatabaseError, open_database
 from app.options import Chosen, InvalidOptionError, Source, choose
+from app.signals import STOP_SIGNALS, EarlyStop
 from app.worker import create_worker
 from commandbus import Worker
 from commandbus.errors import INFRASTRUCTURE_ERRORS
@@ -27,10 +28,6 @@ logger = logging.getLogger(__name__)
 FOLLOW_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 5.0
 POOL_SIZE = 8
-STOP_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
-
 OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
 _RETRY_NAMES = frozenset(option.name for option in RETRY_OPTIONS)
 
@@ -77,6 +74,7 @@ async def serve(
     environ: Mapping[str, str],
     drain_timeout: float,
     stop_with_parent: bool,
+    early_stop: EarlyStop,
 ) -> int:
     """Run a worker until it is stopped; returns the exit code of the process.
 
@@ -104,6 +102,8 @@ async def serve(
         )
         stop = _StopRequests(worker)
         stop.listen(stop_with_parent=stop_with_parent)
+        if early_stop.came:
+            worker.stop()
         following = asyncio.create_task(configuration.follow(worker), name="configuration")
         following.add_done_callback(lambda task: _on_following_ended(task, worker))
         try:

@@ -78,7 +78,8 @@ begin
     )
     select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
         c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
-    from claimed as c;
+    from claimed as c
+    order by c.msg_id;
 
     get diagnostics v_claimed = row_count;
     if v_claimed < cardinality(v_msg_ids) then
