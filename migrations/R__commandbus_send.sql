@@ -165,7 +165,8 @@ begin
     select distinct c.command_id, c.msg_id, false, c.status
     from jsonb_to_recordset(p_commands) as i (command_id uuid)
     join command_bus_command as c on c.command_id = i.command_id and c.domain = p_domain
-    where c.created_at <> p_sent_at;
+    -- Not those just created; two senders may meet in one microsecond, but never in a message.
+    where c.created_at <> p_sent_at or coalesce(c.msg_id <> all (p_msg_ids), false);
 end;
 $$;
 
