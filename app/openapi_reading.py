@@ -213,11 +213,11 @@ class Reader:
         return "; ".join(dict.fromkeys(parts))
 
     def _example(self, schema: Mapping[str, Any], depth: int = 0) -> Any:
-        """A small right value: what is required, or else what comes first."""
+        """A small right value: what is required, and what brings its own example."""
+        if schema.get("example") is not None:
+            return schema["example"]
         choice = next((each for each in _choices(schema) if each.get("type") != "null"), {})
         resolved = self._resolved(choice)
-        if "examples" in resolved:
-            return resolved["examples"][0]
         if schema.get("default") is not None:
             return schema["default"]
         if "enum" in resolved:
@@ -228,7 +228,7 @@ class Reader:
             return {
                 name: self._example(properties[name], depth + 1)
                 for name in properties
-                if name in required
+                if name in required or "example" in properties[name]
             }
         if resolved.get("type") == "array":
             return [self._example(resolved.get("items", {}), depth + 1)]

@@ -178,7 +178,12 @@ class TsqFilter(Body):
 class BulkChoice(Body):
     """Which commands: by id, or all that match a filter."""
 
-    command_ids: list[Id] | None = Field(None, min_length=1, max_length=MAX_IDS)
+    command_ids: list[Id] | None = Field(
+        None,
+        min_length=1,
+        max_length=MAX_IDS,
+        json_schema_extra={"example": ["0193e0a0-0000-7000-8000-000000000001"]},
+    )
     filter: TsqFilter | None = None
     operator: OperatorName = DEFAULT_OPERATOR
 

@@ -41,7 +41,7 @@ def register(conn: psycopg.Connection[Any], host: str = "elsewhere", **columns: 
     assert row is not None
     for name, value in columns.items():
         conn.execute(
-            f"update command_bus_worker set {name} = {value} where worker_id = %s",  # type: ignore[arg-type]
+            f"update command_bus_worker set {name} = {value} where worker_id = %s",
             row,
         )
     return int(row[0])
