@@ -138,16 +138,26 @@ as $$
 
     union all
     select 'worker totals equal a recount', w.domain, null,
-        format('worker %s: %s completed by its row, %s by the trails', w.worker_id, w.completed,
-               coalesce(a.n, 0))
+        format('worker %s: completed, failed, retried, moved to the TSQ are %s by its row, %s by'
+               ' the trails', w.worker_id, kept.totals, coalesce(a.totals, '{0,0,0,0}'))
     from command_bus_worker as w
+    cross join lateral (
+        select array[w.completed, w.failed, w.retried, w.moved_to_tsq] as totals
+    ) as kept
     left join (
-        select worker_id, count(*) as n
-        from command_bus_audit
-        where event_type = 'COMPLETED'
-        group by 1
+        -- What a claim finds to be exhausted is nobody's outcome; it names no error_code.
+        select e.worker_id, array[
+                count(*) filter (where e.event_type = 'COMPLETED'),
+                count(*) filter (where e.event_type = 'FAILED')
+                    - count(*) filter (where e.event_type = 'RETRY_SCHEDULED')
+                    - count(*) filter (where e.event_type = 'MOVED_TO_TSQ' and e.details ? 'error_code'),
+                count(*) filter (where e.event_type = 'RETRY_SCHEDULED'),
+                count(*) filter (where e.event_type = 'MOVED_TO_TSQ' and e.details ? 'error_code')
+            ] as totals
+        from command_bus_audit as e
+        group by e.worker_id
     ) as a on a.worker_id = w.worker_id
-    where w.completed <> coalesce(a.n, 0);
+    where kept.totals <> coalesce(a.totals, '{0,0,0,0}');
 $$;
 
 -- Commands that a small table should list and does not, or the other way round.

@@ -1,0 +1,60 @@
+"""What chaos tests use. `make chaos` (CHAOS=long) runs them in their long form."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psycopg
+import pytest
+from psycopg.rows import TupleRow
+
+from tests.chaos.history import History
+
+LONG = os.environ.get("CHAOS") == "long"
+SEEDS = int(os.environ.get("CHAOS_SEEDS", "20")) if LONG else 1
+FIRST_SEED = int(os.environ.get("CHAOS_FIRST_SEED", "1"))
+HERE = Path(__file__).parent
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """All tests of this folder are marked, and long forms may take long."""
+    for item in items:
+        if HERE in item.path.parents:
+            item.add_marker(pytest.mark.chaos)
+            if LONG:
+                item.add_marker(pytest.mark.timeout(10 * 3600))
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """A test with the argument *seed* runs once, or in its long form with many seeds."""
+    if "seed" in metafunc.fixturenames:
+        metafunc.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
+
+
+def scaled(short: int, long: int) -> int:
+    """How much of something: in the short form, in the long one."""
+    return long if LONG else short
+
+
+@pytest.fixture
+def history(tmp_path: Path) -> History:
+    """The record of this test, outside the database."""
+    return History(tmp_path / "history.jsonl")
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Path:
+    """Where the programs of this test write their output."""
+    return tmp_path / "programs.log"
+
+
+@pytest.fixture
+def conn(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
+    """A connection to the test's database, to look at it without an event loop."""
+    with psycopg.connect(database_url, autocommit=True) as opened:
+        yield opened
+
+
+Corrupt = Callable[[psycopg.Connection[TupleRow]], object]
