@@ -56,7 +56,7 @@ def take_snapshot(conn: psycopg.Connection[TupleRow], domain: str = "test") -> S
 
         trails: defaultdict[str, list[Row]] = defaultdict(list)
         for event in rows(
-            "select command_id::text, event_type::text as event, attempt, msg_id, worker_id, details"
+            "select command_id::text, event_type::text as event, attempt, msg_id, details"
             " from command_bus_audit where domain = %s order by audit_id",
             domain,
         ):
@@ -234,11 +234,10 @@ def _outcomes_really_happened(history: Recorded, database: Snapshot) -> Iterator
 
 
 def _ended_once(database: Snapshot) -> Iterator[Violation]:
-    """What has ended has exactly one closing event, what has not has none; the TSQ lists the rest."""
+    """What has ended has exactly one closing event; what has not has none and is in the TSQ."""
     for command_id, command in database.commands.items():
-        events = [
-            e["event"] for e in database.trails.get(command_id, []) if e["event"] not in ASIDE
-        ]
+        trail = database.trails.get(command_id, [])
+        events = [event["event"] for event in trail if event["event"] not in ASIDE]
         closing = [event for event in events if event in CLOSING]
         if command["status"] == "FAILED":
             closing += [event for event in events[-1:] if event == "FAILED"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psycopg
@@ -55,6 +55,3 @@ def conn(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """A connection to the test's database, to look at it without an event loop."""
     with psycopg.connect(database_url, autocommit=True) as opened:
         yield opened
-
-
-Corrupt = Callable[[psycopg.Connection[TupleRow]], object]

@@ -37,7 +37,7 @@ class Faults:
         self.done += 1
 
     def require(self) -> None:
-        """Fail unless all happened: a run with fewer faults shows nothing, whatever else it shows."""
+        """Fail unless all happened: a run with fewer faults shows nothing."""
         if self.done < self.planned:
             pytest.fail(f"UNKNOWN: only {self.done} of {self.planned} planned faults happened")
 

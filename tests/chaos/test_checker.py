@@ -82,7 +82,7 @@ def test_a_clean_run_is_clean(run):
 RECORDS: dict[str, tuple[str, Callable[[Recorded, dict[str, str]], object]]] = {
     "acknowledged and not stored": (
         "what was acknowledged is stored",
-        lambda record, kinds: record.acknowledged.add("00000000-0000-0000-0000-000000000001"),
+        lambda record, _: record.acknowledged.add("00000000-0000-0000-0000-000000000001"),
     ),
     "stored and never sent": (
         "what is stored was sent",
