@@ -27,4 +27,16 @@ def init_app(app: Flask) -> None:
 
 
 # The page modules import `bp`, so they come last.
-from app.web import api_docs, dashboard, invariants, preferences, settings, workers  # noqa: E402, F401
+from app.web import (  # noqa: E402, F401
+    api_docs,
+    audit,
+    commands,
+    dashboard,
+    invariants,
+    operations,
+    preferences,
+    send,
+    settings,
+    troubleshooting,
+    workers,
+)

@@ -2,14 +2,26 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
+from flask import flash, redirect, url_for
 from flask.typing import ResponseReturnValue
 
 from app import access
+from app.behaviors import DEFAULT_BEHAVIOR
+from app.bulk import BulkOrder, generate
+from app.models import count_by_status, send_test_command, statistics
+from app.models.load_test import load_test_of
+from app.portal import call, current_bus, current_portal
 from app.web import bp
 from app.web.rendering import render_page
-from app.web.vocabulary import STATUSES
+
+HISTORY_SECONDS = 15 * 60
+HISTORY_STEP_SECONDS = 15
+QUICK_LOAD = 100
+IDLE_SECONDS, BUSY_SECONDS = 5, 1
+"""How often the page refreshes by itself: at rest, and while a load test is on its way."""
 
 
 @bp.get("/")
@@ -18,22 +30,47 @@ def dashboard() -> ResponseReturnValue:
     return render_page(
         "pages/dashboard.html",
         dashboard_context(),
-        partials=("dashboard_counts", "dashboard_activity"),
+        partials=("dashboard_counts", "dashboard_run", "dashboard_activity"),
     )
+
+
+@bp.post("/quick-send")
+@access.operator
+def quick_send() -> ResponseReturnValue:
+    """Send one command that succeeds."""
+    sent = call(send_test_command, current_bus(), DEFAULT_BEHAVIOR, {})
+    flash(f"Command {sent.command_id} was sent.", "success")
+    return redirect(url_for("web.dashboard"), 303)
+
+
+@bp.post("/quick-load")
+@access.operator
+def quick_load() -> ResponseReturnValue:
+    """Generate a hundred commands that succeed."""
+    portal = current_portal()
+    order = BulkOrder(count=QUICK_LOAD)
+    made = portal.call_within(30.0, partial(generate, portal.pool, order))
+    flash(f"{made.created} commands were sent.", "success")
+    return redirect(url_for("web.dashboard"), 303)
 
 
 def dashboard_context() -> dict[str, Any]:
     """Everything that the dashboard and its partials show."""
+    current_portal().fold_soon()
+    latest = statistics.latest_run()
+    run = load_test_of(None if latest is None else statistics.run_progress(latest))
+    metrics = statistics.metrics()
+    points = statistics.history(HISTORY_SECONDS, HISTORY_STEP_SECONDS)
     return {
-        "counts": dict.fromkeys(STATUSES, 0),
-        "metrics": {
-            "processing_rate_per_minute": 0,
-            "avg_processing_time_ms": None,
-            "queue_depth": 0,
-            "oldest_pending_seconds": None,
-            "active_workers": 0,
-        },
-        "history": [],
-        "recent_created": [],
-        "recent_completed": [],
+        "counts": {status.value: count for status, count in count_by_status().items()},
+        "metrics": metrics,
+        "run": run if run.pending else None,
+        "live_seconds": BUSY_SECONDS if run.pending else IDLE_SECONDS,
+        "has_history": any(point.processed for point in points),
+        "times": [int(point.at.timestamp()) for point in points],
+        "rates": [round(point.processed / HISTORY_STEP_SECONDS, 2) for point in points],
+        "latencies_p50": [point.total.p50 for point in points],
+        "latencies_p95": [point.total.p95 for point in points],
+        "recent_created": statistics.recent_created(),
+        "recent_completed": statistics.recent_completed(),
     }

@@ -1,0 +1,174 @@
+"""The forms of the send page: what was typed, and what is wrong with it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+from uuid import UUID
+
+from pydantic import ValidationError
+
+from app.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
+from app.bulk import MAX_COUNT, BulkOrder
+from commandbus import uuid7
+
+MIXED = {
+    BehaviorType.SUCCESS: 90,
+    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: 5,
+    BehaviorType.FAIL_PERMANENT: 5,
+}
+LABELS = {
+    BehaviorType.SUCCESS: ("Success", "Completes after the execution time."),
+    BehaviorType.FAIL_PERMANENT: (
+        "Permanent failure",
+        "Goes to the troubleshooting queue at once.",
+    ),
+    BehaviorType.FAIL_TRANSIENT: (
+        "Transient failure",
+        "Fails on every attempt until its budget is spent.",
+    ),
+    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: (
+        "Fails, then succeeds",
+        "Fails a few times and completes after that.",
+    ),
+    BehaviorType.TIMEOUT: ("Timeout", "Outlasts its lease and is delivered again."),
+    BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; nobody has to look."),
+}
+LARGEST_BUDGET = 1_000
+PAYLOAD_BYTES = 262_144
+# Which behaviours use which field; the others do not show it.
+ERROR_TYPES = "|".join(
+    kind.value for kind in PUBLIC_TYPES if kind not in (BehaviorType.SUCCESS, BehaviorType.TIMEOUT)
+)
+
+
+@dataclass
+class Form:
+    """The texts as they were typed, and the error of each field."""
+
+    values: dict[str, str]
+    errors: dict[str, str] = field(default_factory=dict)
+
+    def text(self, name: str) -> str:
+        return self.values.get(name, "").strip()
+
+    def number(self, name: str, low: int, high: int) -> int | None:
+        """A whole number in its range; None where the field is empty or wrong."""
+        text = self.text(name)
+        if not text:
+            return None
+        if not text.isascii() or not text.isdigit() or not low <= int(text[:12]) <= high:
+            self.errors[name] = f"A whole number from {low:,} to {high:,}"
+            return None
+        return int(text)
+
+    def uuid(self, name: str) -> UUID | None:
+        text = self.text(name)
+        if not text:
+            return None
+        try:
+            return UUID(text)
+        except ValueError:
+            self.errors[name] = "This is not a UUID"
+            return None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SingleCommand:
+    """One command to send."""
+
+    behavior: Behavior
+    payload: dict[str, Any]
+    command_id: UUID | None
+    correlation_id: UUID | None
+    reply_to: str | None
+    max_attempts: int | None
+
+
+def read_single(form: Form) -> SingleCommand | None:
+    """The command that was asked for; None with errors in *form* where it cannot be."""
+    behavior = _behavior(form)
+    if behavior is None:
+        return None
+    command = SingleCommand(
+        behavior=behavior,
+        payload=_payload(form),
+        command_id=form.uuid("command_id"),
+        correlation_id=form.uuid("correlation_id"),
+        reply_to=form.text("reply_to") or None,
+        max_attempts=form.number("max_attempts", 1, LARGEST_BUDGET),
+    )
+    return None if form.errors else command
+
+
+def _behavior(form: Form) -> Behavior | None:
+    given: dict[str, Any] = {"type": form.text("type")}
+    for name in ("execution_time_ms", "transient_failures"):
+        number = form.number(name, 0, 3_600_000)
+        if number is not None:
+            given[name] = number
+    for name in ("error_code", "error_message"):
+        if form.text(name):
+            given[name] = form.text(name)
+    try:
+        return Behavior.model_validate(given)
+    except ValidationError as exc:
+        for error in exc.errors():
+            form.errors.setdefault(str(error["loc"][0]) if error["loc"] else "type", error["msg"])
+        return None
+
+
+def _payload(form: Form) -> dict[str, Any]:
+    text = form.text("payload")
+    if not text:
+        return {}
+    if len(text.encode("utf-8", "replace")) > PAYLOAD_BYTES:
+        form.errors["payload"] = "The payload is larger than 256 KB"
+        return {}
+    try:
+        payload = json.loads(text)
+    except (ValueError, RecursionError):
+        form.errors["payload"] = "This is not JSON"
+        return {}
+    if not isinstance(payload, dict):
+        form.errors["payload"] = "The payload is a JSON object: {…}"
+        return {}
+    return payload
+
+
+def read_load(form: Form) -> BulkOrder | None:
+    """The load test that was asked for; None with errors in *form* where it cannot be."""
+    count = form.number("count", 1, MAX_COUNT)
+    if count is None:
+        form.errors.setdefault("count", "How many commands?")
+    delay = form.number("delay_ms", 0, 3_600_000)
+    budget = form.number("load_max_attempts", 1, LARGEST_BUDGET)
+    distribution = _distribution(form)
+    if form.errors or count is None or distribution is None:
+        return None
+    return BulkOrder(
+        count=count,
+        distribution=distribution,
+        delay_ms=delay or 0,
+        max_attempts=budget,
+        batch_id=uuid7(),
+    )
+
+
+def _distribution(form: Form) -> BehaviorDistribution | None:
+    shares: Mapping[BehaviorType, float]
+    match form.text("mix"):
+        case "mixed":
+            shares = dict(MIXED)
+        case "custom":
+            typed = {kind: form.number(f"share_{kind.value}", 0, 100) for kind in PUBLIC_TYPES}
+            shares = {kind: share for kind, share in typed.items() if share}
+        case _:
+            shares = {BehaviorType.SUCCESS: 100}
+    try:
+        return BehaviorDistribution({kind: float(share) for kind, share in shares.items()})
+    except ValidationError as exc:
+        form.errors["mix"] = exc.errors()[0]["msg"]
+        return None

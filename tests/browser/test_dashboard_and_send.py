@@ -1,0 +1,103 @@
+"""Sending from the page, and seeing on the dashboard what became of it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
+from playwright.sync_api import Page, expect
+
+from tests.browser.conftest import PHONE
+
+pytestmark = pytest.mark.browser
+
+SOON = 15_000
+
+
+def card(page: Page, label: str):
+    return page.locator("#counts a", has_text=re.compile(label))
+
+
+@pytest.mark.parametrize("scripts", [True, False])
+def test_a_command_sent_from_the_page_is_run(
+    make_live_page: Callable[..., Page], live_worker, scripts
+):
+    page = make_live_page(java_script_enabled=scripts)
+    page.goto("/send")
+    page.get_by_role("radio", name="Fails, then succeeds").check()
+    page.get_by_label("Failures before it succeeds").fill("0")
+    page.get_by_role("button", name="Send", exact=True).click()
+
+    sent = page.get_by_role("link", name="Details").get_attribute("href") or ""
+    command_id = sent.rsplit("/", 1)[-1]
+
+    def status() -> str:
+        return str(page.request.get(f"/api/v1/commands/{command_id}").json()["status"])
+
+    page.goto("/")
+    if scripts:  # the page follows by itself
+        expect(card(page, "Completed")).to_contain_text("1", timeout=SOON)
+    else:
+        while status() != "COMPLETED":
+            page.wait_for_timeout(50)
+        page.reload()
+        expect(card(page, "Completed")).to_contain_text("1")
+
+
+def test_only_the_fields_that_a_type_needs_appear(live_page: Page):
+    live_page.goto("/send")
+    code = live_page.locator("#error_code")
+    failures = live_page.get_by_label("Failures before it succeeds")
+
+    expect(code).to_be_hidden()
+    live_page.get_by_role("radio", name="Permanent failure").check()
+    expect(code).to_be_visible()
+    expect(failures).to_be_hidden()
+    live_page.get_by_role("radio", name="Fails, then succeeds").check()
+    expect(failures).to_be_visible()
+
+
+def test_what_cannot_be_sent_is_said_and_nothing_typed_is_lost(make_live_page):
+    page = make_live_page(java_script_enabled=False)
+    page.goto("/send")
+    page.get_by_label("Payload").fill("{not json")
+    page.get_by_role("spinbutton", name="Execution time").fill("25")
+    page.get_by_role("button", name="Send", exact=True).click()
+
+    expect(page.locator("#payload-error")).to_contain_text("not JSON")
+    expect(page.get_by_label("Payload")).to_have_value("{not json")
+    expect(page.get_by_role("spinbutton", name="Execution time")).to_have_value("25")
+    assert page.request.get("/api/v1/stats").json()["counts"]["PENDING"] == 0
+
+
+def test_a_load_test_is_described_while_typing_and_shown_while_it_runs(
+    live_page: Page, start_live_worker
+):
+    live_page.goto("/send")
+    load = live_page.locator("#load-form")
+    load.get_by_role("spinbutton", name="Commands").fill("200")
+    load.get_by_role("radio", name="Custom").check()
+    load.get_by_role("spinbutton", name="Success").fill("50")
+    expect(live_page.locator("#expected")).to_contain_text("add up to 60")
+    load.get_by_role("spinbutton", name="Business rule").fill("40")
+    expect(live_page.locator("#expected")).to_contain_text("80 fail by a business rule")
+    load.get_by_role("button", name="Start load test").click()
+
+    expect(live_page.locator("#run")).to_contain_text("0 of 200")
+    start_live_worker()
+    expect(card(live_page, "Failed")).to_contain_text("80", timeout=SOON)
+    expect(live_page.locator("#run")).not_to_contain_text("of 200", timeout=SOON)
+
+
+@pytest.mark.parametrize("path", ["/", "/send"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_axe_finds_nothing(make_live_page, live_worker, path, theme):
+    page = make_live_page(PHONE, theme=theme)
+    page.request.post("/api/v1/commands/bulk", data={"count": 5})
+    page.goto(path)
+
+    found = Axe().run(page)
+
+    assert found.violations_count == 0, found.generate_report()
