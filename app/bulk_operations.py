@@ -1,0 +1,343 @@
+"""Operators' actions on sets of troubled commands: at once, or as a job that goes on by itself.
+
+Every action is recorded as a job. Up to AT_ONCE commands are dealt with in one transaction within
+the request. More are dealt with in chunks by a thread of the process that was asked; when that
+process dies, the next one that looks takes the job over (`JobRunner.adopt`).
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, cast
+from uuid import UUID, uuid4
+
+import psycopg
+import sqlalchemy.exc
+from flask import Flask, current_app
+from psycopg.types.json import Jsonb
+
+from app import job_store
+from app.database import DatabaseError
+from app.models import TroubledFilters, count_troubled, troubled_keys
+from app.models.operator_jobs import JobRow, get_job
+from app.portal import DatabaseSlowError, Pool, Portal, current_portal
+from commandbus import store, uuid7
+from commandbus.models import OperatorResult, OperatorVerdict
+
+logger = logging.getLogger(__name__)
+
+AT_ONCE = 500
+CHUNK = 500
+SKIPPED_KEPT = 100
+NOT_FOUND = "NOT_FOUND"
+UNDO_SECONDS = 10.0
+"""For so long a retry from a page waits, and can be undone."""
+LOOK_EVERY_SECONDS = 5.0
+_PAUSE_SECONDS = 1.0
+_FAULTS = (
+    psycopg.Error,
+    sqlalchemy.exc.SQLAlchemyError,
+    DatabaseError,
+    DatabaseSlowError,
+)
+
+CommandKey = tuple[str, UUID]
+"""Domain and id."""
+
+
+class Action(StrEnum):
+    """What an operator can do with commands in the troubleshooting queue."""
+
+    RETRY = "retry"
+    COMPLETE = "complete"
+    CANCEL = "cancel"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Order:
+    """An action, by whom, and on which commands: the chosen ones, or all that match the filter."""
+
+    action: Action
+    operator: str
+    chosen: Sequence[CommandKey] | None = None
+    filters: TroubledFilters | None = None
+    reason: str | None = None
+    notes: str | None = None
+    result: Any = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What the action needs besides, as it is stored."""
+        match self.action:
+            case Action.CANCEL:
+                return {"reason": self.reason}
+            case Action.COMPLETE:
+                return {"result": self.result, "notes": self.notes}
+            case Action.RETRY:
+                return {}
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of a set of commands."""
+
+    done: int = 0
+    changed: Counter[str] = field(default_factory=Counter)
+    skipped: list[dict[str, str]] = field(default_factory=list)
+
+    def add(self, domain: str, results: Sequence[OperatorResult]) -> None:
+        """Count the answers of a call for *domain*."""
+        for result in results:
+            if result.verdict is OperatorVerdict.DONE:
+                self.done += 1
+                continue
+            status = NOT_FOUND if result.status is None else result.status.value
+            self.changed[status] += 1
+            if len(self.skipped) < SKIPPED_KEPT:
+                self.skipped.append(
+                    {"domain": domain, "command_id": str(result.command_id), "status": status}
+                )
+
+
+def choose(filters: TroubledFilters) -> tuple[list[CommandKey] | None, int]:
+    """The commands that match *filters*, or None where they are too many to be dealt with at once.
+
+    The number is how many they are, or may be where nobody can tell within one look.
+    """
+    total = count_troubled(filters)
+    if total.count > AT_ONCE or not total.is_exact:
+        return None, total.count
+    chosen: list[CommandKey] = []
+    cursor: str | None = None
+    while True:
+        keys, cursor = troubled_keys(filters, AT_ONCE + 1, cursor)
+        chosen += [(key.domain, key.command_id) for key in keys]
+        if len(chosen) > AT_ONCE:
+            return None, len(chosen)
+        if cursor is None:
+            return chosen, len(chosen)
+
+
+def start(order: Order) -> UUID:
+    """Carry out *order*, and record it as a job; returns the job's id.
+
+    A set of at most AT_ONCE commands is done when this returns, and a retry of it waits
+    UNDO_SECONDS. A larger one is retried at once, and goes on after this returns.
+    """
+    runner = current_runner()
+    chosen, expected = order.chosen, len(order.chosen or ())
+    if chosen is None:
+        assert order.filters is not None  # an order has either
+        chosen, expected = choose(order.filters)
+    job_id = uuid7()
+    small = chosen is not None
+    delay = UNDO_SECONDS if small and order.action is Action.RETRY else 0.0
+    call = current_portal().call
+    pool = current_portal().pool
+    call(_begin, pool, order, job_id, runner.id, chosen, expected, delay)
+    if not small:
+        runner.start(job_id)
+    return job_id
+
+
+def stop(job_id: UUID) -> bool:
+    """Let a running job end after the chunk under way; whether it was running."""
+    portal = current_portal()
+
+    async def stop_job() -> bool:
+        async with store.autocommit(portal.pool) as conn:
+            return await job_store.stop_job(conn, job_id)
+
+    return portal.call(stop_job)
+
+
+def undo(job: JobRow, operator: str) -> Outcome:
+    """Take back what the job's retries have not begun yet."""
+    portal = current_portal()
+    outcome = Outcome()
+
+    async def undo_job() -> None:
+        async with portal.pool.connection() as conn, conn.transaction():
+            for domain, ids in _by_domain(job.chosen or ()).items():
+                outcome.add(
+                    domain, await store.operate(conn, "undo_operator_retry", domain, ids, operator)
+                )
+            if outcome.done:
+                await job_store.mark_undone(conn, job.summary.job_id, operator)
+
+    portal.call(undo_job)
+    return outcome
+
+
+class JobRunner:
+    """The jobs that this process works on, each in a thread of its own."""
+
+    def __init__(self, app: Flask) -> None:
+        self.id = uuid4()
+        self._app = app
+        self._lock = threading.Lock()
+        self._running: set[UUID] = set()
+        self._looked_at = -LOOK_EVERY_SECONDS
+
+    def start(self, job_id: UUID) -> None:
+        """Work on a job that belongs to this runner, until it ends."""
+        with self._lock:
+            if job_id in self._running:
+                return
+            self._running.add(job_id)
+        name = f"operator-job-{job_id}"
+        threading.Thread(target=self._work, args=(job_id,), name=name, daemon=True).start()
+
+    def adopt(self) -> None:
+        """Take over the jobs whose process has died; looks for them every few seconds only."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._looked_at < LOOK_EVERY_SECONDS:
+                return
+            self._looked_at = now
+        portal = cast(Portal, self._app.extensions["portal"])
+
+        async def adopt_jobs() -> list[UUID]:
+            async with store.autocommit(portal.pool) as conn:
+                return await job_store.adopt_jobs(conn, self.id)
+
+        for job_id in portal.call(adopt_jobs):
+            logger.warning("operator_job_adopted", extra={"job_id": str(job_id)})
+            self.start(job_id)
+
+    def _work(self, job_id: UUID) -> None:
+        portal = cast(Portal, self._app.extensions["portal"])
+        deadline = time.monotonic() + job_store.SILENT_SECONDS / 2
+        try:
+            while True:
+                try:
+                    if not self._step(portal, job_id):
+                        return
+                    deadline = time.monotonic() + job_store.SILENT_SECONDS / 2
+                except _FAULTS:
+                    # Whoever looks later may adopt it; until then the database may be back.
+                    if time.monotonic() > deadline:
+                        raise
+                    time.sleep(_PAUSE_SECONDS)
+        except Exception:
+            logger.exception("operator_job_left", extra={"job_id": str(job_id)})
+        finally:
+            with self._lock:
+                self._running.discard(job_id)
+
+    def _step(self, portal: Portal, job_id: UUID) -> bool:
+        """Deal with one chunk; whether there is another."""
+        with self._app.app_context():
+            job = get_job(job_id)
+            if job is None or job.summary.state != "running" or job.summary.filter is None:
+                return False
+            keys, cursor = troubled_keys(_filters(job.summary.filter), CHUNK, job.cursor)
+        chosen = [(key.domain, key.command_id) for key in keys]
+        going_on: bool = portal.call(_continue, portal.pool, job, self.id, chosen, cursor)
+        return going_on
+
+
+def current_runner() -> JobRunner:
+    """The runner of the current application."""
+    app = cast(Any, current_app)._get_current_object()
+    runner = app.extensions.get("operator_jobs")
+    if runner is None:
+        runner = app.extensions.setdefault("operator_jobs", JobRunner(app))
+    return cast(JobRunner, runner)
+
+
+def stored_filters(filters: TroubledFilters) -> dict[str, str]:
+    """The filters that are set, as they are stored with a job."""
+    names = TroubledFilters.__slots__
+    return {name: str(value) for name in names if (value := getattr(filters, name)) is not None}
+
+
+def _filters(stored: Mapping[str, str]) -> TroubledFilters:
+    group_id = stored.get("group_id")
+    rest = {name: value for name, value in stored.items() if name != "group_id"}
+    return TroubledFilters(**rest, group_id=None if group_id is None else UUID(group_id))
+
+
+async def _begin(
+    pool: Pool,
+    order: Order,
+    job_id: UUID,
+    runner: UUID,
+    chosen: Sequence[CommandKey] | None,
+    expected: int,
+    delay: float,
+) -> None:
+    async with pool.connection() as conn, conn.transaction():
+        await job_store.create_job(
+            conn,
+            job_id=job_id,
+            action=order.action.value,
+            operator=order.operator,
+            arguments=order.arguments,
+            chosen=chosen,
+            filters=stored_filters(order.filters) if chosen is None and order.filters else None,
+            delay_seconds=delay,
+            expected=expected,
+            runner=runner,
+        )
+        if chosen is not None:
+            outcome = Outcome()
+            await _act(conn, order.action, order.operator, order.arguments, chosen, delay, outcome)
+            await _record(conn, job_id, outcome, outcome.done, None)
+
+
+async def _continue(
+    pool: Pool, job: JobRow, runner: UUID, chosen: Sequence[CommandKey], cursor: str | None
+) -> bool:
+    """Deal with a chunk, unless the job is over or somebody else's; whether there is another."""
+    summary = job.summary
+    outcome = Outcome(changed=Counter(summary.changed), skipped=list(job.skipped))
+    async with pool.connection() as conn, conn.transaction():
+        if not await job_store.lock_job(conn, summary.job_id, runner):
+            return False
+        action = Action(summary.action)
+        await _act(conn, action, summary.operator, summary.arguments, chosen, 0.0, outcome)
+        await _record(conn, summary.job_id, outcome, outcome.done, cursor)
+    return cursor is not None
+
+
+async def _record(
+    conn: store.Connection, job_id: UUID, outcome: Outcome, done: int, cursor: str | None
+) -> None:
+    await job_store.record_chunk(
+        conn, job_id, done=done, changed=outcome.changed, skipped=outcome.skipped, cursor=cursor
+    )
+
+
+async def _act(
+    conn: store.Connection,
+    action: Action,
+    operator: str,
+    arguments: Mapping[str, Any],
+    chosen: Sequence[CommandKey],
+    delay: float,
+    outcome: Outcome,
+) -> None:
+    for domain, ids in _by_domain(chosen).items():
+        match action:
+            case Action.RETRY:
+                extra: tuple[Any, ...] = (delay,)
+            case Action.CANCEL:
+                extra = (arguments["reason"],)
+            case Action.COMPLETE:
+                extra = (Jsonb(arguments["result"]), arguments["notes"])
+        function = f"operator_{action.value}"
+        outcome.add(domain, await store.operate(conn, function, domain, ids, operator, *extra))
+
+
+def _by_domain(chosen: Sequence[CommandKey]) -> dict[str, list[UUID]]:
+    domains: dict[str, list[UUID]] = {}
+    for domain, command_id in sorted(set(chosen)):
+        domains.setdefault(domain, []).append(command_id)
+    return domains
