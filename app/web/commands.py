@@ -1,0 +1,140 @@
+"""Commands: the list with its filters, and everything about one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+from flask import redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app import access
+from app.config import ConfigStore
+from app.errors import Problem
+from app.models import (
+    CommandDetail,
+    CommandFilters,
+    domains,
+    domains_of,
+    get_command_detail,
+    list_commands,
+)
+from app.portal import call, current_portal
+from app.web import bp
+from app.web.listing import choice_arg, moment_arg, pager_of, text_arg, window, zone_arg
+from app.web.rendering import render_page
+from app.web.timeline import OUTCOMES, sections_of
+from app.web.vocabulary import STATUSES
+from commandbus.models import CommandStatus
+
+FILTER_NAMES = ("status", "domain", "command_type", "created_from", "created_before", "q")
+MOVING_SECONDS = 2
+RESTING_SECONDS = 15
+
+
+@bp.get("/commands")
+@access.viewer
+def commands() -> ResponseReturnValue:
+    return render_page("pages/commands.html", commands_context(), partials=("commands_list",))
+
+
+@bp.get("/commands/<uuid:command_id>")
+@access.viewer
+def command(command_id: UUID) -> ResponseReturnValue:
+    domain = one_domain(command_id)
+    if domain is None:
+        return redirect(url_for("web.commands", q=str(command_id)))
+    return render_page(
+        "pages/command.html",
+        command_context(command_id, domain),
+        partials=("command_head", "command_detail"),
+    )
+
+
+def commands_context() -> dict[str, Any]:
+    """The list that the address asks for."""
+    filters = CommandFilters(
+        status=choice_arg("status", CommandStatus),
+        domain=text_arg("domain"),
+        command_type=text_arg("command_type"),
+        created_after=moment_arg("created_from"),
+        created_before=moment_arg("created_before"),
+        q=text_arg("q"),
+    )
+    listing = list_commands(filters, window())
+    return {
+        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
+        "is_filtered": filters != CommandFilters(),
+        "zone": zone_arg()[0],
+        "zone_given": text_arg("tz") or "",
+        "status_choices": [("", "Any"), *((s.value, s.label) for s in STATUSES.values())],
+        "domain_choices": domain_choices(),
+        "listing": listing,
+        "pager": pager_of(listing, "command"),
+    }
+
+
+def command_context(command_id: UUID, domain: str) -> dict[str, Any]:
+    """Everything about one command. Raises Problem 404 where there is none."""
+    found = get_command_detail(command_id, domain, default_max_attempts=configured_attempts())
+    if found is None:
+        raise unknown_command(command_id)
+    in_motion = found.status in (CommandStatus.PENDING, CommandStatus.IN_PROGRESS)
+    return {
+        "command": found,
+        "key": f"{domain}:{command_id}",
+        "budget": found.max_attempts or configured_attempts(),
+        "explanation": explained(found),
+        "sections": sections_of(found.events, found.attempt_list),
+        "running_since": found.started_at if found.status is CommandStatus.IN_PROGRESS else None,
+        "live_seconds": MOVING_SECONDS if in_motion else RESTING_SECONDS,
+        "ATTEMPT_OUTCOMES": OUTCOMES,
+        "back": request.script_root + request.path,
+    }
+
+
+def one_domain(command_id: UUID) -> str | None:
+    """The domain of the command that the address names; None where it could be several.
+
+    Raises Problem 404 where there is no such command.
+    """
+    found = domains_of(command_id)
+    wanted = text_arg("domain")
+    if wanted is not None:
+        found = [name for name in found if name == wanted]
+    if not found:
+        raise unknown_command(command_id)
+    return found[0] if len(found) == 1 else None
+
+
+def unknown_command(command_id: UUID) -> Problem:
+    """The answer where an id is no command's."""
+    return Problem(404, "unknown_command", f"There is no command {command_id}.")
+
+
+def configured_attempts() -> int:
+    """The budget of commands that have none of their own."""
+    retry = call(ConfigStore(current_portal().pool).get_retry_config)
+    return retry.max_attempts
+
+
+def domain_choices() -> list[tuple[str, str]]:
+    """What a filter by domain offers."""
+    return [("", "Any"), *((name, name) for name in domains())]
+
+
+def explained(found: CommandDetail) -> list[str | datetime]:
+    """The explanation in pieces: its text, and its times as times, for the viewer's zone."""
+    pieces: list[str | datetime] = [found.explanation]
+    for moment in (found.due_at, found.lease_until, found.finished_at):
+        pieces = [part for piece in pieces for part in _split(piece, moment)]
+    return pieces
+
+
+def _split(piece: str | datetime, moment: datetime | None) -> Sequence[str | datetime]:
+    if moment is None or isinstance(piece, datetime):
+        return (piece,)
+    before, found, after = piece.partition(moment.strftime("%H:%M:%S UTC"))
+    return (before, moment, after) if found else (piece,)

@@ -1,0 +1,77 @@
+"""What became of operators' actions, in words."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from app.bulk_operations import NOT_FOUND, Action, Outcome
+from app.models.operator_jobs import JobSummary
+
+
+class Words(NamedTuple):
+    """How an action is called."""
+
+    verb: str
+    done: str
+    icon: str
+    tone: str
+
+
+WORDS = {
+    Action.RETRY: Words("Retry", "retried", "retry", "accent"),
+    Action.COMPLETE: Words("Complete", "completed", "check", "completed"),
+    Action.CANCEL: Words("Cancel", "cancelled", "slash", "cancelled"),
+}
+
+
+class JobLooks(NamedTuple):
+    """How a job looks in a list."""
+
+    words: Words
+    text: str
+    state: str
+    tone: str
+    seen: int
+
+
+def words_of(action: str) -> Words:
+    """How the action of that name is called."""
+    return WORDS[Action(action)]
+
+
+def looks_of(job: JobSummary) -> JobLooks:
+    """How *job* looks in a list and on its page."""
+    state, tone = {
+        "running": ("Running", "progress"),
+        "finished": ("Done", "completed"),
+        "stopped": ("Stopped", "cancelled"),
+    }[job.state]
+    if job.undone_at is not None:
+        state, tone = "Undone", "neutral"
+    words = words_of(job.action)
+    return JobLooks(words, outcome_text(words.done, job.done, job.changed), state, tone, job.seen)
+
+
+def outcome_text(verb: str, done: int, changed: dict[str, int]) -> str:
+    """12 retried, 3 had changed meanwhile: 2 COMPLETED, 1 CANCELLED"""
+    text = f"{done:,} {verb}" if done or not changed else f"None {verb}"
+    if changed:
+        kinds = sorted(changed.items(), key=lambda item: (-item[1], item[0]))
+        named = ", ".join(
+            f"{count:,} {'no longer exist' if name == NOT_FOUND else name}" for name, count in kinds
+        )
+        text += f", {sum(changed.values()):,} had changed meanwhile: {named}"
+    return text
+
+
+def undone_text(outcome: Outcome) -> str:
+    """What became of taking retries back."""
+    text = outcome_text("back in the queue", outcome.done, {})
+    if late := sum(outcome.changed.values()):
+        return f"{text}, too late for {late:,}" if outcome.done else "Too late: it has started."
+    return f"{text}."
+
+
+def commands_text(count: int) -> str:
+    """1 command, 1,234 commands"""
+    return "1 command" if count == 1 else f"{count:,} commands"

@@ -1,0 +1,116 @@
+"""What lists read from the address, and the pager below them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import Any, TypeVar
+from zoneinfo import ZoneInfo
+
+from flask import request
+
+from app.models import Cursor, CursorError, Listing, Window
+from app.web.rendering import url_with
+
+LIMITS = (10, 20, 50, 100)
+DEFAULT_LIMIT = 20
+MAX_TEXT = 200
+_LARGEST_PAGE = 10**9
+
+EnumT = TypeVar("EnumT", bound=StrEnum)
+T = TypeVar("T")
+
+
+def text_arg(name: str) -> str | None:
+    """A text without surrounding blanks, or None where there is nothing in it."""
+    return request.args.get(name, "").replace("\x00", "").strip()[:MAX_TEXT] or None
+
+
+def choice_arg(name: str, choices: type[EnumT]) -> EnumT | None:
+    """One of *choices*; None where nothing or something else is given."""
+    text = text_arg(name)
+    return choices(text) if text in list(choices) else None
+
+
+def parsed_arg(name: str, parse: Callable[[str], T]) -> T | None:
+    """What *parse* makes of the text; None where it raises ValueError."""
+    text = text_arg(name)
+    try:
+        return None if text is None else parse(text)
+    except ValueError:
+        return None
+
+
+def zone_arg() -> tuple[str, ZoneInfo | None]:
+    """The zone in which the times of the address are meant: its name, and what knows of it.
+
+    A browser with scripts gives the viewer's; else they are UTC.
+    """
+    name = text_arg("tz")
+    try:
+        return (name, ZoneInfo(name)) if name else ("UTC", None)
+    except (ValueError, OSError, LookupError):
+        return "UTC", None
+
+
+def moment_arg(name: str) -> datetime | None:
+    """A time as <input type="datetime-local"> gives it, in the zone of the address."""
+
+    def parse(text: str) -> datetime:
+        moment = datetime.fromisoformat(text)
+        if not 1900 <= moment.year < 3000:
+            raise ValueError(text)
+        return moment if moment.tzinfo else moment.replace(tzinfo=zone_arg()[1] or UTC)
+
+    return parsed_arg(name, parse)
+
+
+def limit_arg() -> int:
+    """How many rows a page has."""
+    limit = parsed_arg("limit", int)
+    return limit if limit in LIMITS else DEFAULT_LIMIT
+
+
+def window() -> Window:
+    """The part of the list that the address names; the first page where its cursor is unknown."""
+    try:
+        cursor = Cursor.parse(request.args["cursor"]) if "cursor" in request.args else None
+    except CursorError:
+        cursor = None
+    return Window(limit_arg(), cursor=cursor)
+
+
+@dataclass(frozen=True, slots=True)
+class Pager:
+    """What the macro `pagination` needs."""
+
+    summary: str
+    previous_url: str
+    next_url: str
+    limit: int
+
+
+def pager_of(listing: Listing[Any], noun: str) -> Pager:
+    """The pager below *listing*: a page number where one goes step by step."""
+    limit = limit_arg()
+    page = parsed_arg("page", int) or 1
+    is_first = listing.previous_cursor is None
+    page = 1 if is_first else min(max(page, 2), _LARGEST_PAGE)
+    total = f"{listing.total:,}" if listing.total_is_exact else f"{listing.total:,}+"
+    plural = "" if listing.total == 1 and listing.total_is_exact else "s"
+    where = f"page {page:,}"
+    if listing.total_is_exact:
+        # Commands come and go while one pages; a page is never beyond the last one.
+        pages = max(-(-listing.total // limit), page, 1)
+        where = f"page {page:,} of {pages:,}"
+    previous_url = ""
+    if page == 2:
+        previous_url = url_with(cursor=None, page=None)
+    elif not is_first:
+        previous_url = url_with(cursor=listing.previous_cursor, page=page - 1)
+    next_url = ""
+    if listing.next_cursor is not None:
+        next_url = url_with(cursor=listing.next_cursor, page=page + 1)
+    return Pager(f"{total} {noun}{plural}, {where}", previous_url, next_url, limit)

@@ -1,0 +1,324 @@
+"""Operators' actions: retry, complete and cancel troubled commands; cancel what is pending.
+
+Each begins with a plain form. Where something is still to be said or confirmed (a reason, a result,
+the operator's name, a large number) the answer is a page with that form, which scripts show in a
+dialog; otherwise it is done, and one is back where one was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from urllib.parse import urlsplit
+from uuid import UUID
+
+from flask import flash, make_response, redirect, render_template, request, url_for
+from flask.typing import ResponseReturnValue
+from markupsafe import Markup, escape
+
+from app import access, bulk_operations
+from app.bulk_operations import AT_ONCE, Action, CommandKey, Order
+from app.errors import Problem, wants_json
+from app.models import TroubledFilters, domains
+from app.models.operator_jobs import JobRow, JobSummary, get_job
+from app.portal import call, current_tsq
+from app.web import bp
+from app.web.commands import one_domain
+from app.web.form_values import FormError, json_value, text_value
+from app.web.job_texts import commands_text, looks_of, outcome_text, undone_text, words_of
+from app.web.remembered import clean_operator, current_operator, remember_operator
+from app.web.rendering import CONFIRMED, ask_to_confirm, render_page
+from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus.models import CommandStatus
+
+FILTER_PREFIX = "filter_"
+FILTER_FIELDS = ("domain", "command_type", "error_code", "group_id", "q")
+LIVE_SECONDS = 1
+UNNAMED_OPERATOR = "web"
+MAX_REASON = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """What a form chose: the commands, or None and the filter that finds too many to name."""
+
+    chosen: list[CommandKey] | None
+    filters: TroubledFilters | None
+    count: int
+    fields: list[tuple[str, str]]
+    """The form's fields that say the same again."""
+
+
+@bp.post("/troubleshooting/<any(retry, complete, cancel):action>")
+@access.operator
+def operate(action: str) -> ResponseReturnValue:
+    wanted = Action(action)
+    selection = read_selection(request.form)
+    if selection.count == 0:
+        return _answer("Nothing was selected, or nothing matches any more.", "info")
+    operator = current_operator() or clean_operator(request.form.get("operator", ""))
+    is_large = selection.chosen is None
+    is_asked = bool(operator) and wanted is Action.RETRY and not is_large
+    errors: dict[str, str] = {}
+    values: dict[str, Any] = {}
+    if request.form.get(CONFIRMED) == "yes":
+        if not operator:
+            errors["operator"] = "Give your name, so that others can see who did this."
+        values, more = _read_arguments(wanted)
+        errors |= more
+        is_asked = not errors
+    if not is_asked:
+        return _ask(wanted, selection, errors)
+    job_id = bulk_operations.start(
+        Order(
+            action=wanted,
+            operator=operator,
+            chosen=selection.chosen,
+            filters=selection.filters,
+            **values,
+        )
+    )
+    return _named(_after(job_id), operator)
+
+
+@bp.route("/commands/<uuid:command_id>/cancel", methods=["GET", "POST"])
+@access.operator
+def cancel_pending(command_id: UUID) -> ResponseReturnValue:
+    domain = one_domain(command_id)
+    if domain is None:
+        raise Problem(409, "ambiguous_command", "Several domains have a command with this id.")
+    back = url_for("web.command", command_id=command_id, domain=request.args.get("domain"))
+    operator = current_operator() or clean_operator(request.form.get("operator", ""))
+    errors: dict[str, str] = {}
+    if request.method == "POST":
+        values, errors = _read_arguments(Action.CANCEL)
+        if not operator:
+            errors["operator"] = "Give your name, so that others can see who did this."
+        if not errors:
+            flash(*_cancelled(domain, command_id, operator, values["reason"]))
+            return _named(redirect(back, 303), operator)
+    return render_template(
+        "pages/tsq_action.html",
+        **_form_context(Action.CANCEL, 1, errors),
+        target=request.full_path.rstrip("?"),
+        fields=[],
+        back=back,
+    )
+
+
+@bp.post("/commands/<uuid:command_id>/undo-retry")
+@access.operator
+def undo_retry(command_id: UUID) -> ResponseReturnValue:
+    domain = one_domain(command_id)
+    if domain is None:
+        raise Problem(409, "ambiguous_command", "Several domains have a command with this id.")
+    try:
+        call(current_tsq().undo_retry, domain, command_id, current_operator() or UNNAMED_OPERATOR)
+        flash(
+            "The retry is undone: the command is in the troubleshooting queue as before.", "success"
+        )
+    except (CommandNotFoundError, InvalidStateError):
+        flash("Too late: it has started.", "warning")
+    return redirect(url_for("web.command", command_id=command_id, domain=domain), 303)
+
+
+@bp.get("/troubleshooting/actions/<uuid:job_id>")
+@access.viewer
+def operator_job(job_id: UUID) -> ResponseReturnValue:
+    bulk_operations.current_runner().adopt()
+    job = _job(job_id)
+    context = {
+        "job": job.summary,
+        "skipped": job.skipped,
+        "looks": looks_of(job.summary),
+        "live_seconds": LIVE_SECONDS if job.summary.state == "running" else 15,
+        "undo_until": _undo_until(job.summary),
+    }
+    return render_page("pages/tsq_job.html", context, partials=("tsq_job",))
+
+
+@bp.post("/troubleshooting/actions/<uuid:job_id>/stop")
+@access.operator
+def stop_job(job_id: UUID) -> ResponseReturnValue:
+    job = _job(job_id)
+    if bulk_operations.stop(job_id):
+        flash("Stopped. What was done stays done.", "success")
+    else:
+        flash(f"It was over already: {looks_of(job.summary).text}.", "info")
+    return redirect(url_for("web.operator_job", job_id=job_id), 303)
+
+
+@bp.route("/troubleshooting/actions/<uuid:job_id>/undo", methods=["GET", "POST"])
+@access.operator
+def undo_job(job_id: UUID) -> ResponseReturnValue:
+    job = _job(job_id)
+    if job.summary.action != Action.RETRY or job.chosen is None:
+        raise Problem(409, "not_undoable", "Only a retry can be undone, and only at first.")
+    back = safe_next(url_for("web.troubleshooting"))
+    if question := ask_to_confirm(
+        title="Undo the retry",
+        message=f"Take back the retry of {commands_text(job.summary.done)}?",
+        action="Undo the retry",
+        back=back,
+        danger=False,
+    ):
+        return question
+    outcome = bulk_operations.undo(job, current_operator() or UNNAMED_OPERATOR)
+    return _answer(undone_text(outcome), "success" if outcome.done else "warning", back)
+
+
+def read_selection(form: Any) -> Selection:
+    """What a form chose: one command by its button, the rows, or everything that matches."""
+    back = [("next", form.get("next", ""))]
+    only = form.get("only")
+    everything = form.get("scope") == "filter" or form.get("everything") == "1"
+    if only or not everything:
+        texts = [only] if only else form.getlist("keys")
+        known = set(domains())
+        keys = [key for text in texts if (key := _key(text)) is not None and key[0] in known]
+        keys = list(dict.fromkeys(keys))[:AT_ONCE]
+        fields = [("keys", f"{domain}:{command_id}") for domain, command_id in keys]
+        return Selection(keys, None, len(keys), back + fields)
+    given = {
+        name: text
+        for name in FILTER_FIELDS
+        if (text := text_value(form, FILTER_PREFIX + name, 200)) is not None
+    }
+    filters = _filters(given)
+    chosen, count = bulk_operations.choose(filters)
+    fields = [(FILTER_PREFIX + name, text) for name, text in given.items()]
+    return Selection(chosen, filters, count, [*back, ("scope", "filter"), *fields])
+
+
+def safe_next(default: str) -> str:
+    """Where the form was, within this site; *default* where it does not say."""
+    given = request.form.get("next") or request.args.get("next") or ""
+    origin = urlsplit(given)
+    if not origin.path:
+        return default
+    path = "/" + origin.path.lstrip("/\\")
+    return f"{path}?{origin.query}" if origin.query else path
+
+
+def _filters(given: Mapping[str, str]) -> TroubledFilters:
+    rest = {name: text for name, text in given.items() if name != "group_id"}
+    try:
+        group_id = UUID(given["group_id"]) if "group_id" in given else None
+    except ValueError as exc:
+        raise Problem(422, detail="There is no such group.") from exc
+    return TroubledFilters(**rest, group_id=group_id)
+
+
+def _key(text: str) -> CommandKey | None:
+    domain, _, command_id = text.partition(":")
+    try:
+        return domain, UUID(command_id)
+    except ValueError:
+        return None
+
+
+def _read_arguments(action: Action) -> tuple[dict[str, Any], dict[str, str]]:
+    """What the action needs besides, and what is wrong with it, by field."""
+    values: dict[str, Any] = {}
+    errors: dict[str, str] = {}
+    if action is Action.CANCEL:
+        values["reason"] = text_value(request.form, "reason", MAX_REASON)
+        if values["reason"] is None:
+            errors["reason"] = "Say why; the reason is kept in the audit trail."
+    elif action is Action.COMPLETE:
+        values["notes"] = text_value(request.form, "notes", MAX_REASON)
+        try:
+            values["result"] = json_value(request.form, "result")
+        except FormError as exc:
+            errors["result"] = str(exc)
+    return values, errors
+
+
+def _ask(action: Action, selection: Selection, errors: dict[str, str]) -> str:
+    return render_template(
+        "pages/tsq_action.html",
+        **_form_context(action, selection.count, errors),
+        target=url_for("web.operate", action=action.value),
+        fields=selection.fields,
+        back=safe_next(url_for("web.troubleshooting")),
+    )
+
+
+def _form_context(action: Action, count: int, errors: dict[str, str]) -> dict[str, Any]:
+    words = words_of(action)
+    return {
+        "action": action.value,
+        "title": f"{words.verb} {commands_text(count)}",
+        "count": count,
+        "is_large": count > AT_ONCE,
+        "errors": errors,
+        "values": {
+            name: request.form.get(name, "") for name in ("reason", "result", "notes", "operator")
+        },
+        "asks_name": not current_operator(),
+    }
+
+
+def _after(job_id: UUID) -> ResponseReturnValue:
+    """Where one goes once an action has begun."""
+    summary = _job(job_id).summary
+    if summary.state == "running":
+        return redirect(url_for("web.operator_job", job_id=job_id), 303)
+    words = words_of(summary.action)
+    text = outcome_text(words.done, summary.done, summary.changed)
+    kind = "warning" if summary.changed else "success"
+    undo = None
+    if summary.delay_seconds and summary.done:
+        start = "It starts" if summary.done == 1 else "They start"
+        text = f"{text}. {start} in {summary.delay_seconds:.0f} seconds"
+        undo = url_for("web.undo_job", job_id=job_id, next=safe_next(""))
+    return _answer(f"{text}.", kind, undo=undo)
+
+
+def _answer(
+    text: str, kind: str, back: str | None = None, undo: str | None = None
+) -> ResponseReturnValue:
+    """Tell what was done: scripts in JSON, everybody else on the page where they were."""
+    if wants_json():
+        return {"text": text, "kind": kind, "undo": undo}
+    message: str | Markup = text
+    if undo is not None:
+        link = Markup('<a class="link" href="{}" data-undo>Undo</a>').format(undo)
+        message = escape(text) + " " + link
+    flash(message, kind)
+    return redirect(back or safe_next(url_for("web.troubleshooting")), 303)
+
+
+def _named(answer: ResponseReturnValue, operator: str) -> ResponseReturnValue:
+    """Remember the name for the next time."""
+    response = make_response(answer)
+    if not current_operator():
+        remember_operator(response, operator)
+    return response
+
+
+def _cancelled(domain: str, command_id: UUID, operator: str, reason: str) -> tuple[str, str]:
+    try:
+        call(current_tsq().cancel_pending, domain, command_id, operator, reason)
+    except CommandNotFoundError:
+        return "The command no longer exists.", "warning"
+    except InvalidStateError as exc:
+        status = CommandStatus(exc.current_status)
+        return f"Nothing was cancelled: the command is {status.value} now.", "warning"
+    return "Cancelled.", "success"
+
+
+def _undo_until(job: JobSummary) -> datetime | None:
+    """Until when the job's retries have not begun; None where that is over."""
+    until = job.created_at + timedelta(seconds=job.delay_seconds)
+    open_still = job.delay_seconds and job.undone_at is None and until > datetime.now(UTC)
+    return until if open_still else None
+
+
+def _job(job_id: UUID) -> JobRow:
+    job = get_job(job_id)
+    if job is None:
+        raise Problem(404, "unknown_action", "There is no such action.")
+    return job
