@@ -210,7 +210,8 @@ class Reader:
         default = schema.get("default")
         if default not in (None, [], {}):
             parts.append(f"default {json.dumps(default)}")
-        return "; ".join(dict.fromkeys(parts))
+        text = "; ".join(dict.fromkeys(parts))
+        return text[:1].upper() + text[1:]
 
     def _example(self, schema: Mapping[str, Any], depth: int = 0) -> Any:
         """A small right value: what is required, and what brings its own example."""

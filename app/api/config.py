@@ -35,7 +35,9 @@ RetrySection = _section("RetrySection", "How failed commands are retried.", Retr
 class ConfigChange(Body):
     """The values to change; what is left out stays."""
 
-    worker: WorkerSection | None = None  # type: ignore[valid-type]
+    worker: WorkerSection | None = Field(  # type: ignore[valid-type]
+        None, json_schema_extra={"example": {"concurrency": 8}}
+    )
     retry: RetrySection | None = None  # type: ignore[valid-type]
     version: int | None = Field(
         None, ge=1, description="The version that was read; 412 where it is no longer the current"

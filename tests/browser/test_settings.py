@@ -10,6 +10,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
+from app.web.formats import NOTHING
 from tests.browser.conftest import PHONE
 
 pytestmark = pytest.mark.browser
@@ -138,7 +139,7 @@ def test_when_two_save_both_values_are_shown_and_nothing_is_lost(
     row = conflict.get_by_role("row").filter(has_text="Concurrency")
     assert row.get_by_role("cell").all_inner_texts() == ["4", "16", "8"]
     row = conflict.get_by_role("row").filter(has_text="Batch size")
-    assert row.get_by_role("cell").all_inner_texts() == ["10", "50", "not changed"]
+    assert row.get_by_role("cell").all_inner_texts() == ["10", "50", NOTHING]
     assert config(page)["worker"]["concurrency"] == 16  # nothing was stored yet
     expect(page.get_by_label("Concurrency")).to_have_value("8")
     expect(page.get_by_label("Batch size")).to_have_value("50")

@@ -32,6 +32,8 @@ form.addEventListener('submit', (event) => {
   wrong[0].focus();
 }, { capture: true });
 
+// What was typed before this module came, or what the browser restored.
+fields.filter((field) => field.value !== field.defaultValue).forEach(check);
 showUnsaved();
 
 function check(field) {
