@@ -49,7 +49,7 @@ def invariants_context() -> dict[str, Any]:
         except CheckTooLongError:
             refusal = (
                 f"The check was given up after {CHECK_SECONDS} seconds, which says nothing about"
-                " the invariants. In psql, select * from command_bus.find_violations() takes the"
+                " the invariants. Call command_bus.find_violations() in psql, where it takes the"
                 " time it needs."
             )
     return {

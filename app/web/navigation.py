@@ -35,13 +35,7 @@ GROUPS = (
             Item("Audit Trail", "/audit", "history"),
         ),
     ),
-    (
-        "Run",
-        (
-            Item("Load Tests", "/load-tests", "gauge"),
-            Item("Workers", "/workers", "cpu"),
-        ),
-    ),
+    ("Run", (Item("Workers", "/workers", "cpu"),)),
     (
         "System",
         (
