@@ -306,7 +306,7 @@ end;
 $$;
 
 -- Claim one suspect, which the worker will run alone. Returns no row when there is none that this
--- worker may take. Raises QB001 for an unknown domain.
+-- worker may take, or when its budget turns out to be spent. Raises QB001 for an unknown domain.
 create or replace function command_bus.claim_suspect(
     p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
 )
@@ -322,8 +322,9 @@ as $$
 declare
     v_queue text := command_bus.command_queue(p_domain);
     v_command_id uuid;
-    v_batch_id uuid;
     v_msg_id bigint;
+    v_budget integer;
+    k command_bus_command;
 begin
     select s.command_id into v_command_id
     from command_bus_suspect as s
@@ -334,7 +335,7 @@ begin
     if v_command_id is null then
         return;
     end if;
-    select c.batch_id into v_batch_id
+    select c.* into k
     from command_bus_command as c
     where c.command_id = v_command_id and c.domain = p_domain and c.status = 'PENDING'
     for update;
@@ -343,12 +344,18 @@ begin
     if not found then
         return;
     end if;
+    v_budget := coalesce(k.max_attempts, p_max_attempts);
+    if k.attempts >= v_budget then
+        -- The configured budget was lowered while the command was parked.
+        perform command_bus.exhaust(p_domain, v_command_id, v_budget);
+        return;
+    end if;
     v_msg_id := (
         select * from pgmq.send(
             v_queue, jsonb_build_object('command_id', v_command_id), p_lease_seconds
         )
     );
-    perform command_bus.count_moved(p_domain, v_batch_id, 'PENDING', 'IN_PROGRESS', 1);
+    perform command_bus.count_moved(p_domain, k.batch_id, 'PENDING', 'IN_PROGRESS', 1);
     return query
     select *
     from command_bus.begin_attempt(
