@@ -52,7 +52,6 @@ class Operation:
     parameters: tuple[Row, ...]
     body_model: str
     body: tuple[Row, ...]
-    body_example: str
     answers: tuple[Reply, ...]
     errors: tuple[Reply, ...]
     curl: str
@@ -110,7 +109,6 @@ class Reader:
             parameters=parameters,
             body_model=_name_of(schema),
             body=tuple(self._rows(schema)),
-            body_example="" if example is None else json.dumps(example, indent=2),
             answers=_merged(reply for reply in replies if reply.status < "400"),
             errors=tuple(reply for reply in replies if reply.status >= "400"),
             curl=self._curl(method, path, item.get("parameters", ()), example),
