@@ -20,7 +20,7 @@ document.addEventListener('submit', (event) => {
   const inDialog = form.matches('[data-operation-form]') && form.closest('dialog');
   if (event.defaultPrevented || !(form.matches('[data-operations]') || inDialog)) return;
   event.preventDefault();
-  send(form, event.submitter);
+  if (!event.submitter?.matches('[data-nothing]')) send(form, event.submitter);
 });
 
 document.addEventListener('click', (event) => {
@@ -42,7 +42,8 @@ async function send(form, button) {
   busy = true;
   button?.setAttribute('aria-busy', 'true');
   try {
-    const response = await request(button?.formAction || form.action, {
+    const target = button?.hasAttribute('formaction') ? button.formAction : form.action;
+    const response = await request(target, {
       method: 'POST',
       body: new FormData(form, button),
       headers: { Accept: 'application/json, text/html;q=0.9' },
