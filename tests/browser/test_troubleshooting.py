@@ -298,14 +298,15 @@ def test_more_than_five_hundred_run_as_a_job(make_live_page: MakePage, live_work
 
 
 def test_a_job_whose_process_died_is_taken_over_where_it_stood(
-    live_page: Page, live_app, live_worker, database_url
+    live_page: Page, live_app, live_worker, database_url, monkeypatch
 ):
     call_me(live_page, "Ada")
     send_many(live_page, 1200, PERMANENT)
     eventually_now(lambda: count(live_page, "IN_TSQ") == 1200)
     with live_app.test_request_context():
         runner = bulk_operations.current_runner()
-    real_step, steps = runner._step, []
+    real_step = runner._step
+    steps: list[UUID] = []
 
     def dying(portal, job_id):
         if steps:
@@ -313,7 +314,7 @@ def test_a_job_whose_process_died_is_taken_over_where_it_stood(
         steps.append(job_id)
         return real_step(portal, job_id)
 
-    runner._step = dying
+    monkeypatch.setattr(runner, "_step", dying)
     live_page.goto(QUEUE)
     live_page.get_by_label("Select the page").check()
     bar(live_page).get_by_role("button", name="Select all 1,200 that match").click()
@@ -321,7 +322,7 @@ def test_a_job_whose_process_died_is_taken_over_where_it_stood(
     live_page.get_by_label("Reason").fill("Half of it")
     live_page.get_by_role("button", name="Cancel 1,200 commands").click()
     expect(live_page.locator("#tsq-job").get_by_text("500 cancelled.")).to_be_visible(timeout=SOON)
-    runner._step = real_step
+    monkeypatch.setattr(runner, "_step", real_step)
     execute(database_url, "update operator_job set heartbeat_at = now() - interval '1 minute'")
     live_page.reload()
 
@@ -338,14 +339,14 @@ def test_a_job_whose_process_died_is_taken_over_where_it_stood(
 
 
 @BOTH
-def test_a_job_is_stopped(make_live_page: MakePage, live_app, live_worker, scripts):
+def test_a_job_is_stopped(make_live_page: MakePage, live_app, live_worker, scripts, monkeypatch):
     page = make_live_page(java_script_enabled=scripts)
     call_me(page, "Ada")
     send_many(page, 1200, PERMANENT)
     eventually_now(lambda: count(page, "IN_TSQ") == 1200)
     with live_app.test_request_context():
         runner = bulk_operations.current_runner()
-    runner.start = lambda _: None
+    monkeypatch.setattr(runner, "start", lambda _: None)
     page.goto(f"{QUEUE}?view=groups")
     page.get_by_role("button", name="Retry all…").click()
     expect(page.get_by_text("cannot be undone")).to_be_visible()
