@@ -20,7 +20,15 @@ from typing import Any
 import pytest
 from flask import Flask, render_template
 from jinja2 import ChoiceLoader, FileSystemLoader
-from playwright.sync_api import Browser, BrowserContext, Page, Playwright, Route, sync_playwright
+from playwright.sync_api import (
+    Browser,
+    BrowserContext,
+    Page,
+    Playwright,
+    Route,
+    expect,
+    sync_playwright,
+)
 from waitress.server import create_server
 
 from app import access, assets, create_app, models
@@ -39,6 +47,10 @@ DESKTOP = (1440, 900)
 PHONE = (360, 740)
 # What the browser reports and tests bring about: a blocked CDN, and forms that are refused.
 EXPECTED_ERRORS = re.compile("ERR_FAILED|server responded with a status of (409|422)")
+
+
+# Long enough for a page that refreshes by itself every 5 seconds, on a machine that is busy.
+expect.set_options(timeout=15_000)
 
 
 @pytest.fixture(scope="package")

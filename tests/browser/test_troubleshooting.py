@@ -417,6 +417,7 @@ def test_a_phone_can_do_it_all(make_live_page: MakePage, live_worker):
     bar(page).get_by_role("button", name="Complete…").click()
     page.get_by_role("button", name="Complete 1 command").click()
     expect(toast(page, "1 completed.")).to_be_visible()
+    expect(rows(page)).to_have_count(1)
     row(page, second).get_by_role("button", name="Retry").click()
 
     expect(rows(page)).to_have_count(0)
