@@ -230,8 +230,20 @@ def _served(app: Flask) -> Iterator[str]:
     server = create_server(app, sockets=[listener], threads=8)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
-    yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-    server.close()
+
+    def end() -> None:
+        for channel in list(server.active_channels.values()):
+            channel.handle_close()
+        server.close()  # with nothing left to serve, the loop of run() ends
+
+    try:
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        server.task_dispatcher.shutdown()  # requests under way are answered first
+        # By the serving thread itself: a socket closed by another breaks the call that waits on it.
+        server.trigger.pull_trigger(end)
+        thread.join(10)
+        assert not thread.is_alive(), "the web server did not end"
 
 
 @contextmanager
