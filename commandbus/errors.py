@@ -115,6 +115,11 @@ _INVALID_VALUES = (pg.DataError, pg.CheckViolation, pg.NotNullViolation, pg.Prog
 INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     psycopg.OperationalError,
     psycopg.InterfaceError,
+    # psycopg counts these as internal errors: the server ended a transaction that took too
+    # long, or it is a standby that has not taken over yet.
+    pg.IdleInTransactionSessionTimeout,
+    pg.TransactionTimeout,
+    pg.ReadOnlySqlTransaction,
 )
 
 

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How long after a broken call its effects may still appear.
+DOUBT_SECONDS = 2.0
+
 
 class Leases:
     """The leases of one worker's attempts, in the database."""
@@ -31,8 +34,11 @@ class Leases:
     ) -> None:
         self._pool = pool
         self._worker = worker
-        self.in_doubt = False
-        """Whether the database may count commands as this worker's that it never heard of."""
+        self._doubted_at: float | None = None
+
+    def doubt(self) -> None:
+        """The database may count commands as this worker's that the worker never heard of."""
+        self._doubted_at = time.monotonic()
 
     async def extend(self, attempt: Attempt, seconds: int) -> bool:
         """Make one lease end *seconds* from now; False: the attempt is over."""
@@ -82,7 +88,7 @@ class Leases:
                     conn, worker.domain, worker.registered_id, claimed
                 )
         except INFRASTRUCTURE_ERRORS as exc:
-            self.in_doubt = True
+            self.doubt()
             logger.warning(
                 "release_failed",
                 extra={**worker.ids, "count": len(claimed), "error": str(exc).strip()},
@@ -93,11 +99,18 @@ class Leases:
     async def give_back_unknown(
         self, conn: AsyncConnection[TupleRow], held: list[ClaimedCommand]
     ) -> None:
-        """Release what a claim gave this worker whose answer was lost with the connection."""
+        """Release what a claim gave this worker whose answer was lost with the connection.
+
+        Nothing is done when there is no doubt.
+        """
+        if self._doubted_at is None:
+            return
         worker = self._worker
         released = await store.release_commands(
             conn, worker.domain, worker.registered_id, held, all_but=True
         )
-        self.in_doubt = False
+        # The server may still be at work on what it was asked before the connection broke.
+        if time.monotonic() - self._doubted_at > DOUBT_SECONDS:
+            self._doubted_at = None
         if released:
             logger.info("lost_claim_released", extra={**worker.ids, "count": released})

@@ -318,8 +318,7 @@ class Worker:
         asked_at = time.monotonic()
         try:
             async with store.autocommit(self._pool) as conn:
-                if self._leases.in_doubt:
-                    await self._leases.give_back_unknown(conn, self._slots.held)
+                await self._leases.give_back_unknown(conn, self._slots.held)
                 claimed = await store.claim_commands(
                     conn,
                     self.domain,
@@ -329,7 +328,7 @@ class Worker:
                     self.retry_policy.max_attempts,
                 )
         except INFRASTRUCTURE_ERRORS as exc:
-            self._leases.in_doubt = True
+            self._leases.doubt()
             delay = backoff.next_delay()
             logger.warning(
                 "claim_retried",
@@ -386,13 +385,18 @@ class Worker:
         self._slots.open = not self._stopping
 
     async def _claim_suspect(self, conn: AsyncConnection[TupleRow]) -> list[ClaimedCommand]:
-        return await store.claim_suspect(
-            conn,
-            self.domain,
-            self.registered_id,
-            self.visibility_timeout,
-            self.retry_policy.max_attempts,
-        )
+        await self._leases.give_back_unknown(conn, self._slots.held)
+        try:
+            return await store.claim_suspect(
+                conn,
+                self.domain,
+                self.registered_id,
+                self.visibility_timeout,
+                self.retry_policy.max_attempts,
+            )
+        except INFRASTRUCTURE_ERRORS:
+            self._leases.doubt()
+            raise
 
     async def _wait_until_idle(self) -> None:
         """Wait until no handler runs, or the worker is stopped."""

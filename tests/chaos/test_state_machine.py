@@ -1,4 +1,4 @@
-"""Promise 4: whatever workers and operators do in whatever order, the rows do as the model does.
+"""Whatever workers and operators do in whatever order, the rows do as the model does.
 
 Two workers claim, settle, renew, release, crash and come back with old tokens; operators act;
 time passes. After every step all commands are compared with the model, and the rows among

@@ -1,0 +1,137 @@
+"""Errors of the infrastructure, answered to each statement that a worker makes.
+
+The statement is tried again, its command spends no attempt on it, and a handler that has run does
+not run again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from uuid import UUID
+
+import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+
+from commandbus import CommandBus, CommandStatus, HandlerRegistry, RetryPolicy, Worker, uuid7
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+from tests.chaos.conftest import LONG
+from tests.chaos.proxy import Error, proxied
+from tests.facts import events, queued, replies, rows, send, status
+from tests.waiting import eventually, until
+
+SQLSTATES = ("40P01", "40001", "57014", "55P03", "25P03", "25P04", "53300", "57P01", "08006")
+STATEMENTS = (
+    "register_worker",
+    "claim_commands",
+    "look_ahead",
+    "heartbeat",
+    "fold_deltas",
+    "renew_leases",
+    "settle_commands",
+    "worker_stopped",
+    "listen",
+)
+MATTER_MOST = ("claim_commands", "settle_commands")
+
+
+async def drive(database_url, pool, error: Error) -> tuple[UUID, int]:
+    """Run one command of a worker whose statements meet *error*; the command's id, and its runs."""
+    runs = 0
+    registry = HandlerRegistry()
+
+    async def handle(command, context):
+        nonlocal runs
+        runs += 1
+        # Longer than its lease where that is what matters.
+        await asyncio.sleep(1.3 if error.statement == b"renew_leases" else 0.4)
+        return {}
+
+    registry.register("test", "DoIt", handle, auto_renew=True)
+    async with (
+        proxied(database_url) as proxy,
+        AsyncConnectionPool(
+            proxy.url,
+            connection_class=AsyncConnection[TupleRow],
+            kwargs={"prepare_threshold": None},
+            min_size=1,
+            max_size=4,
+            open=False,
+        ) as near,
+    ):
+        await near.wait()
+        proxy.error = error
+        worker = Worker(
+            near,
+            domain="test",
+            handler_registry=registry,
+            visibility_timeout=1,
+            poll_interval=0.05,
+            drain_timeout=5,
+            retry_policy=RetryPolicy(max_attempts=1),
+        )
+        task = asyncio.create_task(worker.run())
+        try:
+            await until(lambda: worker.worker_id is not None)
+            [command_id] = await send(pool, reply_to="test__replies")
+            await until(lambda: worker.outcomes_recorded == 1)
+            if error.statement != b"worker_stopped":
+                await until(lambda: error.happened == error.times)
+        finally:
+            worker.stop()
+            await task
+    if error.happened < error.times:
+        pytest.fail(f"UNKNOWN: the error happened {error.happened} of {error.times} times")
+    return command_id, runs
+
+
+@pytest.mark.parametrize("statement", STATEMENTS)
+async def test_a_fault_in_any_statement_of_a_worker_is_waited_out(database_url, pool, statement):
+    """Each kind of fault in a life of its own."""
+
+    async def live(sqlstate: str) -> None:
+        times = 2 if statement in MATTER_MOST else 1
+        command_id, runs = await drive(
+            database_url, pool, Error(statement.encode(), sqlstate, times=times)
+        )
+        seen.append((command_id, runs))
+
+    seen: list[tuple[UUID, int]] = []
+    for number, sqlstate in enumerate(SQLSTATES):
+        # In the short form each statement meets some of them, and those that matter most all.
+        turn = number % 3 == STATEMENTS.index(statement) % 3
+        if LONG or turn or statement in MATTER_MOST:
+            await live(sqlstate)
+
+    for command_id, runs in seen:
+        assert runs == 1
+        assert await status(pool, command_id) is CommandStatus.COMPLETED
+        trail = await events(pool, command_id)
+        assert trail.count("RECEIVED") - trail.count("RELEASED") == 1
+        assert len(await replies(pool, command_id)) == 1
+        assert await queued(pool, command_id) == 0
+    assert await rows(pool, "select * from command_bus.find_violations()") == []
+
+
+@pytest.mark.parametrize("sqlstate", SQLSTATES)
+async def test_a_sender_learns_of_a_fault_and_may_send_again(database_url, pool, sqlstate):
+    command_id = uuid7()
+    async with (
+        proxied(database_url) as proxy,
+        AsyncConnectionPool(
+            proxy.url,
+            connection_class=AsyncConnection[TupleRow],
+            kwargs={"prepare_threshold": None},
+            open=False,
+        ) as near,
+    ):
+        await near.wait()
+        proxy.error = Error(b"send_commands", sqlstate)
+        bus = CommandBus(near)
+
+        with pytest.raises(INFRASTRUCTURE_ERRORS):
+            await bus.send("test", "DoIt", command_id, {})
+        assert await bus.get_command("test", command_id) is None
+        assert (await bus.send("test", "DoIt", command_id, {})).created
+    assert await eventually(lambda: queued(pool, command_id)) == 1
