@@ -227,7 +227,7 @@ def _worker_process(
 def _served(app: Flask) -> Iterator[str]:
     """*app* on a free port; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
-    server = create_server(app, sockets=[listener], threads=8)
+    server: Any = create_server(app, sockets=[listener], threads=8)
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
 
