@@ -12,7 +12,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -70,6 +70,15 @@ class Order:
     reason: str | None = None
     notes: str | None = None
     result: Any = None
+    delay_seconds: float = 0.0
+    """How long each retry waits before a worker may take it."""
+
+    @property
+    def wanted_filters(self) -> TroubledFilters:
+        """The filters; ValueError for an order of chosen commands."""
+        if self.filters is None:
+            raise ValueError("the order names its commands")
+        return self.filters
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -125,24 +134,35 @@ def choose(filters: TroubledFilters) -> tuple[list[CommandKey] | None, int]:
 
 
 def start(order: Order) -> UUID:
-    """Carry out *order*, and record it as a job; returns the job's id.
+    """Carry out *order* of a page, and record it as a job; returns the job's id.
 
     A set of at most AT_ONCE commands is done when this returns, and a retry of it waits
     UNDO_SECONDS. A larger one is retried at once, and goes on after this returns.
     """
-    runner = current_runner()
     chosen, expected = order.chosen, len(order.chosen or ())
     if chosen is None:
-        assert order.filters is not None  # an order has either
-        chosen, expected = choose(order.filters)
+        chosen, expected = choose(order.wanted_filters)
+    if chosen is None:
+        return start_job(order, expected)
+    if order.action is Action.RETRY:
+        order = replace(order, delay_seconds=UNDO_SECONDS)
+    return _record_order(order, chosen, len(chosen))
+
+
+def start_job(order: Order, expected: int) -> UUID:
+    """Begin to carry out *order* on everything that matches its filters; returns the job's id.
+
+    *expected* is how many commands that is likely to be, for people who follow the job.
+    """
+    job_id = _record_order(order, None, expected)
+    current_runner().start(job_id)
+    return job_id
+
+
+def _record_order(order: Order, chosen: Sequence[CommandKey] | None, expected: int) -> UUID:
     job_id = uuid7()
-    small = chosen is not None
-    delay = UNDO_SECONDS if small and order.action is Action.RETRY else 0.0
-    call = current_portal().call
-    pool = current_portal().pool
-    call(_begin, pool, order, job_id, runner.id, chosen, expected, delay)
-    if not small:
-        runner.start(job_id)
+    portal = current_portal()
+    portal.call(_begin, portal.pool, order, job_id, current_runner().id, chosen, expected)
     return job_id
 
 
@@ -271,7 +291,6 @@ async def _begin(
     runner: UUID,
     chosen: Sequence[CommandKey] | None,
     expected: int,
-    delay: float,
 ) -> None:
     async with pool.connection() as conn, conn.transaction():
         await job_store.create_job(
@@ -282,13 +301,13 @@ async def _begin(
             arguments=order.arguments,
             chosen=chosen,
             filters=stored_filters(order.filters) if chosen is None and order.filters else None,
-            delay_seconds=delay,
+            delay_seconds=order.delay_seconds,
             expected=expected,
             runner=runner,
         )
         if chosen is not None:
             outcome = Outcome()
-            await _act(conn, order.action, order.operator, order.arguments, chosen, delay, outcome)
+            await _act(conn, order, chosen, outcome)
             await _record(conn, job_id, outcome, outcome.done, None)
 
 
@@ -297,12 +316,17 @@ async def _continue(
 ) -> bool:
     """Deal with a chunk, unless the job is over or somebody else's; whether there is another."""
     summary = job.summary
+    order = Order(
+        action=Action(summary.action),
+        operator=summary.operator,
+        delay_seconds=summary.delay_seconds,
+        **summary.arguments,
+    )
     outcome = Outcome(changed=Counter(summary.changed), skipped=list(job.skipped))
     async with pool.connection() as conn, conn.transaction():
         if not await job_store.lock_job(conn, summary.job_id, runner):
             return False
-        action = Action(summary.action)
-        await _act(conn, action, summary.operator, summary.arguments, chosen, 0.0, outcome)
+        await _act(conn, order, chosen, outcome)
         await _record(conn, summary.job_id, outcome, outcome.done, cursor)
     return cursor is not None
 
@@ -316,24 +340,20 @@ async def _record(
 
 
 async def _act(
-    conn: store.Connection,
-    action: Action,
-    operator: str,
-    arguments: Mapping[str, Any],
-    chosen: Sequence[CommandKey],
-    delay: float,
-    outcome: Outcome,
+    conn: store.Connection, order: Order, chosen: Sequence[CommandKey], outcome: Outcome
 ) -> None:
     for domain, ids in _by_domain(chosen).items():
-        match action:
+        match order.action:
             case Action.RETRY:
-                extra: tuple[Any, ...] = (delay,)
+                extra: tuple[Any, ...] = (order.delay_seconds,)
             case Action.CANCEL:
-                extra = (arguments["reason"],)
+                extra = (order.reason,)
             case Action.COMPLETE:
-                extra = (Jsonb(arguments["result"]), arguments["notes"])
-        function = f"operator_{action.value}"
-        outcome.add(domain, await store.operate(conn, function, domain, ids, operator, *extra))
+                extra = (Jsonb(order.result), order.notes)
+        function = f"operator_{order.action.value}"
+        outcome.add(
+            domain, await store.operate(conn, function, domain, ids, order.operator, *extra)
+        )
 
 
 def _by_domain(chosen: Sequence[CommandKey]) -> dict[str, list[UUID]]:

@@ -40,4 +40,15 @@ def init_app(app: Flask) -> None:
 
 
 # The modules with the routes import `bp`, so they come last.
-from app.api import audit, commands, config, invariants, openapi, problems, stats, tsq, workers  # noqa: E402, F401
+from app.api import (  # noqa: E402
+    audit,  # noqa: F401
+    commands,  # noqa: F401
+    config,  # noqa: F401
+    invariants,  # noqa: F401
+    openapi,
+    problems,  # noqa: F401
+    stats,  # noqa: F401
+    tsq,  # noqa: F401
+    tsq_jobs,  # noqa: F401
+    workers,  # noqa: F401
+)

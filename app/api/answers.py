@@ -244,6 +244,30 @@ class BulkCompleted(Answer):
     skipped_count: int
 
 
+class JobItem(Answer):
+    """An operator's action on one command or many, and how far it is."""
+
+    job_id: UUID
+    action: str = Field(description="retry, complete or cancel")
+    operator: str
+    state: str = Field(description="running, finished or stopped")
+    expected: int = Field(description="How many commands it was meant for when it began")
+    done: int
+    changed: dict[str, int] = Field(
+        description="How many were not in the queue any more, by the status they had"
+    )
+    created_at: datetime
+    finished_at: datetime | None
+    undone_at: datetime | None
+    undone_by: str | None
+
+
+class JobList(Answer):
+    """What operators did, the latest first."""
+
+    jobs: list[JobItem]
+
+
 class EventItem(Answer):
     """One step in the life of a command."""
 

@@ -109,6 +109,12 @@ class CommandPath(BaseModel):
     command_id: Id
 
 
+class JobPath(BaseModel):
+    """The address of one job."""
+
+    job_id: Id
+
+
 class WorkerPath(BaseModel):
     """The address of one worker."""
 

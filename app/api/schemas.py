@@ -175,6 +175,13 @@ class TsqFilter(Body):
     q: Search | None = None
 
 
+class JobsQuery(Query):
+    """A page of jobs: the latest, or those before one that is known."""
+
+    limit: Limit = 20
+    before: Id | None = None
+
+
 class BulkChoice(Body):
     """Which commands: by id, or all that match a filter."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
@@ -13,23 +13,19 @@ from app.api.body import require_payload_size
 from app.api.commands import window
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
-from app.errors import Problem
+from app.api.tsq_jobs import job_started
+from app.bulk_operations import Action, CommandKey, Order, choose, start_job
 from app.models import (
     TroubledFilters,
-    count_troubled,
     domains_of_many,
     list_groups,
     list_rejected,
     list_troubled,
-    troubled_keys,
 )
 from app.portal import call, current_tsq
 from commandbus.models import OperatorResult, OperatorVerdict
 
-MATCHES_AT_ONCE = 10_000
 SKIPPED_SHOWN = 100
-
-Action = Callable[[str, Sequence[UUID]], Awaitable[Sequence[OperatorResult]]]
 
 
 @bp.get("/tsq", responses={200: answers.TsqList})
@@ -127,48 +123,39 @@ def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.Comple
     return answers.CommandState.model_validate(done)
 
 
-@bp.post("/tsq/bulk-retry", responses={200: answers.BulkRetried})
+@bp.post("/tsq/bulk-retry", responses={200: answers.BulkRetried, 202: answers.JobItem})
 @access.operator
 def bulk_retry(body: schemas.BulkRetry) -> Any:
-    """Retry several commands."""
-    tsq = current_tsq()
-    done = _on_each(
-        body,
-        lambda domain, ids: tsq.operator_retry_many(
-            domain, ids, body.operator, delay_seconds=body.delay_seconds
-        ),
-    )
+    """Retry several commands; more than 500 that match a filter in the background (202)."""
+    done = _carry_out(_order(Action.RETRY, body, delay_seconds=body.delay_seconds), body)
+    if not isinstance(done, _Done):
+        return done
     return answers.BulkRetried(
         retried=done.count, skipped=done.skipped, skipped_count=done.skipped_count
     )
 
 
-@bp.post("/tsq/bulk-cancel", responses={200: answers.BulkCancelled})
+@bp.post("/tsq/bulk-cancel", responses={200: answers.BulkCancelled, 202: answers.JobItem})
 @access.operator
 def bulk_cancel(body: schemas.BulkCancel) -> Any:
-    """Cancel several commands."""
-    tsq = current_tsq()
-    done = _on_each(
-        body,
-        lambda domain, ids: tsq.operator_cancel_many(domain, ids, body.operator, body.reason),
-    )
+    """Cancel several commands; more than 500 that match a filter in the background (202)."""
+    done = _carry_out(_order(Action.CANCEL, body, reason=body.reason), body)
+    if not isinstance(done, _Done):
+        return done
     return answers.BulkCancelled(
         cancelled=done.count, skipped=done.skipped, skipped_count=done.skipped_count
     )
 
 
-@bp.post("/tsq/bulk-complete", responses={200: answers.BulkCompleted})
+@bp.post("/tsq/bulk-complete", responses={200: answers.BulkCompleted, 202: answers.JobItem})
 @access.operator
 def bulk_complete(body: schemas.BulkComplete) -> Any:
-    """Complete several commands with one result."""
+    """Complete several commands with one result; more than 500 in the background (202)."""
     require_payload_size(body.result_data)
-    tsq = current_tsq()
-    done = _on_each(
-        body,
-        lambda domain, ids: tsq.operator_complete_many(
-            domain, ids, body.operator, body.result_data, notes=body.notes
-        ),
-    )
+    arguments = {"result": body.result_data, "notes": body.notes}
+    done = _carry_out(_order(Action.COMPLETE, body, **arguments), body)
+    if not isinstance(done, _Done):
+        return done
     return answers.BulkCompleted(
         completed=done.count, skipped=done.skipped, skipped_count=done.skipped_count
     )
@@ -199,47 +186,53 @@ class _Done:
                 self.skip(result.command_id, "invalid_state", result.status)
 
 
-def _on_each(body: schemas.BulkChoice, action: Action) -> _Done:
-    """Act on every command of a choice, a chunk in each transaction, and say what became of it."""
+def _order(action: Action, body: schemas.BulkChoice, **arguments: Any) -> Order:
+    filters = None if body.filter is None else TroubledFilters(**body.filter.model_dump())
+    return Order(action=action, operator=body.operator, filters=filters, **arguments)
+
+
+def _carry_out(order: Order, body: schemas.BulkChoice) -> _Done | Any:
+    """Say what became of each command of a choice, or answer that a job has begun on them."""
     done = _Done()
-    for domain, ids in _chosen(body, done):
-        done.add(call(action, domain, ids))
+    if order.filters is None:
+        keys = list(_keys_of(body.command_ids or [], done))
+    else:
+        found, expected = choose(order.filters)
+        if found is None:
+            return job_started(start_job(order, expected))
+        keys = found
+    for domain, ids in _by_domain(keys):
+        done.add(_act(order, domain, ids))
     return done
 
 
-def _chosen(body: schemas.BulkChoice, done: _Done) -> Iterator[tuple[str, list[UUID]]]:
-    """The commands of a choice in chunks of one domain each."""
-    if body.filter is None:
-        yield from _by_domain(body.command_ids or [], done)
-        return
-    filters = TroubledFilters(**body.filter.model_dump())
-    total = count_troubled(filters)
-    if total.count > MATCHES_AT_ONCE or not total.is_exact:
-        raise Problem(
-            422,
-            "too_many_matches",
-            f"More than {MATCHES_AT_ONCE} commands match; narrow the filter.",
-        )
-    cursor = None
-    while True:
-        # What the action takes out of the queue is newer than the cursor, so nothing is missed,
-        # and what comes back into it is newer too, so nothing is done twice.
-        keys, cursor = troubled_keys(filters, schemas.MAX_IDS, cursor)
-        for domain in sorted({key.domain for key in keys}):
-            yield domain, [key.command_id for key in keys if key.domain == domain]
-        if cursor is None:
-            return
+def _act(order: Order, domain: str, ids: Sequence[UUID]) -> Sequence[OperatorResult]:
+    tsq, by = current_tsq(), order.operator
+    match order.action:
+        case Action.RETRY:
+            delay = order.delay_seconds
+            return call(tsq.operator_retry_many, domain, ids, by, delay_seconds=delay)
+        case Action.CANCEL:
+            return call(tsq.operator_cancel_many, domain, ids, by, order.reason)
+        case Action.COMPLETE:
+            notes = order.notes
+            return call(tsq.operator_complete_many, domain, ids, by, order.result, notes=notes)
 
 
-def _by_domain(command_ids: Sequence[UUID], done: _Done) -> Iterator[tuple[str, list[UUID]]]:
+def _keys_of(command_ids: Sequence[UUID], done: _Done) -> Iterator[CommandKey]:
     domains = domains_of_many(command_ids)
-    chunks: dict[str, list[UUID]] = {}
     for command_id in dict.fromkeys(command_ids):
         match domains.get(command_id, []):
             case [domain]:
-                chunks.setdefault(domain, []).append(command_id)
+                yield domain, command_id
             case []:
                 done.skip(command_id, "not_found")
             case _:
                 done.skip(command_id, "ambiguous_command")
-    yield from sorted(chunks.items())
+
+
+def _by_domain(keys: Iterable[CommandKey]) -> list[tuple[str, list[UUID]]]:
+    domains: dict[str, list[UUID]] = {}
+    for domain, command_id in keys:
+        domains.setdefault(domain, []).append(command_id)
+    return sorted(domains.items())

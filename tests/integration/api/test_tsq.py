@@ -11,6 +11,7 @@ import pytest
 from flask.testing import FlaskClient
 
 from tests.integration.api.conftest import got
+from tests.waiting import eventually_now
 
 URL = "/api/v1/tsq"
 
@@ -146,3 +147,45 @@ def test_messages_that_no_command_explains_are_listed(
     [message] = got(client.get(f"{URL}/rejected"))["messages"]
 
     assert message["reason"] == "The message names no command_id"
+
+
+def test_more_than_500_matches_are_dealt_with_by_a_job_that_can_be_followed(
+    client: FlaskClient, troubled: Troubled
+) -> None:
+    troubled(3, code="OTHER")
+    troubled(501, code="MANY")
+    body = {"filter": {"error_code": "MANY"}, "reason": "closed", "operator": "ann"}
+
+    answer = client.post(f"{URL}/bulk-cancel", json=body)
+
+    assert answer.status_code == 202
+    url = f"{URL}/jobs/{got(answer)['job_id']}"
+    assert answer.headers["Location"] == url
+    assert (got(answer)["action"], got(answer)["operator"]) == ("cancel", "ann")
+    eventually_now(lambda: got(client.get(url))["state"] == "finished")
+    job = got(client.get(url))
+    assert (job["expected"], job["done"], job["changed"]) == (501, 501, {})
+    assert {c["last_error_code"] for c in got(client.get(URL))["commands"]} == {"OTHER"}
+    assert got(client.get("/api/v1/stats"))["counts"]["CANCELLED"] == 501
+    assert job in got(client.get(f"{URL}/jobs"))["jobs"]
+    assert got(client.get(f"{URL}/jobs?before={job['job_id']}"))["jobs"] == []
+    stopped = client.post(f"{url}/stop", json={})
+    assert (stopped.status_code, got(stopped)["current_state"]) == (409, "finished")
+
+
+def test_a_delayed_retry_of_many_waits(client: FlaskClient, troubled: Troubled) -> None:
+    ids = troubled(501)
+
+    answer = client.post(f"{URL}/bulk-retry", json={"filter": {}, "delay_seconds": 600})
+
+    url = answer.headers["Location"]
+    eventually_now(lambda: got(client.get(url))["state"] == "finished")
+    waiting = got(client.get(f"/api/v1/commands/{ids[-1]}"))
+    assert waiting["status"] == "PENDING"
+    assert "can be undone" in waiting["explanation"]
+
+
+def test_an_unknown_job_is_not_found(client: FlaskClient) -> None:
+    assert client.get(f"{URL}/jobs/{uuid4()}").status_code == 404
+    assert client.post(f"{URL}/jobs/{uuid4()}/stop", json={}).status_code == 404
+    assert client.get(f"{URL}/jobs/7").status_code == 404

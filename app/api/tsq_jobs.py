@@ -1,0 +1,56 @@
+"""Jobs: operators' actions on more commands than one request deals with, followed and stopped."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+from app import access, bulk_operations
+from app.api import answers, bp, schemas
+from app.api.routing import JobPath
+from app.errors import Problem
+from app.models.operator_jobs import JobRow, get_job, list_jobs
+
+
+@bp.get("/tsq/jobs", responses={200: answers.JobList})
+@access.viewer
+def list_operator_jobs(query: schemas.JobsQuery) -> Any:
+    """What operators did, alone and with many, the latest first."""
+    found = list_jobs(query.limit, query.before)
+    return answers.JobList(jobs=[answers.JobItem.model_validate(job) for job in found])
+
+
+@bp.get("/tsq/jobs/<command_id:job_id>", responses={200: answers.JobItem})
+@access.viewer
+def show_job(path: JobPath) -> Any:
+    """How far a job is."""
+    # Whoever asks helps: a job whose process has died goes on in this one.
+    bulk_operations.current_runner().adopt()
+    return _item(_found(path.job_id))
+
+
+@bp.post("/tsq/jobs/<command_id:job_id>/stop", responses={200: answers.JobItem})
+@access.operator
+def stop_job(path: JobPath, body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
+    """Let a job end after the commands under way; what it did stays done."""
+    found = _found(path.job_id)
+    if not bulk_operations.stop(path.job_id):
+        state = found.summary.state
+        raise Problem(409, "job_is_over", f"The job is {state}.", current_state=state)
+    return _item(_found(path.job_id))
+
+
+def job_started(job_id: UUID) -> tuple[answers.JobItem, int, dict[str, str]]:
+    """The answer to an order that goes on in the background, with where to follow it."""
+    return _item(_found(job_id)), 202, {"Location": f"/api/v1/tsq/jobs/{job_id}"}
+
+
+def _item(row: JobRow) -> answers.JobItem:
+    return answers.JobItem.model_validate(row.summary)
+
+
+def _found(job_id: UUID) -> JobRow:
+    row = get_job(job_id)
+    if row is None:
+        raise Problem(404, "unknown_job", f"There is no job {job_id}.")
+    return row
