@@ -304,3 +304,52 @@ as $$
         command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}')
     from sums as s, histogram as h;
 $$;
+
+-- What happened in each step of a window, oldest first, empty steps included: the series of a
+-- chart. Quantiles 0.5, 0.95 and 0.99 in milliseconds of running and of waiting and running; those
+-- of a step come from the histograms of its seconds, added up. Steps start at whole multiples of
+-- p_step_seconds since the epoch.
+create or replace function command_bus.history(
+    p_domain text, p_from timestamptz, p_to timestamptz, p_step_seconds integer
+)
+returns table (
+    at timestamptz, sent bigint, processed bigint, completed bigint, retried bigint,
+    run_ms float8[], total_ms float8[]
+)
+language sql stable
+set search_path = public, pg_temp
+as $$
+    with part as materialized (
+        select to_timestamp(floor(extract(epoch from s.at) / p_step_seconds) * p_step_seconds)
+            as step, s.*
+        from command_bus.seconds_between(p_domain, p_from, p_to) as s
+    ),
+    histogram as (
+        select h.step, array_agg(h.b) as buckets, array_agg(h.n) as counts
+        from (
+            select p.step, x.b, sum(x.n)::integer as n
+            from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+            where x.b >= 1000
+            group by 1, 2
+        ) as h
+        group by h.step
+    ),
+    summed as (
+        select p.step, sum(p.sent)::bigint as sent, sum(p.processed)::bigint as processed,
+            sum(p.completed)::bigint as completed, sum(p.retried)::bigint as retried
+        from part as p
+        group by p.step
+    )
+    select axis.at, coalesce(s.sent, 0), coalesce(s.processed, 0), coalesce(s.completed, 0),
+        coalesce(s.retried, 0),
+        command_bus.quantiles_ms(h.buckets, h.counts, 1, '{0.5,0.95,0.99}'),
+        command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}')
+    from generate_series(
+        to_timestamp(floor(extract(epoch from p_from) / p_step_seconds) * p_step_seconds),
+        p_to,
+        make_interval(secs => p_step_seconds)
+    ) as axis (at)
+    left join summed as s on s.step = axis.at
+    left join histogram as h on h.step = axis.at
+    order by axis.at;
+$$;

@@ -190,7 +190,10 @@ def history(
 ) -> list[HistoryPoint]:
     """What happened in each step of a window that ends now, oldest first, empty steps included."""
     rows = db.session.execute(
-        sa.text(_HISTORY),
+        sa.text(
+            "select * from command_bus.history("
+            ":domain, now() - make_interval(secs => :window), now(), :step)"
+        ),
         {"domain": domain, "window": window_seconds, "step": step_seconds},
     )
     return [
@@ -253,45 +256,6 @@ def latest_run() -> UUID | None:
         )
     )
     return run_id
-
-
-# Quantiles of a step come from the histograms of its seconds, added up.
-_HISTORY = """
-with part as materialized (
-    select to_timestamp(floor(extract(epoch from s.at) / :step) * :step) as step, s.*
-    from command_bus.seconds_between(
-        :domain, now() - make_interval(secs => :window), now()
-    ) as s
-),
-histogram as (
-    select h.step, array_agg(h.b) as buckets, array_agg(h.n) as counts
-    from (
-        select p.step, x.b, sum(x.n)::integer as n
-        from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
-        where x.b >= 1000
-        group by 1, 2
-    ) as h
-    group by h.step
-),
-summed as (
-    select p.step, sum(p.sent)::bigint as sent, sum(p.processed)::bigint as processed,
-        sum(p.completed)::bigint as completed, sum(p.retried)::bigint as retried
-    from part as p
-    group by p.step
-)
-select axis.at, coalesce(s.sent, 0) as sent, coalesce(s.processed, 0) as processed,
-    coalesce(s.completed, 0) as completed, coalesce(s.retried, 0) as retried,
-    command_bus.quantiles_ms(h.buckets, h.counts, 1, '{0.5,0.95,0.99}') as run_ms,
-    command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}') as total_ms
-from generate_series(
-    to_timestamp(floor(extract(epoch from now() - make_interval(secs => :window)) / :step) * :step),
-    now(),
-    make_interval(secs => :step)
-) as axis (at)
-left join summed as s on s.step = axis.at
-left join histogram as h on h.step = axis.at
-order by axis.at
-"""
 
 
 def _average_ms(microseconds: int, count: int) -> float | None:

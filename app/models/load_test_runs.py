@@ -1,0 +1,146 @@
+"""Load-test runs as they are read; app.runs writes them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.models.base import Base, db
+from app.models.paging import Listing, Source, Window
+from app.models.tables import Time
+from app.runs import SERIES_POINTS
+
+
+class LoadTestRun(Base):
+    """One run of a load test."""
+
+    __tablename__ = "load_test_run"
+
+    run_id: Mapped[UUID] = mapped_column(primary_key=True)
+    name: Mapped[str | None]
+    origin: Mapped[str]
+    started_by: Mapped[str]
+    settings: Mapped[Any] = mapped_column(JSONB)
+    versions: Mapped[Any] = mapped_column(JSONB)
+    state: Mapped[str]
+    created_at: Mapped[datetime] = mapped_column(Time)
+    cancel_requested_at: Mapped[datetime | None] = mapped_column(Time)
+    cancel_requested_by: Mapped[str | None]
+    generated_count: Mapped[int]
+    generation_ms: Mapped[int]
+    queue_ms: Mapped[int]
+    generated_at: Mapped[datetime | None] = mapped_column(Time)
+    finished_at: Mapped[datetime | None] = mapped_column(Time)
+    outcome: Mapped[Any] = mapped_column(JSONB)
+    series: Mapped[Any] = mapped_column(JSONB, deferred=True)
+
+
+@dataclass(frozen=True, slots=True)
+class RunRow:
+    """A run as it is recorded."""
+
+    run_id: UUID
+    name: str | None
+    origin: str
+    """Where it was started: cli, api or page."""
+    started_by: str
+    settings: dict[str, Any]
+    versions: dict[str, Any]
+    state: str
+    """generating, running, finished, cancelled or failed."""
+    created_at: datetime
+    cancel_requested_at: datetime | None
+    cancel_requested_by: str | None
+    generated_count: int
+    generation_ms: int
+    queue_ms: int
+    generated_at: datetime | None
+    finished_at: datetime | None
+    outcome: dict[str, Any] | None
+    """Counts, rates and percentiles, once every command has ended."""
+
+    @property
+    def count(self) -> int:
+        """How many commands were ordered."""
+        return int(self.settings["count"])
+
+    @property
+    def is_open(self) -> bool:
+        """Whether commands are being generated, or are on their way."""
+        return self.finished_at is None
+
+
+_COLUMNS = [getattr(LoadTestRun, name) for name in RunRow.__slots__]
+
+
+def get_run(run_id: UUID) -> RunRow | None:
+    """One run, or None."""
+    return _one(LoadTestRun.run_id == run_id)
+
+
+def list_runs(window: Window) -> Listing[RunRow]:
+    """The runs, the latest first."""
+    source = Source(LoadTestRun.created_at, LoadTestRun.run_id, sa.literal(""))
+    found = source.scan(window)
+    ids = [key.command_id for key in found.keys]
+    query = sa.select(*_COLUMNS).where(LoadTestRun.run_id.in_(ids))
+    rows = {row.run_id: RunRow(*row) for row in db.session.execute(query)}
+    return found.listing([rows[run_id] for run_id in ids if run_id in rows], source.count())
+
+
+def has_open_runs() -> bool:
+    """Whether any run is under way."""
+    return bool(db.session.scalar(sa.select(sa.exists().where(LoadTestRun.finished_at.is_(None)))))
+
+
+def find_run(text: str) -> RunRow | None:
+    """The latest run that *text* names: `last`, an id or the beginning of one, or a name.
+
+    A beginning has at least four characters and fits no other run.
+    """
+    latest = LoadTestRun.created_at.desc(), LoadTestRun.run_id.desc()
+    if text == "last":
+        return _one(sa.true(), *latest)
+    if (named := _one(LoadTestRun.name == text, *latest)) is not None:
+        return named
+    if len(text) < 4:
+        return None
+    id_text = sa.cast(LoadTestRun.run_id, sa.Text)
+    query = sa.select(LoadTestRun.run_id).where(id_text.startswith(text.lower(), autoescape=True))
+    ids = db.session.scalars(query.limit(2)).all()
+    return get_run(ids[0]) if len(ids) == 1 else None
+
+
+def series_of(run: RunRow) -> dict[str, Any]:
+    """What the run's domain did second by second while the run lasted, as columns for a chart.
+
+    Recorded when the run ended; until then read from the bus's counters.
+    """
+    if run.finished_at is not None:
+        recorded = db.session.scalar(
+            sa.select(LoadTestRun.series).where(LoadTestRun.run_id == run.run_id)
+        )
+        if recorded is not None:
+            return dict(recorded)
+    series: dict[str, Any] = db.session.scalar(
+        sa.text("select load_test_series(:domain, :began, coalesce(:ended, now()), :points)"),
+        {
+            "domain": run.settings["domain"],
+            "began": run.created_at,
+            "ended": run.finished_at,
+            "points": SERIES_POINTS,
+        },
+    )
+    return series
+
+
+def _one(condition: sa.ColumnElement[bool], *order: Any) -> RunRow | None:
+    query = sa.select(*_COLUMNS).where(condition).order_by(*order).limit(1)
+    row = db.session.execute(query).one_or_none()
+    return None if row is None else RunRow(*row)
