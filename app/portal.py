@@ -17,6 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, wait
 from contextlib import ExitStack
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast
@@ -47,6 +48,8 @@ LOCK_SECONDS = 5
 CALL_SECONDS = 15.0
 """A call gives up after this time, also where the server has fallen silent."""
 
+BACKGROUND_SECONDS = 10.0
+"""So long background work may take to end when the process does."""
 FOLD_SECONDS = 1.0
 
 logger = logging.getLogger(__name__)
@@ -79,6 +82,7 @@ class Portal:
         self._running = ExitStack()
         self._loop: BlockingPortal | None = None
         self._pool: Pool | None = None
+        self._background: set[Future[None]] = set()
 
     @property
     def url(self) -> str:
@@ -139,7 +143,9 @@ class Portal:
             except Exception:
                 logger.exception("background_task_failed", extra={"task": name})
 
-        loop.start_task_soon(logged)
+        task = loop.start_task_soon(logged)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
 
     @property
     def closing(self) -> threading.Event:
@@ -164,9 +170,10 @@ class Portal:
         with self._lock:
             if self._pid != os.getpid():
                 return
-            running, database = self._running, self._database
+            running, database, background = self._running, self._database, self._background
             self._closing.set()
             self._forget()
+        wait(list(background), BACKGROUND_SECONDS)  # it still needs the pool to say how it ended
         running.close()
         if database is not None:
             database.close()

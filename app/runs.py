@@ -11,7 +11,6 @@ import asyncio
 import logging
 import platform
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
@@ -142,16 +141,14 @@ async def generate_run(
         return result
     finally:
         reporter.cancel()
-        with suppress(psycopg.Error, PoolTimeout, PoolClosed):
+        await asyncio.gather(reporter, return_exceptions=True)
+        try:
             await _report(pool, so_far, ended_as=state)
-
-
-async def generate_run_unattended(pool: Pool, order: BulkOrder) -> None:
-    """The same for a task that nobody waits for: what goes wrong is logged."""
-    try:
-        await generate_run(pool, order)
-    except Exception:
-        logger.exception("run_failed", extra={"run_id": str(order.batch_id)})
+        except (psycopg.Error, PoolTimeout, PoolClosed) as exc:
+            # Its silence will tell that the generation is over.
+            logger.warning(
+                "run_end_not_recorded", extra={"run_id": str(order.batch_id), "error": str(exc)}
+            )
 
 
 async def request_cancel(pool: Pool, run_id: UUID, by: str) -> bool:

@@ -45,6 +45,7 @@ from app.api import (  # noqa: E402
     commands,  # noqa: F401
     config,  # noqa: F401
     invariants,  # noqa: F401
+    load_tests,  # noqa: F401
     openapi,
     problems,  # noqa: F401
     stats,  # noqa: F401

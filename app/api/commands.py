@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
-from app import access
+from app import access, load_tests
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
 from app.behaviors import DEFAULT_BEHAVIOR, BehaviorDistribution, BehaviorType
-from app.bulk import BulkOrder, generate
+from app.bulk import BulkOrder
 from app.config import ConfigStore
 from app.errors import Problem
 from app.models import (
@@ -23,9 +22,7 @@ from app.models import (
     send_test_command,
 )
 from app.portal import call, current_bus, current_portal, current_tsq
-
-BULK_AT_ONCE = 10_000
-BULK_SECONDS = 60.0
+from app.runs import Origin
 
 
 @bp.post("/commands", responses={200: answers.CreatedCommand, 201: answers.CreatedCommand})
@@ -70,21 +67,18 @@ def quick(body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing e
 def bulk(body: schemas.BulkCommands) -> Any:
     """Generate test commands: up to 10,000 at once (201), more in the background (202)."""
     order = _order(body)
-    portal = current_portal()
     distribution = body.behavior_distribution or BehaviorDistribution(
         {BehaviorType.SUCCESS if body.behavior is None else body.behavior.type: 100}
     )
-    if body.count > BULK_AT_ONCE:
-        closing = portal.closing
-        portal.start("generate", partial(generate, portal.pool, order, is_cancelled=closing.is_set))
+    made = load_tests.begin(order, origin=Origin.API, name=body.name, started_by=body.operator)
+    if made is None:
         started = answers.StartedRun(
             run_id=order.batch_id,
             count=order.count,
             behavior_distribution=distribution.to_json(),
             name=body.name,
         )
-        return started, 202, {"Location": f"/api/v1/stats/load-test?run_id={order.batch_id}"}
-    made = portal.call_within(BULK_SECONDS, partial(generate, portal.pool, order))
+        return started, 202, {"Location": f"/api/v1/load-tests/{order.batch_id}"}
     created = answers.CreatedCommands(
         created=made.created,
         command_ids=made.command_ids,

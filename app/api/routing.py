@@ -115,6 +115,12 @@ class JobPath(BaseModel):
     job_id: Id
 
 
+class RunPath(BaseModel):
+    """The address of one load-test run."""
+
+    run_id: Id
+
+
 class WorkerPath(BaseModel):
     """The address of one worker."""
 

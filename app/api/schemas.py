@@ -122,6 +122,7 @@ class BulkCommands(Body):
     delay_ms: int | None = Field(None, ge=0, le=3_600_000)
     max_attempts: MaxAttempts | None = None
     name: Name | None = Field(None, description="What to call the run")
+    operator: OperatorName = DEFAULT_OPERATOR
 
     @model_validator(mode="after")
     def _one_kind(self) -> Self:
@@ -162,6 +163,12 @@ class CompleteCommand(Body):
 
     result_data: Any = None
     notes: Reason | None = None
+    operator: OperatorName = DEFAULT_OPERATOR
+
+
+class CancelRun(Body):
+    """By whom."""
+
     operator: OperatorName = DEFAULT_OPERATOR
 
 

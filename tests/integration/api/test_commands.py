@@ -134,7 +134,11 @@ def test_above_ten_thousand_the_run_goes_on_by_itself(client: FlaskClient) -> No
 
     assert answer.status_code == 202
     assert got(answer)["count"] == 10_001
-    eventually_now(lambda: got(client.get(answer.headers["Location"]))["total_commands"] == 10_001)
+    run = answer.headers["Location"]
+    assert run == f"/api/v1/load-tests/{got(answer)['run_id']}"
+    eventually_now(lambda: got(client.get(run))["state"] == "running")
+    progress = got(client.get(f"/api/v1/stats/load-test?run_id={got(answer)['run_id']}"))
+    assert progress["total_commands"] == 10_001
     page = got(client.get(f"{URL}?limit=1&command_type=TestCommand"))
     assert (page["total"], page["total_is_exact"]) == (10_000, False)
 
