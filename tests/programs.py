@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
@@ -65,14 +65,20 @@ class Program:
 
 
 @asynccontextmanager
-async def program(*arguments: str, **environment: str) -> AsyncIterator[Program]:
-    """`python *arguments` with additions to the environment; killed at the end if it still runs."""
+async def program(
+    *arguments: str, within: Sequence[str] = (), **environment: str
+) -> AsyncIterator[Program]:
+    """`python *arguments` with additions to the environment; killed at the end if it still runs.
+
+    *within* is a command that runs it somewhere else, such as `ip netns exec`.
+    """
     clean = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith(("WORKER_", "RETRY_", "LOG_"))
     }
     process = await asyncio.create_subprocess_exec(
+        *within,
         sys.executable,
         *arguments,
         cwd=ROOT,
