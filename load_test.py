@@ -8,46 +8,36 @@ import dataclasses
 import json
 import signal
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 from pydantic import ValidationError
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    TaskProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-)
 
-from app import store
 from app.behaviors import PUBLIC_TYPES, BehaviorDistribution
-from app.bulk import MAX_COUNT, BulkOrder, generate
+from app.bulk import MAX_COUNT, BulkOrder
 from app.config import ConfigurationError, Settings
 from app.database import DatabaseError, open_database
-from app.load_results import Plan, Run, print_results, results
+from app.load_results import Plan, print_results, results
+from app.load_runner import ComparisonError, run_load_test
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
-from commandbus import BatchProgress, CommandBus, CommandBusError, CommandStatus
+from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
-LOOK_SECONDS = 0.05
 # A worker of a load test is one of few on its machine and has short commands: it is run wider than
 # the stored settings, which are made for any command.
 CONCURRENCY = 100
 BATCH_SIZE = 100
+MAX_NAME = 200
+REGRESSION = 3
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     ConfigurationError,
     DatabaseError,
     CommandBusError,
+    ComparisonError,
     *INFRASTRUCTURE_ERRORS,
 )
 
@@ -66,7 +56,10 @@ class _Stop:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one load test; 0 only where every command was generated and came to an end."""
+    """Run one load test; 0 only where every command was generated and came to an end.
+
+    REGRESSION where it did, but slower than was allowed; see the epilog of --help for the others.
+    """
     parser = _parser()
     options = parser.parse_args(arguments)
     plan = _plan(parser, options)
@@ -77,7 +70,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, "WARNING")
         with open_database(settings, on_step=console.print) as database:
             quiet = dataclasses.replace(settings, log_level="WARNING")
-            run = asyncio.run(_run(plan, database.url, WorkerProcesses(quiet), console, stop))
+            workers = WorkerProcesses(quiet)
+            run = asyncio.run(
+                run_load_test(plan, database.url, workers, console, lambda: stop.asked)
+            )
     except EXPECTED_ERRORS as exc:
         print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
         return 1
@@ -91,110 +87,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
         except OSError as exc:
             print(f"error: {options.json} cannot be written: {exc.strerror}", file=sys.stderr)
             return 1
-    if run.is_complete:
-        return 0
-    return 130 if stop.asked else 1
-
-
-async def _run(
-    plan: Plan, url: str, workers: WorkerProcesses, console: Console, stop: _Stop
-) -> Run:
-    run = Run(plan)
-    began = time.perf_counter()
-    pool = AsyncConnectionPool(
-        url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=2, open=False
-    )
-    try:
-        async with pool:
-            with _progress(console) as progress:
-                await _generate(run, pool, progress, stop)
-                for _ in range(plan.workers):
-                    workers.start(domain=plan.order.domain, flags=plan.flags)
-                await _watch(run, CommandBus(pool), workers, progress, stop)
-            run.total_seconds = time.perf_counter() - began
-            run.ended += await asyncio.to_thread(workers.stop)
-            # What was running when the workers were told to drain has ended since.
-            run.progress = await CommandBus(pool).get_batch(plan.order.batch_id)
-            if plan.delete:
-                async with pool.connection() as conn:
-                    await store.delete_test_commands_of_batch(conn, plan.order.batch_id)
-    finally:
-        workers.kill()
-    return run
-
-
-async def _generate(
-    run: Run,
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
-    progress: Progress,
-    stop: _Stop,
-) -> None:
-    order = run.plan.order
-    bar = progress.add_task("Generating", total=order.count)
-    began = time.perf_counter()
-    run.generated = await generate(
-        pool,
-        order,
-        on_progress=lambda result: progress.update(bar, completed=result.created),
-        is_cancelled=lambda: stop.asked,
-    )
-    run.generation_seconds = time.perf_counter() - began
-    progress.console.print(
-        f"Generated {run.created:,} commands in {run.generation_seconds:.2f}s;"
-        f" processing them with {run.plan.workers} worker processes"
-    )
-
-
-async def _watch(
-    run: Run, bus: CommandBus, workers: WorkerProcesses, progress: Progress, stop: _Stop
-) -> None:
-    """Follow the batch until all commands have ended, or there is no point in waiting."""
-    bar = progress.add_task("Processing", total=run.created)
-    started: float | None = None
-    looked = moved = time.perf_counter()
-    while run.created:
-        before, seen = looked, run.finished
-        run.progress = await bus.get_batch(run.plan.order.batch_id)
-        looked = time.perf_counter()
-        progress.update(bar, completed=run.finished)
-        if run.finished > seen:
-            moved = looked
-        if started is None and run.progress is not None and _has_begun(run.progress):
-            started = before
-        if started is not None:
-            run.processing_seconds = looked - started
-        run.ended += workers.reap()
-        if run.finished >= run.created:
-            return
-        if stop.asked:
-            run.stopped_by = "interrupted"
-        elif run.plan.workers and not workers.pids:
-            run.stopped_by = "all worker processes have ended"
-        elif looked - moved > run.plan.stall_seconds:
-            run.stopped_by = f"no command ended for {run.plan.stall_seconds:g} s"
-        if run.stopped_by is not None:
-            return
-        await asyncio.sleep(LOOK_SECONDS)
-
-
-def _has_begun(progress: BatchProgress) -> bool:
-    return progress.counts[CommandStatus.PENDING] < progress.sent or progress.retried > 0
-
-
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description:<10}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TaskProgressColumn(show_speed=True),
-        TimeElapsedColumn(),
-        console=console,
-    )
+    if not run.is_complete:
+        return 130 if stop.asked else 1
+    return REGRESSION if run.regressions else 0
 
 
 def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
     if options.mix is not None and options.success_pct is not None:
         parser.error("give --mix or --success-pct, not both")
+    if options.max_regression is not None and options.compare is None:
+        parser.error("--max-regression needs --compare")
+    if options.json is not None and not options.json.parent.is_dir():
+        parser.error(f"there is no folder {options.json.parent} for --json")
     mix = options.mix or _success_mix(100 if options.success_pct is None else options.success_pct)
     try:
         distribution = BehaviorDistribution.model_validate(mix)
@@ -212,6 +116,8 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
         flags={"concurrency": options.concurrency, "batch-size": options.batch_size},
         stall_seconds=options.stall_seconds,
         delete=options.delete,
+        compare_with=options.compare,
+        max_regression_percent=options.max_regression,
     )
 
 
@@ -225,7 +131,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         epilog="The database is the one of DATABASE_URL; without it the embedded server, which is"
         " started or joined. Exit codes: 0 every command was generated and ended, 1 not so,"
-        " 2 wrong options, 130 interrupted.",
+        " 2 wrong options, 3 slower than --max-regression allows, 130 interrupted.",
     )
 
     def add(name: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
@@ -246,7 +152,20 @@ def _parser() -> argparse.ArgumentParser:
         metavar="TYPE=PCT,...",
         help=f"percent by behaviour type, 100 in all; types: {', '.join(PUBLIC_TYPES)}",
     )
-    parser.add_argument("--name", default="load test", help="shown in the results")
+    parser.add_argument("--name", type=_name, help="what to call the run; shown where it is listed")
+    parser.add_argument(
+        "--compare",
+        metavar="RUN",
+        help="put the figures beside those of another run: its id or the beginning of it, its name"
+        " (the latest of that name), or `last`",
+    )
+    parser.add_argument(
+        "--max-regression",
+        type=_percent,
+        metavar="PCT",
+        help="with --compare: exit with 3 when throughput or a 95th percentile is worse by more"
+        " than PCT percent",
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
     parser.add_argument(
         "--delete",
@@ -263,6 +182,12 @@ def _whole(low: int, high: int) -> Callable[[str], int]:
         return int(text)
 
     return parse
+
+
+def _name(text: str) -> str:
+    if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
+        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_NAME} printable characters")
+    return text
 
 
 def _percent(text: str) -> float:

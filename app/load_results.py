@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import dataclasses
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -11,7 +11,10 @@ from rich.table import Table
 
 from app.bulk import BulkOrder, BulkResult
 from app.processes import EndedProcess
-from commandbus import BatchProgress
+from app.run_comparison import Comparison, Figure, Verdict, compare
+from app.runs import RecordedRun
+from commandbus import BatchProgress, CommandStatus
+from commandbus.models import Percentiles
 
 
 @dataclass(frozen=True)
@@ -19,11 +22,24 @@ class Plan:
     """What to do."""
 
     order: BulkOrder
-    name: str
+    name: str | None
     workers: int
     flags: dict[str, int]
     stall_seconds: float
     delete: bool
+    compare_with: str | None = None
+    max_regression_percent: float | None = None
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides how fast the run is."""
+        return {
+            "mix": {kind.value: count for kind, count in self.order.types().items() if count},
+            "delay_ms": self.order.delay_ms,
+            "max_attempts": self.order.max_attempts,
+            "domain": self.order.domain,
+            **{name.replace("-", "_"): value for name, value in self.flags.items()},
+        }
 
 
 @dataclass
@@ -33,12 +49,18 @@ class Run:
     plan: Plan
     generated: BulkResult | None = None
     generation_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    """From the end of the generation to the first command that was seen to be taken."""
     processing_seconds: float = 0.0
-    """From the first command seen to be taken to the last one seen to end."""
+    """From there to the last command that was seen to end."""
     total_seconds: float = 0.0
     progress: BatchProgress | None = None
     ended: list[EndedProcess] = field(default_factory=list)
     stopped_by: str | None = None
+    outcome: Mapping[str, Any] | None = None
+    """As it is recorded; None where commands are still on their way."""
+    other: RecordedRun | None = None
+    """The run that this one is compared with."""
 
     @property
     def created(self) -> int:
@@ -58,44 +80,91 @@ class Run:
     def is_complete(self) -> bool:
         return self.created == self.finished == self.plan.order.count and self.unaccounted == 0
 
+    @property
+    def comparison(self) -> Comparison | None:
+        """Against the run that was asked for, where both have an outcome."""
+        if self.other is None or self.other.outcome is None or self.outcome is None:
+            return None
+        return compare(self.other.outcome, self.outcome)
+
+    @property
+    def regressions(self) -> list[Figure]:
+        """What is worse than in the other run by more than was allowed."""
+        percent = self.plan.max_regression_percent
+        if percent is None or self.comparison is None:
+            return []
+        return self.comparison.regressions(percent)
+
 
 def results(run: Run) -> dict[str, Any]:
-    """Everything that is known of the run, for machines."""
-    progress = run.progress
+    """Everything that is known of the run, for machines; durations by their unit in the name.
+
+    The percentiles at the top are those of the handlers, over every command of the run;
+    `latency_ms` has them for waiting, running and both.
+    """
+    progress, plan = run.progress, run.plan
+    running = progress.run_ms if progress else Percentiles(None, None, None)
     return {
-        "name": run.plan.name,
-        "batch_id": str(run.plan.order.batch_id),
-        "commands": run.plan.order.count,
-        "created": run.created,
-        "finished": run.finished,
+        "commands": plan.order.count,
+        "workers": plan.workers,
+        "total_seconds": round(run.total_seconds, 3),
+        "generation_seconds": round(run.generation_seconds, 3),
+        "throughput_per_second": _rate(run.finished, run.total_seconds),
+        "p50_ms": running.p50,
+        "p95_ms": running.p95,
+        "p99_ms": running.p99,
+        "counts": {
+            status.value: progress.counts[status] if progress else 0 for status in CommandStatus
+        },
         "unaccounted": run.unaccounted,
+        "settings": plan.settings,
+        "run_id": str(plan.order.batch_id),
+        "name": plan.name,
         "complete": run.is_complete,
         "stopped_by": run.stopped_by,
-        "workers": run.plan.workers,
-        "worker_options": run.plan.flags,
-        "workers_ended": [{"pid": ended.pid, "code": ended.code} for ended in run.ended],
-        "types": {kind.value: count for kind, count in run.plan.order.types().items()},
-        "counts": {status.value: n for status, n in progress.counts.items()} if progress else {},
+        "created": run.created,
+        "finished": run.finished,
         "retried": progress.retried if progress else 0,
-        "generation_seconds": round(run.generation_seconds, 3),
+        "waiting_seconds": round(run.waiting_seconds, 3),
         "processing_seconds": round(run.processing_seconds, 3),
-        "total_seconds": round(run.total_seconds, 3),
         "generated_per_second": _rate(run.created, run.generation_seconds),
         "processed_per_second": _rate(run.finished, run.processing_seconds),
-        "throughput_per_second": _rate(run.finished, run.total_seconds),
-        "latency_ms": {
-            name: dataclasses.asdict(part)
-            for name, part in (
-                (
-                    ("waiting", progress.wait_ms),
-                    ("running", progress.run_ms),
-                    ("total", progress.total_ms),
-                )
-                if progress
-                else ()
-            )
-        },
+        "latency_ms": {name: asdict(part) for name, part in _latencies(progress)},
+        "workers_ended": [{"pid": ended.pid, "code": ended.code} for ended in run.ended],
+        "comparison": _compared(run),
     }
+
+
+def _compared(run: Run) -> dict[str, Any] | None:
+    if run.other is None or run.comparison is None:
+        return None
+    return {
+        "with": str(run.other.run_id),
+        "name": run.other.name,
+        "figures": [
+            {
+                "name": figure.name,
+                "unit": figure.unit,
+                "other": figure.first,
+                "this": figure.second,
+                "change_percent": figure.change_percent,
+                "verdict": figure.verdict,
+            }
+            for figure in run.comparison.figures
+        ],
+        "max_regression_percent": run.plan.max_regression_percent,
+        "regressions": [figure.name for figure in run.regressions],
+    }
+
+
+def _latencies(progress: BatchProgress | None) -> list[tuple[str, Percentiles]]:
+    if progress is None:
+        return []
+    return [
+        ("waiting", progress.wait_ms),
+        ("running", progress.run_ms),
+        ("total", progress.total_ms),
+    ]
 
 
 def _rate(count: int, seconds: float) -> float | None:
@@ -109,13 +178,14 @@ def print_results(console: Console, run: Run) -> None:
     table.add_column(justify="left")
     table.add_column(justify="right")
     rows = [
-        ("Name", run.plan.name),
+        *([("Name", run.plan.name)] if run.plan.name else []),
         ("Total Commands", f"{run.plan.order.count:,}"),
         ("Workers", str(run.plan.workers)),
         ("Total Time", f"{run.total_seconds:.2f}s"),
         ("Throughput", _shown(report["throughput_per_second"], " commands/sec")),
         ("Generation", f"{run.generation_seconds:.2f}s"),
         ("Generated", _shown(report["generated_per_second"], " commands/sec")),
+        ("Waiting for workers", f"{run.waiting_seconds:.2f}s"),
         ("Processing", f"{run.processing_seconds:.2f}s"),
         ("Processed", _shown(report["processed_per_second"], " commands/sec")),
         *((status, f"{count:,}") for status, count in report["counts"].items() if count),
@@ -125,9 +195,10 @@ def print_results(console: Console, run: Run) -> None:
         table.add_row(label, value)
     console.print(table)
     latency = Table("", "p50", "p95", "p99", title="Latency Percentiles", title_justify="left")
-    for name, part in report["latency_ms"].items():
-        latency.add_row(name, *(_shown(part[each], "ms") for each in ("p50", "p95", "p99")))
+    for name, part in _latencies(run.progress):
+        latency.add_row(name, *(_shown(value, "ms") for value in (part.p50, part.p95, part.p99)))
     console.print(latency)
+    _print_comparison(console, run)
     for ended in run.ended:
         if ended.code != 0:
             console.print(f"{ended}", style="red")
@@ -139,6 +210,37 @@ def print_results(console: Console, run: Run) -> None:
         missing = run.plan.order.count - run.finished
         console.print(f"{missing:,} commands did not come to an end", style="red")
     console.print(f"Run {run.plan.order.batch_id}")
+
+
+def _print_comparison(console: Console, run: Run) -> None:
+    if run.other is None:
+        return
+    other = run.other.name or str(run.other.run_id)
+    if run.comparison is None:
+        console.print(f"Not compared with {other}: this run has no outcome yet", style="red")
+        return
+    table = Table(
+        "", "that run", "this run", "change", "", title=f"Compared with {other}",
+        title_justify="left",
+    )  # fmt: skip
+    styles = {Verdict.BETTER: "green", Verdict.WORSE: "red"}
+    for figure in run.comparison.figures:
+        verdict = figure.verdict
+        table.add_row(
+            figure.name,
+            _shown(figure.first, f" {figure.unit}"),
+            _shown(figure.second, f" {figure.unit}"),
+            "-" if figure.change_percent is None else f"{figure.change_percent:+.1f}%",
+            verdict or "-",
+            style=styles.get(verdict) if verdict else None,
+        )
+    console.print(table)
+    for figure in run.regressions:
+        console.print(
+            f"Regression: {figure.name} is worse by {abs(figure.change_percent or 0):.1f}%,"
+            f" more than the {run.plan.max_regression_percent:g}% allowed",
+            style="bold red",
+        )
 
 
 def _shown(value: float | None, unit: str) -> str:

@@ -11,14 +11,14 @@ import asyncio
 import logging
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, class_row
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -38,6 +38,7 @@ SILENT_SECONDS = 30
 EXACT_END_LIMIT = 20_000
 """Up to so many commands, the moment at which the last one ended is read from their rows."""
 SETTLED_AT_ONCE = 50
+SHORTEST_ID = 8
 SERIES_POINTS = 240
 """The series of a run has at most so many steps, each of whole seconds."""
 
@@ -187,6 +188,58 @@ async def settle_runs(pool: Pool) -> None:
             },
             prepare=False,
         )
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedRun:
+    """What a comparison needs of a run."""
+
+    run_id: UUID
+    name: str | None
+    outcome: Mapping[str, Any] | None
+    """Counts, rates and percentiles; None until every command has ended."""
+
+
+async def find_run(pool: Pool, text: str) -> RecordedRun | None:
+    """The latest run that *text* names: `last`, a name, an id, or the beginning of one.
+
+    A beginning has at least eight characters and fits no other run.
+    """
+    async with autocommit(pool) as conn, conn.cursor(row_factory=class_row(RecordedRun)) as cur:
+        await cur.execute(
+            """
+            select run_id, name, outcome
+            from load_test_run
+            where %(text)s = 'last' or name = %(text)s
+            order by created_at desc, run_id desc
+            limit 1
+            """,
+            {"text": text},
+        )
+        if (named := await cur.fetchone()) is not None:
+            return named
+        if len(text) < SHORTEST_ID:
+            return None
+        await cur.execute(
+            """
+            select run_id, name, outcome
+            from load_test_run
+            where starts_with(run_id::text, lower(%s))
+            limit 2
+            """,
+            (text,),
+        )
+        found = await cur.fetchall()
+    return found[0] if len(found) == 1 else None
+
+
+async def get_outcome(pool: Pool, run_id: UUID) -> Mapping[str, Any] | None:
+    """What came of a run; None while commands of it are on their way."""
+    await settle_runs(pool)
+    async with autocommit(pool) as conn:
+        cur = await conn.execute("select outcome from load_test_run where run_id = %s", (run_id,))
+        row = await cur.fetchone()
+    return None if row is None else row[0]
 
 
 async def _report(pool: Pool, result: BulkResult, *, ended_as: RunState | None = None) -> bool:

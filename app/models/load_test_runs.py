@@ -81,7 +81,9 @@ _COLUMNS = [getattr(LoadTestRun, name) for name in RunRow.__slots__]
 
 def get_run(run_id: UUID) -> RunRow | None:
     """One run, or None."""
-    return _one(LoadTestRun.run_id == run_id)
+    query = sa.select(*_COLUMNS).where(LoadTestRun.run_id == run_id)
+    row = db.session.execute(query).one_or_none()
+    return None if row is None else RunRow(*row)
 
 
 def list_runs(window: Window) -> Listing[RunRow]:
@@ -97,24 +99,6 @@ def list_runs(window: Window) -> Listing[RunRow]:
 def has_open_runs() -> bool:
     """Whether any run is under way."""
     return bool(db.session.scalar(sa.select(sa.exists().where(LoadTestRun.finished_at.is_(None)))))
-
-
-def find_run(text: str) -> RunRow | None:
-    """The latest run that *text* names: `last`, an id or the beginning of one, or a name.
-
-    A beginning has at least four characters and fits no other run.
-    """
-    latest = LoadTestRun.created_at.desc(), LoadTestRun.run_id.desc()
-    if text == "last":
-        return _one(sa.true(), *latest)
-    if (named := _one(LoadTestRun.name == text, *latest)) is not None:
-        return named
-    if len(text) < 4:
-        return None
-    id_text = sa.cast(LoadTestRun.run_id, sa.Text)
-    query = sa.select(LoadTestRun.run_id).where(id_text.startswith(text.lower(), autoescape=True))
-    ids = db.session.scalars(query.limit(2)).all()
-    return get_run(ids[0]) if len(ids) == 1 else None
 
 
 def series_of(run: RunRow) -> dict[str, Any]:
@@ -138,9 +122,3 @@ def series_of(run: RunRow) -> dict[str, Any]:
         },
     )
     return series
-
-
-def _one(condition: sa.ColumnElement[bool], *order: Any) -> RunRow | None:
-    query = sa.select(*_COLUMNS).where(condition).order_by(*order).limit(1)
-    row = db.session.execute(query).one_or_none()
-    return None if row is None else RunRow(*row)

@@ -1,0 +1,194 @@
+"""Carrying out a load test: generate, start worker processes, wait, stop them."""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from app import store
+from app.load_results import Plan, Run
+from app.processes import WorkerProcesses
+from app.runs import Origin, RecordedRun, create_run, find_run, generate_run, get_outcome
+from commandbus import BatchProgress, CommandBus, CommandStatus
+
+LOOK_SECONDS = 0.05
+
+Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+
+
+class ComparisonError(Exception):
+    """There is nothing to compare with; the message is one line for the user."""
+
+
+async def run_load_test(
+    plan: Plan, url: str, workers: WorkerProcesses, console: Console, is_stopped: Callable[[], bool]
+) -> Run:
+    """Do what *plan* says, recorded as a run; the workers have ended when this returns.
+
+    Once *is_stopped* says so, what was begun is left as it is and reported. Raises ComparisonError
+    before anything is done, and what sending raises.
+    """
+    run = Run(plan)
+    pool = AsyncConnectionPool(
+        url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=3, open=False
+    )
+    try:
+        async with pool:
+            if plan.compare_with is not None:
+                run.other = await _found(pool, plan.compare_with)
+            await create_run(
+                pool,
+                plan.order,
+                origin=Origin.CLI,
+                name=plan.name,
+                started_by=_user(),
+                workers={"processes": plan.workers, **plan.flags},
+            )
+            await _generate_and_process(run, pool, workers, console, is_stopped)
+            run.ended += await asyncio.to_thread(workers.stop)
+            # What was running when the workers were told to drain has ended since.
+            run.progress = await CommandBus(pool).get_batch(plan.order.batch_id)
+            run.outcome = await get_outcome(pool, plan.order.batch_id)
+            if plan.delete:
+                async with pool.connection() as conn:
+                    await store.delete_test_commands_of_batch(conn, plan.order.batch_id)
+    finally:
+        workers.kill()
+    return run
+
+
+async def _found(pool: Pool, text: str) -> RecordedRun:
+    other = await find_run(pool, text)
+    if other is None:
+        raise ComparisonError(f"There is no run {text!r} to compare with")
+    outcome = other.outcome or await get_outcome(pool, other.run_id)
+    if outcome is None:
+        raise ComparisonError(f"Run {other.run_id} has no outcome yet to compare with")
+    return replace(other, outcome=outcome)
+
+
+async def _generate_and_process(
+    run: Run,
+    pool: Pool,
+    workers: WorkerProcesses,
+    console: Console,
+    is_stopped: Callable[[], bool],
+) -> None:
+    began = time.perf_counter()
+    with _progress(console) as progress:
+        await _generate(run, pool, progress, is_stopped)
+        for _ in range(run.plan.workers):
+            workers.start(domain=run.plan.order.domain, flags=run.plan.flags)
+        await _watch(run, CommandBus(pool), workers, progress, is_stopped)
+    run.total_seconds = time.perf_counter() - began
+
+
+async def _generate(
+    run: Run, pool: Pool, progress: Progress, is_stopped: Callable[[], bool]
+) -> None:
+    order = run.plan.order
+    bar = progress.add_task("Generating", total=order.count)
+    began = time.perf_counter()
+    run.generated = await generate_run(
+        pool,
+        order,
+        on_progress=lambda result: progress.update(bar, completed=result.created),
+        is_cancelled=is_stopped,
+    )
+    run.generation_seconds = time.perf_counter() - began
+    by = f"{run.plan.workers} worker processes" if run.plan.workers else "the workers that run"
+    progress.console.print(
+        f"Generated {run.created:,} commands in {run.generation_seconds:.2f}s;"
+        f" processing them with {by}"
+    )
+
+
+async def _watch(
+    run: Run,
+    bus: CommandBus,
+    workers: WorkerProcesses,
+    progress: Progress,
+    is_stopped: Callable[[], bool],
+) -> None:
+    """Follow the batch until all commands have ended, or there is no point in waiting."""
+    bar = progress.add_task("Processing", total=run.created)
+    started: float | None = None
+    generated = looked = moved = time.perf_counter()
+    while run.created:
+        before, seen = looked, run.finished
+        run.progress = await bus.get_batch(run.plan.order.batch_id)
+        looked = time.perf_counter()
+        progress.update(bar, completed=run.finished)
+        if run.finished > seen:
+            moved = looked
+        if started is None and run.progress is not None and _has_begun(run.progress):
+            started = before
+        if started is not None:
+            run.processing_seconds = looked - started
+        run.waiting_seconds = (looked if started is None else started) - generated
+        run.ended += workers.reap()
+        if run.finished >= run.created:
+            return
+        if is_stopped():
+            run.stopped_by = "interrupted"
+        elif run.plan.workers and not workers.pids:
+            run.stopped_by = "all worker processes have ended"
+        elif looked - moved > run.plan.stall_seconds:
+            run.stopped_by = f"no command ended for {run.plan.stall_seconds:g} s"
+        if run.stopped_by is not None:
+            return
+        await asyncio.sleep(LOOK_SECONDS)
+
+
+def _has_begun(progress: BatchProgress) -> bool:
+    return progress.counts[CommandStatus.PENDING] < progress.sent or progress.retried > 0
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a user id without a name, as in some containers
+        return ""
+
+
+class _RateColumn(TextColumn):
+    """How many commands a second."""
+
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:,.0f}/s", style="progress.data.speed")
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description:<10}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TaskProgressColumn(),
+        _RateColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+    )
