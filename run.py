@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import errno
-import ipaddress
 import logging
 import shutil
 import socket
@@ -19,7 +18,8 @@ from pathlib import Path
 from waitress.server import create_server
 
 from app import create_app
-from app.config import PROJECT_ROOT, ConfigurationError, Settings
+from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
+from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         settings = _settings(options)
         configure_logging(settings.log_format, settings.log_level)
         _serve(settings, options.workers, early_stop)
-    except (StartError, ConfigurationError, DatabaseError) as exc:
+    except (StartError, ConfigurationError, CredentialsError, DatabaseError) as exc:
         print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -65,7 +65,14 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         workers = WorkerProcesses(settings)
         app.extensions["worker_processes"] = workers
         stack.enter_context(_looked_after(workers))
-        server = create_server(app, sockets=[listening], threads=WEB_THREADS, ident=None)
+        server = create_server(
+            app,
+            sockets=[listening],
+            threads=WEB_THREADS,
+            ident=None,
+            # Whom to believe them is decided in app.proxies.
+            clear_untrusted_proxy_headers=not settings.trusted_proxies,
+        )
         for _ in range(worker_count):
             workers.start()
         _say_ready(settings, database, workers)
@@ -155,18 +162,45 @@ def _settings(options: argparse.Namespace) -> Settings:
     settings = dataclasses.replace(
         Settings.from_env(), **{name: value for name, value in given.items() if value is not None}
     )
-    if not _is_loopback(settings.host) and settings.secret_key is None:
-        raise StartError(
-            f"Listening on {settings.host}, which others can reach, needs SECRET_KEY to be set"
-        )
+    _refuse_open(settings)
     return settings
 
 
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
+def _refuse_open(settings: Settings) -> None:
+    """Nobody else reaches the server without credentials.
+
+    Raises StartError or CredentialsError with what is missing.
+    """
+    users = None
+    if settings.credentials_file is not None:
+        users = CredentialsFile(settings.credentials_file).load()
+        if not len(users):
+            raise StartError(
+                f"{settings.credentials_file} holds no user; add one with"
+                " python -m app.credentials add NAME --role operator"
+            )
+    if not settings.is_exposed:
+        return
+    where = (
+        f"Listening behind {', '.join(settings.trusted_proxies)}"
+        if settings.is_loopback
+        else f"Listening on {settings.host!r}"
+    )
+    missing = [
+        name
+        for name, is_there in (
+            ("SECRET_KEY", settings.secret_key is not None),
+            ("CREDENTIALS_FILE", users is not None),
+        )
+        if not is_there
+    ]
+    if missing:
+        raise StartError(f"{where}, which others can reach, needs {' and '.join(missing)}")
+    if len(settings.secret_key or "") < SECRET_KEY_MIN_LENGTH:
+        raise StartError(
+            f"{where}, which others can reach, needs a SECRET_KEY of {SECRET_KEY_MIN_LENGTH}"
+            " characters at least"
+        )
 
 
 def _say(text: str) -> None:
@@ -174,7 +208,7 @@ def _say(text: str) -> None:
 
 
 def _say_ready(settings: Settings, database: Database, workers: WorkerProcesses) -> None:
-    host = "localhost" if _is_loopback(settings.host) else settings.host
+    host = "localhost" if settings.is_loopback else settings.host
     pids = workers.pids
     running = (
         f"{len(pids)} process{'es' if len(pids) > 1 else ''}, pid {', '.join(map(str, pids))}"
@@ -182,10 +216,12 @@ def _say_ready(settings: Settings, database: Database, workers: WorkerProcesses)
         else "none; start one with python -m app.worker, or run.py with --worker"
     )
     where = "embedded, " if database.is_embedded else ""
+    users = settings.credentials_file or "none: everybody on this machine may operate"
     _say(
         f"\nCommand Bus is ready: http://{host}:{settings.port}\n"
         f"  database  {where}{database}\n"
         f"  workers   {running}\n"
+        f"  sign-in   {users}\n"
         "  stop      Ctrl-C\n"
     )
 

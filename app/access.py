@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from enum import IntEnum
 from typing import Any, TypeVar
 
-from flask import Flask, abort, current_app, request
+from flask import Flask, abort, current_app, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app import identity
+from app.credentials import Role
+from app.errors import Problem, wants_json
+
+__all__ = ["Role", "current_role", "may_operate", "operator", "public", "required_role", "viewer"]
 
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
+OPERATORS_ONLY = "You are signed in as a viewer, who may look; this needs an operator."
+
 _ATTRIBUTE = "required_role"
-
-
-class Role(IntEnum):
-    """What a caller may do; each role includes those below it."""
-
-    PUBLIC = 0
-    VIEWER = 1
-    OPERATOR = 2
+_REALM = 'realm="Command Bus", charset="UTF-8"'
 
 
 def public(view: ViewT) -> ViewT:
@@ -43,7 +44,15 @@ def required_role(app: Flask, endpoint: str) -> Role | None:
 
 def current_role() -> Role:
     """The caller's role; without configured credentials, whoever reaches us is an operator."""
-    return Role.OPERATOR
+    if not identity.is_required():
+        return Role.OPERATOR
+    caller = identity.current_identity()
+    return Role.PUBLIC if caller is None else caller.role
+
+
+def may_operate() -> bool:
+    """Whether the caller may change the bus; what others cannot do is not offered to them."""
+    return current_role() >= Role.OPERATOR
 
 
 def init_app(app: Flask) -> None:
@@ -52,12 +61,31 @@ def init_app(app: Flask) -> None:
     app.before_request(_enforce)
 
 
-def _enforce() -> None:
+def _enforce() -> ResponseReturnValue | None:
     if request.endpoint is None:
-        return  # no such page or method; the routing error answers
+        return None  # no such page or method; the routing error answers
     required = required_role(current_app, request.endpoint)
-    if required is None or current_role() < required:
+    if required is None:
         abort(403)
+    if required is Role.PUBLIC or current_role() >= required:
+        return None
+    if identity.current_identity() is not None:
+        raise Problem(403, "operators_only", OPERATORS_ONLY)
+    if wants_json() or _is_fetched():
+        raise Problem(401, headers={"WWW-Authenticate": _challenge()})
+    back = request.full_path.rstrip("?") if request.method == "GET" else None
+    return redirect(url_for("web.login", next=back), 303)
+
+
+def _is_fetched() -> bool:
+    """Whether a script asks, which would take the login page for the part that it refreshes."""
+    return request.headers.get("Sec-Fetch-Mode", "navigate") != "navigate"
+
+
+def _challenge() -> str:
+    """How to say who one is. A browser would answer `Basic` with a dialog of its own."""
+    is_browser = "Sec-Fetch-Mode" in request.headers
+    return f"Bearer {_REALM}" if is_browser else f"Basic {_REALM}, Bearer {_REALM}"
 
 
 def _declare(view: ViewT, role: Role) -> ViewT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import ipaddress
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,11 +18,13 @@ from psycopg_pool import AsyncConnectionPool
 
 from app import store
 from app.options import checked, option, options_of
+from app.private_files import PrivateFileError, read_private
 from commandbus import RetryPolicy
 from commandbus.store import autocommit
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+SECRET_KEY_MIN_LENGTH = 32
 
 
 class ConfigurationError(Exception):
@@ -52,6 +55,16 @@ class Settings:
     start_workers: bool = True
     # None means that the web application makes one and keeps it under data_dir.
     secret_key: str | None = field(default=None, repr=False)
+    # Who may sign in (see app/credentials); None lets everybody who reaches the server do anything.
+    credentials_file: Path | None = None
+    # After so many hours a browser has to sign in again.
+    session_hours: int = 12
+    # Addresses and networks of reverse proxies, whose word on the client's address and TLS counts.
+    trusted_proxies: tuple[str, ...] = ()
+    # Calls of the API that change something, a minute, for each user or address; 0: no limit.
+    rate_limit_per_minute: int = 30_000
+    # Failed attempts to sign in, a minute, from each address.
+    sign_in_failures_per_minute: int = 10
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "INFO"
 
@@ -78,12 +91,34 @@ class Settings:
             allowed_hosts=values.names("ALLOWED_HOSTS"),
             local_assets=values.boolean("LOCAL_ASSETS"),
             start_workers=values.boolean("START_WORKERS", default=cls.start_workers),
-            secret_key=values.text("SECRET_KEY"),
+            secret_key=values.secret("SECRET_KEY", "SECRET_KEY_FILE"),
+            credentials_file=values.optional_path("CREDENTIALS_FILE"),
+            session_hours=values.integer("SESSION_HOURS", cls.session_hours, low=1, high=720),
+            trusted_proxies=values.networks("TRUSTED_PROXIES"),
+            rate_limit_per_minute=values.integer(
+                "RATE_LIMIT_PER_MINUTE", cls.rate_limit_per_minute, low=0, high=10_000_000
+            ),
+            sign_in_failures_per_minute=values.integer(
+                "SIGN_IN_FAILURES_PER_MINUTE", cls.sign_in_failures_per_minute, low=1, high=10_000
+            ),
             log_format=LogFormat(
                 values.choice("LOG_FORMAT", tuple(LogFormat), cls.log_format, fold=str.lower)
             ),
             log_level=values.choice("LOG_LEVEL", LOG_LEVELS, cls.log_level, fold=str.upper),
         )
+
+    @property
+    def is_loopback(self) -> bool:
+        """Whether the server listens where only this machine's programs reach it."""
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return self.host == "localhost"
+
+    @property
+    def is_exposed(self) -> bool:
+        """Whether others than this machine's programs may reach it, if only through a proxy."""
+        return not self.is_loopback or bool(self.trusted_proxies)
 
 
 class _Values:
@@ -108,6 +143,32 @@ class _Values:
     def path(self, name: str, default: Path) -> Path:
         value = self.text(name)
         return default if value is None else PROJECT_ROOT / Path(value).expanduser()
+
+    def optional_path(self, name: str) -> Path | None:
+        value = self.text(name)
+        return None if value is None else PROJECT_ROOT / Path(value).expanduser()
+
+    def secret(self, name: str, file_name: str) -> str | None:
+        """The value itself, or what the file holds that *file_name* names."""
+        value, path = self.text(name), self.optional_path(file_name)
+        if value is not None or path is None:
+            return value
+        try:
+            return read_private(path).strip() or None
+        except PrivateFileError as exc:
+            raise ConfigurationError(f"{file_name}: {exc}") from exc
+
+    def networks(self, name: str) -> tuple[str, ...]:
+        """Addresses and networks separated by commas."""
+        for given in self.names(name):
+            try:
+                ipaddress.ip_network(given)
+            except ValueError as exc:
+                raise ConfigurationError(
+                    f"{name} must be addresses or networks such as 127.0.0.1,10.0.0.0/8,"
+                    f" not {given!r}"
+                ) from exc
+        return self.names(name)
 
     def names(self, name: str) -> tuple[str, ...]:
         """Names separated by commas."""

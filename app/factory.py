@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import secrets
 from collections.abc import Mapping
 from importlib import import_module
@@ -17,8 +16,9 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from jinja2 import StrictUndefined
 
-from app import access, errors, security, static_files
-from app.config import Settings
+from app import access, errors, identity, proxies, rate_limits, security, static_files
+from app.config import ConfigurationError, Settings
+from app.private_files import PrivateFileError, read_private, write_private
 
 MAX_REQUEST_BYTES = 1024 * 1024
 
@@ -46,6 +46,7 @@ def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
         SESSION_COOKIE_NAME="commandbus_session",
         SESSION_COOKIE_HTTPONLY=True,
         SESSION_COOKIE_SAMESITE="Lax",
+        SESSION_REFRESH_EACH_REQUEST=False,
         MAX_CONTENT_LENGTH=MAX_REQUEST_BYTES,
         MAX_FORM_MEMORY_SIZE=MAX_REQUEST_BYTES,
         # A form may stay open for as long as its session lives.
@@ -57,35 +58,37 @@ def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
     # A name that a template expects and does not get is a mistake, not an empty string.
     app.jinja_env.undefined = StrictUndefined
 
+    # The order in which a request is looked at: is it meant for us and of a sane size, who makes
+    # it and may they, how often, and do they make it themselves.
     security.init_app(app)
+    identity.init_app(app)
     access.init_app(app)
+    rate_limits.init_app(app)
+    security.guard_writes(app)
     errors.init_app(app)
     static_files.init_app(app)
     for name in BLUEPRINT_MODULES:
         _register(app, name)
+    proxies.init_app(app)
     return app
 
 
 def kept_secret_key(data_dir: Path) -> str:
     """The secret key under *data_dir*, made at the first call and readable by its owner only.
 
-    Several processes may start at once: the one that links its key into place first wins, and a
-    key is never seen half written.
+    Several processes may start at once; they all get the same. Raises ConfigurationError where it
+    cannot be kept, or others may read it.
     """
     path = data_dir / "secret_key"
-    if not path.exists():
-        data_dir.mkdir(parents=True, exist_ok=True)
-        draft = data_dir / f".secret_key.{os.getpid()}.{secrets.token_hex(4)}"
-        descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secrets.token_urlsafe(48))
-        try:
-            path.hardlink_to(draft)
-        except FileExistsError:
-            pass
-        finally:
-            draft.unlink()
-    return path.read_text().strip()
+    try:
+        if not path.exists():
+            data_dir.mkdir(parents=True, exist_ok=True)
+            write_private(path, secrets.token_urlsafe(48), replace=False)
+        return read_private(path).strip()
+    except PrivateFileError as exc:
+        raise ConfigurationError(str(exc)) from exc
+    except OSError as exc:
+        raise ConfigurationError(f"{path} cannot be written: {exc.strerror}") from exc
 
 
 def _read(config: Settings | Mapping[str, Any] | None) -> tuple[Settings, dict[str, Any]]:

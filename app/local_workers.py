@@ -12,7 +12,6 @@ from app.config import Settings
 from app.errors import Problem
 from app.models import WorkerRow
 from app.processes import EndedProcess, WorkerProcesses
-from app.security import LOOPBACK_HOSTS
 
 SHOWN_FAILURE_SECONDS = 60.0
 
@@ -30,8 +29,7 @@ class LocalWorkers:
 def can_start() -> bool:
     """Whether this server starts workers: not where it is switched off or others can reach it."""
     settings = _settings()
-    host = f"[{settings.host}]" if ":" in settings.host else settings.host
-    return settings.start_workers and host in LOOPBACK_HOSTS
+    return settings.start_workers and not settings.is_exposed
 
 
 def start(concurrency: int | None = None) -> int:

@@ -21,7 +21,8 @@ _WORD_PASSWORD = re.compile(
     r"(?P<name>\b\w*(?:password|secret)\w*['\"]?\s*[=:]\s*)(?:'[^']*'|\"[^\"]*\"|[^\s,&}]+)",
     re.IGNORECASE,
 )
-_SECRET_NAME = re.compile(r"password|secret|token|dsn", re.IGNORECASE)
+_AUTHORIZATION = re.compile(r"\b(?P<scheme>basic|bearer)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
+_SECRET_NAME = re.compile(r"password|secret|token|dsn|authorization|cookie", re.IGNORECASE)
 # Everything that a terminal or a reader of lines could take for the end of a line.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _PLAIN = re.compile(r"[^\s\"=]+")
@@ -47,6 +48,7 @@ def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | Non
 def masked(text: str) -> str:
     """*text* with every password that it may hold replaced."""
     text = _URI_PASSWORD.sub(r"\g<login>:***@", text)
+    text = _AUTHORIZATION.sub(r"\g<scheme> ***", text)
     return _WORD_PASSWORD.sub(r"\g<name>***", text)
 
 

@@ -72,6 +72,7 @@ class Reader:
     def __init__(self, document: Mapping[str, Any], origin: str) -> None:
         self._document = document
         self._origin = origin.rstrip("/")
+        self._is_guarded = bool(document.get("security"))
         self._schemas: Mapping[str, Any] = document.get("components", {}).get("schemas", {})
 
     def sections(self) -> list[Section]:
@@ -111,7 +112,7 @@ class Reader:
             body=tuple(self._rows(schema)),
             answers=_merged(reply for reply in replies if reply.status < "400"),
             errors=tuple(reply for reply in replies if reply.status >= "400"),
-            curl=self._curl(method, path, item.get("parameters", ()), example),
+            curl=self._curl(method, path, item, example),
         )
 
     def _reply(self, status: str, text: str, schema: Mapping[str, Any] | None) -> Reply:
@@ -241,11 +242,9 @@ class Reader:
             "object": {},
         }.get(str(resolved.get("type")))
 
-    def _curl(
-        self, method: str, path: str, parameters: list[Mapping[str, Any]], example: Any
-    ) -> str:
+    def _curl(self, method: str, path: str, item: Mapping[str, Any], example: Any) -> str:
         query = []
-        for each in parameters:
+        for each in item.get("parameters", ()):
             schema = each.get("schema", {})
             if each["in"] == "path":
                 placeholder = "{" + each["name"] + "}"
@@ -258,6 +257,8 @@ class Reader:
             parts += ["-X", method.upper()]
         parts.append(shlex.quote(address))
         text = " ".join(parts)
+        if self._is_guarded and "security" not in item:
+            text += ' \\\n  -H "Authorization: Bearer $TOKEN"'
         if example is not None:
             text += " \\\n  -H 'Content-Type: application/json'"
             text += f" \\\n  -d {shlex.quote(json.dumps(example))}"

@@ -26,14 +26,24 @@ csrf = CSRFProtect()
 
 
 def init_app(app: Flask) -> None:
-    """Guard *app*; to be called before anything else registers what runs before a request."""
+    """Guard *app*; to be called before anything else registers what runs before a request.
+
+    `guard_writes` completes it, once it is known who makes a request.
+    """
     settings: Settings = app.config["SETTINGS"]
     app.config["ALLOWED_HOSTS"] = LOOPBACK_HOSTS | set(settings.allowed_hosts)
     app.config["SECURITY_HEADERS"] = security_headers(settings)
     csrf.init_app(app)
-    for guard in (_name_request, _check_host, _check_size, _check_origin):
+    # What was signed in for is not shown again by the browser's Back after signing out.
+    app.config["CACHE_CONTROL"] = "no-store" if settings.credentials_file else "private, no-cache"
+    for guard in (_name_request, _check_host, _check_size):
         app.before_request(guard)
     app.after_request(_set_headers)
+
+
+def guard_writes(app: Flask) -> None:
+    """Refuse requests that change something unless the caller means them."""
+    app.before_request(_check_origin)
 
 
 def content_security_policy(settings: Settings) -> str:
@@ -116,5 +126,5 @@ def _set_headers(response: Response) -> Response:
         response.headers.setdefault(name, value)
     response.headers["X-Request-ID"] = g.request_id
     if "Cache-Control" not in response.headers:
-        response.headers["Cache-Control"] = "private, no-cache"
+        response.headers["Cache-Control"] = current_app.config["CACHE_CONTROL"]
     return response

@@ -5,10 +5,21 @@ from __future__ import annotations
 from typing import Any
 
 from flask import Flask, Response, current_app, json
+from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 
 from app import access
 from app.api import answers, bp
+from app.config import Settings
+
+SECURITY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
+    "token": {
+        "type": "http",
+        "scheme": "bearer",
+        "description": "What python -m app.credentials token NAME shows",
+    },
+    "password": {"type": "http", "scheme": "basic", "description": "Name and password"},
+}
 
 
 @bp.get("/openapi.json", doc_ui=False)
@@ -23,6 +34,10 @@ def describe(app: Flask) -> None:
     if isinstance(app, OpenAPI):
         app.validation_error_model = answers.Problem
         app.security_schemes = {}  # the extension would write null, which is no valid document
+        settings: Settings = app.config["SETTINGS"]
+        if settings.credentials_file is not None:
+            app.security_schemes = SECURITY_SCHEMES
+            app.openapi_extensions = {"security": [{name: []} for name in SECURITY_SCHEMES]}
         app.info.description = "Send commands, watch them, and help those that need an operator."
 
 

@@ -20,6 +20,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 from werkzeug.routing import BaseConverter
 
+from app import identity
 from app.api.body import is_storable, read_body, unstorable
 from app.errors import PROBLEM_TYPE, Problem
 
@@ -160,7 +161,7 @@ class ApiBlueprint(APIBlueprint):
             if query is not None:
                 arguments["query"] = given
             if body is not None:
-                arguments["body"] = read_body(body)
+                arguments["body"] = _by_caller(read_body(body))
             return _response(func(**arguments))
 
         return view
@@ -177,6 +178,14 @@ def read_query(model: type[BaseModel]) -> BaseModel:
             raise Problem(422, errors=[{"field": name, "code": "repeated", "message": message}])
         values[name] = given[0]
     return model.model_validate(values)
+
+
+def _by_caller(body: BaseModel) -> BaseModel:
+    """*body* with the name under which the action is recorded: the login's where there is one."""
+    given = getattr(body, "operator", None)
+    if given is None:
+        return body
+    return body.model_copy(update={"operator": identity.recorded_name(given)})
 
 
 def _response(returned: Any) -> Response:

@@ -5,6 +5,7 @@ A page and its live refresh come from one view: see rendering.render_page.
 
 from flask import Blueprint, Flask
 
+from app import access, identity
 from app.web import formats, navigation, remembered, rendering, vocabulary
 
 bp = Blueprint("web", __name__)
@@ -21,6 +22,10 @@ def init_app(app: Flask) -> None:
         navigation=navigation.groups,
         current_theme=remembered.current_theme,
         current_operator=remembered.current_operator,
+        current_identity=identity.current_identity,
+        may_operate=access.may_operate,
+        sign_in_required=identity.is_required,
+        OPERATORS_ONLY=access.OPERATORS_ONLY,
         live_url=rendering.live_url,
         url_with=rendering.url_with,
     )
@@ -33,6 +38,7 @@ from app.web import (  # noqa: E402, F401
     commands,
     dashboard,
     invariants,
+    login,
     operations,
     preferences,
     send,

@@ -8,7 +8,7 @@ from flask import flash, redirect, request
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app import access
+from app import access, identity
 from app.errors import Problem
 from app.web import bp
 from app.web.remembered import THEMES, clean_operator, remember_operator, remember_theme
@@ -28,6 +28,8 @@ def save_theme() -> ResponseReturnValue:
 @bp.post("/preferences/operator")
 @access.viewer
 def save_operator() -> ResponseReturnValue:
+    if identity.is_required():
+        raise Problem(409, "name_of_login", "Your actions are recorded under your login's name.")
     name = clean_operator(request.form.get("operator", ""))
     response = _back()
     remember_operator(response, name)

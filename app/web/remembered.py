@@ -8,6 +8,8 @@ from urllib.parse import quote, unquote
 from flask import request
 from werkzeug.wrappers import Response
 
+from app import identity
+
 THEMES = ("light", "system", "dark")
 THEME_COOKIE = "theme"
 OPERATOR_COOKIE = "operator"
@@ -21,8 +23,11 @@ def current_theme() -> str:
 
 
 def current_operator() -> str:
-    """The name under which actions are recorded; empty until the person has given one."""
-    return clean_operator(unquote(request.cookies.get(OPERATOR_COOKIE, "")))
+    """The name under which actions are recorded: the login's; where nobody has to sign in, the
+    one that the person has given, and empty until then.
+    """
+    given = clean_operator(unquote(request.cookies.get(OPERATOR_COOKIE, "")))
+    return identity.recorded_name(given)
 
 
 def clean_operator(name: str) -> str:
@@ -33,10 +38,17 @@ def clean_operator(name: str) -> str:
 
 def remember_theme(response: Response, theme: str) -> None:
     # Scripts set this cookie too, hence not HttpOnly.
-    response.set_cookie(THEME_COOKIE, theme, max_age=YEAR_SECONDS, samesite="Lax")
+    response.set_cookie(
+        THEME_COOKIE, theme, max_age=YEAR_SECONDS, samesite="Lax", secure=request.is_secure
+    )
 
 
 def remember_operator(response: Response, name: str) -> None:
     response.set_cookie(
-        OPERATOR_COOKIE, quote(name), max_age=YEAR_SECONDS, samesite="Lax", httponly=True
+        OPERATOR_COOKIE,
+        quote(name),
+        max_age=YEAR_SECONDS,
+        samesite="Lax",
+        httponly=True,
+        secure=request.is_secure,
     )

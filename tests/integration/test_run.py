@@ -13,6 +13,7 @@ import pytest
 
 import run
 from app.config import PROJECT_ROOT
+from tests.credentials import credentials_file
 from tests.programs import program
 
 
@@ -89,8 +90,48 @@ async def test_what_cannot_work_is_said_in_one_line(database_url, free_port):
         DATABASE_URL="postgresql://nobody:hidden-word@127.0.0.1:1/x",
     )
     await refused("DATABASE_URL must be", "--port", port, DATABASE_URL="mysql://x")
-    await refused("needs SECRET_KEY", "--port", port, "--host", "0.0.0.0", SECRET_KEY="")
-    await refused("Cannot listen on 192.0.2.1", "--host", "192.0.2.1", SECRET_KEY="x" * 40)
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "bus.example", ""])
+async def test_another_address_than_loopback_needs_a_secret_and_credentials(host, tmp_path):
+    secret, users = {"SECRET_KEY": "x" * 40}, {"CREDENTIALS_FILE": str(credentials_file(tmp_path))}
+    nothing = {"SECRET_KEY": "", "CREDENTIALS_FILE": ""}
+    needed = "others can reach, needs"
+    address = ("--host", host)
+
+    await refused(f"{needed} SECRET_KEY and CREDENTIALS_FILE", *address, **nothing)
+    await refused(f"{needed} CREDENTIALS_FILE", *address, **{**nothing, **secret})
+    await refused(f"{needed} SECRET_KEY", *address, **{**nothing, **users})
+
+
+async def test_what_makes_credentials_worthless_is_said_in_one_line(tmp_path):
+    path = credentials_file(tmp_path)
+    proxied = {"TRUSTED_PROXIES": "127.0.0.1", "CREDENTIALS_FILE": str(path)}
+    await refused("behind ::1", CREDENTIALS_FILE="", SECRET_KEY="", TRUSTED_PROXIES="::1")
+    await refused("32 characters", SECRET_KEY="hidden-word", **proxied)
+    await refused("TRUSTED_PROXIES must be", TRUSTED_PROXIES="the proxy")
+    key = tmp_path / "key"
+    key.write_text("hidden-word" * 4)
+    key.chmod(0o644)
+    await refused("mode 0644", SECRET_KEY="", SECRET_KEY_FILE=str(key), **proxied)
+    await refused("cannot be read", SECRET_KEY="", SECRET_KEY_FILE=str(tmp_path / "no"), **proxied)
+    await refused("cannot be read", CREDENTIALS_FILE=str(tmp_path / "absent"))
+    path.chmod(0o604)
+    await refused("mode 0604", CREDENTIALS_FILE=str(path))
+    path.chmod(0o600)
+    path.write_text('{"users": []}')
+    await refused("holds no user", CREDENTIALS_FILE=str(path))
+
+
+async def test_with_a_secret_and_credentials_any_address_is_tried(tmp_path):
+    users = str(credentials_file(tmp_path))
+    await refused(
+        "Cannot listen on 192.0.2.1",
+        "--host",
+        "192.0.2.1",
+        SECRET_KEY="x" * 40,
+        CREDENTIALS_FILE=users,
+    )
 
 
 async def refused(text, *arguments, **environment):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import FrozenInstanceError
 from pathlib import Path
 
@@ -64,6 +65,9 @@ def test_sqlalchemys_spelling_of_a_url_is_accepted() -> None:
 @pytest.mark.parametrize(
     ("name", "value"),
     [
+        ("SESSION_HOURS", "0"),
+        ("RATE_LIMIT_PER_MINUTE", "-1"),
+        ("SIGN_IN_FAILURES_PER_MINUTE", "0"),
         ("PORT", "http"),
         ("PORT", "0"),
         ("PORT", "65536"),
@@ -92,6 +96,53 @@ def test_a_file_that_is_not_text_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ConfigurationError, match="cannot be read"):
         Settings.from_env({}, env_file=env_file)
+
+
+def test_a_secret_may_come_from_a_file_that_only_its_owner_may_read(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    path.write_text("open sesame\n")
+    path.chmod(0o600)
+    given = {"SECRET_KEY_FILE": str(path)}
+
+    assert Settings.from_env(given, env_file=None).secret_key == "open sesame"
+    assert Settings.from_env({**given, "SECRET_KEY": "x"}, env_file=None).secret_key == "x"
+    path.chmod(0o660)
+    with pytest.raises(ConfigurationError, match="mode 0660") as refused:
+        Settings.from_env(given, env_file=None)
+    assert "sesame" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("host", "proxies", "is_exposed"),
+    [
+        ("127.0.0.1", (), False),
+        ("127.8.9.1", (), False),
+        ("::1", (), False),
+        ("localhost", (), False),
+        ("0.0.0.0", (), True),
+        ("::", (), True),
+        ("", (), True),
+        ("127.0.0.1.evil.example", (), True),
+        ("127.0.0.1", ("127.0.0.1",), True),
+    ],
+)
+def test_whether_others_may_reach_the_server(host, proxies, is_exposed) -> None:
+    assert Settings(host=host, trusted_proxies=proxies).is_exposed == is_exposed
+
+
+@pytest.mark.parametrize("value", ["proxy", "10.0.0.0/33", "10.0.0.1/8", "127.0.0.1,*"])
+def test_proxies_are_addresses_and_networks(value: str) -> None:
+    with pytest.raises(ConfigurationError, match="TRUSTED_PROXIES must be"):
+        Settings.from_env({"TRUSTED_PROXIES": value}, env_file=None)
+
+
+def test_every_setting_of_the_web_server_is_in_the_example() -> None:
+    example = (PROJECT_ROOT / ".env.example").read_text()
+
+    source = (PROJECT_ROOT / "app/config.py").read_text()
+    names = set(re.findall(r"values\.\w+\(\s*\"([A-Z_]+)\"", source)) | {"SECRET_KEY_FILE"}
+    assert len(names) > 12
+    assert [name for name in sorted(names) if f"#{name}=" not in example] == []
 
 
 def test_secrets_are_not_shown() -> None:

@@ -49,10 +49,11 @@ class Region {
   }
 
   async #refresh() {
-    if (document.hidden) return;
+    if (document.hidden || isSignedOut) return;
     try {
       const headers = { Accept: 'text/html', ...(this.etag ? { 'If-None-Match': this.etag } : {}) };
       const response = await request(this.element.dataset.liveSrc, { headers, seconds: 10, cache: 'no-store' });
+      if (response.status === 401) isSignedOut = true;
       if (response.status !== 304 && !response.ok) throw new ApiError(response.status, { title: response.statusText });
       setServerTime(response.headers.get('Date'));
       if (response.status !== 304) {
@@ -117,9 +118,10 @@ export function refresh(id) {
 }
 
 let wasAway = false;
+let isSignedOut = false;
 
 function showState() {
-  const isAway = regions.some((region) => region.failures >= FAILURES_UNTIL_AWAY);
+  const isAway = isSignedOut || regions.some((region) => region.failures >= FAILURES_UNTIL_AWAY);
   const indicator = document.getElementById('live');
   const age = Math.floor((Date.now() - lastSuccess) / 1000);
   const text = age < 2 ? 'Updated just now' : `Updated ${span(age)} ago`;
@@ -127,7 +129,8 @@ function showState() {
   setText(indicator.querySelector('[data-live-age]'), text);
 
   const notice = document.getElementById('away');
-  if (isAway) setText(notice.querySelector('[data-away-text]'), 'The server cannot be reached. What you see is not current.');
+  const reason = isSignedOut ? 'Your session is over. Reload the page to sign in again.' : 'The server cannot be reached. What you see is not current.';
+  if (isAway) setText(notice.querySelector('[data-away-text]'), reason);
   notice.hidden = !isAway;
   if (wasAway && !isAway) announce('The server is back.');
   wasAway = isAway;
