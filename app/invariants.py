@@ -83,6 +83,10 @@ GROUPS = (
                 "The last event and the status tell the same.",
             ),
             Invariant(
+                "each event belongs to a command",
+                "A command and its trail are there together, and are pruned together.",
+            ),
+            Invariant(
                 "attempts stay within the budget",
                 "No command was tried more often than its own limit allows.",
             ),

@@ -123,7 +123,17 @@ as $$
         group by 1
     ) as b
     cross join lateral command_bus.batch_progress(b.batch_id) as p
-    where p.sent <> b.n or p.completed + p.failed + p.in_tsq + p.cancelled <> b.ended
+    cross join lateral (
+        -- Pruned ones are still in the counters, and no longer among the rows.
+        select coalesce(sum(g.pruned), 0) as n
+        from (
+            select pruned from command_bus_batch where batch_id = b.batch_id
+            union all
+            select pruned from command_bus_delta where batch_id = b.batch_id
+        ) as g
+    ) as gone
+    where p.sent - gone.n <> b.n
+        or p.completed + p.failed + p.in_tsq + p.cancelled - gone.n <> b.ended
 
     union all
     select 'histograms hold each processed command once', s.domain, null,
@@ -145,19 +155,19 @@ as $$
         select array[w.completed, w.failed, w.retried, w.moved_to_tsq] as totals
     ) as kept
     left join (
-        -- What a claim finds to be exhausted is nobody's outcome; it names no error_code.
-        select e.worker_id, array[
-                count(*) filter (where e.event_type = 'COMPLETED'),
-                count(*) filter (where e.event_type = 'FAILED')
-                    - count(*) filter (where e.event_type = 'RETRY_SCHEDULED')
-                    - count(*) filter (where e.event_type = 'MOVED_TO_TSQ' and e.details ? 'error_code'),
-                count(*) filter (where e.event_type = 'RETRY_SCHEDULED'),
-                count(*) filter (where e.event_type = 'MOVED_TO_TSQ' and e.details ? 'error_code')
-            ] as totals
-        from command_bus_audit as e
-        group by e.worker_id
+        select s.worker_id,
+            array[sum(s.effect[1]), sum(s.effect[2]), sum(s.effect[3]), sum(s.effect[4])] as totals
+        from (
+            select worker_id, command_bus.effect_on_worker(event_type, details) as effect
+            from command_bus_audit
+            union all
+            select worker_id, array[completed, failed, retried, moved_to_tsq]
+            from command_bus_pruned
+        ) as s
+        where s.effect is not null
+        group by s.worker_id
     ) as a on a.worker_id = w.worker_id
-    where kept.totals <> coalesce(a.totals, '{0,0,0,0}');
+    where kept.totals::numeric[] <> coalesce(a.totals, '{0,0,0,0}');
 $$;
 
 -- Commands that a small table should list and does not, or the other way round.
@@ -215,6 +225,15 @@ as $$
     where not exists (
         select from command_bus.legal_steps() as l
         where l.previous is not distinct from s.previous and l.next = s.event_type
+    )
+
+    union all
+    select 'each event belongs to a command', s.domain, s.command_id,
+        format('%s of a command that is not there', s.event_type)
+    from (select distinct a.domain, a.command_id, a.event_type from command_bus_audit as a) as s
+    where not exists (
+        select from command_bus_command as c
+        where c.command_id = s.command_id and c.domain = s.domain
     )
 
     union all

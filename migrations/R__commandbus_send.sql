@@ -7,7 +7,7 @@
 
 -- Send a set of commands: all of them or none. Elements: {command_id, command_type, data,
 -- correlation_id?, reply_to?, max_attempts?, delay_seconds?}. A known command_id with the same
--- content is answered (created = false) and not sent again.
+-- content is answered (created = false) and not sent again. A pruned one is not known any more.
 -- Raises QB001 unknown domain, QB003 known id with other content, QB004 unknown reply queue.
 create or replace function command_bus.send_commands(
     p_domain text, p_commands jsonb, p_batch_id uuid default null
@@ -26,6 +26,8 @@ declare
     v_messages jsonb[];
     v_msg_ids bigint[] := '{}';
     v_created integer;
+    v_known record;
+    v_pruned uuid[] := '{}';
 begin
     perform command_bus.require_reply_queues(p_commands);
 
@@ -100,8 +102,30 @@ begin
 
     get diagnostics v_created = row_count;
     if v_created < v_total then
-        return query
-        select * from command_bus.answer_known_commands(p_domain, v_queue, p_commands, v_msg_ids, v_now);
+        for v_known in
+            select *
+            from command_bus.answer_known_commands(p_domain, v_queue, p_commands, v_msg_ids, v_now)
+        loop
+            if v_known.created is null then
+                v_pruned := v_pruned || v_known.command_id;
+            else
+                command_id := v_known.command_id;
+                msg_id := v_known.msg_id;
+                created := v_known.created;
+                status := v_known.status;
+                return next;
+            end if;
+        end loop;
+        if cardinality(v_pruned) > 0 then
+            return query
+            select *
+            from command_bus.send_commands(
+                p_domain,
+                (select jsonb_agg(c) from jsonb_array_elements(p_commands) as c
+                 where (c ->> 'command_id')::uuid = any (v_pruned)),
+                p_batch_id
+            );
+        end if;
     end if;
     if v_created > 0 then
         perform command_bus.wake_workers(p_domain);
@@ -110,7 +134,8 @@ end;
 $$;
 
 -- The second half of sending a set in which some ids were known: delete the spare messages and
--- answer with the commands that were there. Raises QB003 where the content differs.
+-- answer with the commands that were there; created is null for one that was pruned meanwhile.
+-- Raises QB003 where the content differs.
 create or replace function command_bus.answer_known_commands(
     p_domain text, p_queue text, p_commands jsonb, p_msg_ids bigint[], p_sent_at timestamptz
 )
@@ -162,11 +187,13 @@ begin
     end if;
 
     return query
-    select distinct c.command_id, c.msg_id, false, c.status
+    select distinct i.command_id, c.msg_id, case when c.command_id is not null then false end,
+        c.status
     from jsonb_to_recordset(p_commands) as i (command_id uuid)
-    join command_bus_command as c on c.command_id = i.command_id and c.domain = p_domain
+    left join command_bus_command as c on c.command_id = i.command_id and c.domain = p_domain
     -- Not those just created; two senders may meet in one microsecond, but never in a message.
-    where c.created_at <> p_sent_at or coalesce(c.msg_id <> all (p_msg_ids), false);
+    where c.command_id is null
+        or c.created_at <> p_sent_at or coalesce(c.msg_id <> all (p_msg_ids), false);
 end;
 $$;
 

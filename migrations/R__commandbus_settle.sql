@@ -287,14 +287,19 @@ create or replace function command_bus.explain_unsettled(
 returns table (
     command_id uuid, claim_no integer, verdict text, status command_bus.command_status
 )
-language sql
+language plpgsql
 set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
 as $$
-    with verdict as materialized (
-        select o.command_id, o.msg_id, o.claim_no, o.kind, o.error_code, c.status, c.attempts,
+#variable_conflict use_column
+declare
+    v_verdicts jsonb;
+begin
+    select jsonb_agg(to_jsonb(v)) into v_verdicts
+    from (
+        select o.command_id, o.msg_id, o.claim_no, o.kind, o.error_code, c.status,
             case
                 when c.command_id is null then 'unknown'
                 when c.settled_claim = o.claim_no and c.updated_at = p_now then 'applied'
@@ -306,21 +311,46 @@ as $$
         )
         left join command_bus_command as c
             on c.command_id = o.command_id and c.domain = p_domain
-    ),
-    audited as (
-        insert into command_bus_audit (
-            command_id, created_at, msg_id, worker_id, event_type, domain, details
-        )
-        select v.command_id, p_now, v.msg_id, p_worker_id, 'LATE_RESULT', p_domain,
-            jsonb_strip_nulls(jsonb_build_object(
-                'outcome', coalesce(v.kind, 'success'), 'error_code', v.error_code,
-                'claim_no', v.claim_no))
-        from verdict as v
-        where v.verdict = 'late'
-    )
+    ) as v;
+    if v_verdicts @> '[{"verdict": "late"}]' then
+        perform command_bus.record_late_results(p_domain, p_worker_id, v_verdicts, p_now);
+    end if;
+    return query
     select v.command_id, v.claim_no, v.verdict, v.status
-    from verdict as v
+    from jsonb_to_recordset(v_verdicts) as v (
+        command_id uuid, claim_no integer, verdict text, status command_bus.command_status
+    )
     where not (v.verdict = 'applied' and v.status = 'COMPLETED');
+end;
+$$;
+
+-- Write LATE_RESULT for each outcome that came too late, unless its command was pruned meanwhile:
+-- these commands are not locked, so pruning is held off instead.
+create or replace function command_bus.record_late_results(
+    p_domain text, p_worker_id bigint, p_verdicts jsonb, p_now timestamptz
+)
+returns void
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+begin
+    perform pg_advisory_xact_lock_shared(command_bus.prune_lock('commands'));
+    insert into command_bus_audit (
+        command_id, created_at, msg_id, worker_id, event_type, domain, details
+    )
+    select v.command_id, p_now, v.msg_id, p_worker_id, 'LATE_RESULT', p_domain,
+        jsonb_strip_nulls(jsonb_build_object(
+            'outcome', coalesce(v.kind, 'success'), 'error_code', v.error_code,
+            'claim_no', v.claim_no))
+    from jsonb_to_recordset(p_verdicts) as v (
+        command_id uuid, msg_id bigint, claim_no integer, kind text, error_code text, verdict text
+    )
+    join command_bus_command as c on c.command_id = v.command_id and c.domain = p_domain
+    where v.verdict = 'late';
+end;
 $$;
 
 -- Send the one reply of each command that has just ended and asked for one. A reply queue that

@@ -38,6 +38,7 @@ set search_path = public, pg_temp
 as $$
 declare
     v_stem text := p_domain;
+    v_queue text;
 begin
     if p_domain is null or p_domain !~ '^[a-z][a-z0-9_]{0,39}$' then
         raise exception 'domain name % is not allowed: it must match ^[a-z][a-z0-9_]{0,39}$',
@@ -54,11 +55,14 @@ begin
     end if;
     perform pgmq.create(v_stem || '__commands');
     perform pgmq.create(v_stem || '__replies');
-    execute format(
-        'alter table pgmq.%I set (autovacuum_vacuum_scale_factor = 0,'
-        ' autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0)',
-        'q_' || v_stem || '__commands'
-    );
+    -- Dead rows gather at the head of a queue, where every read looks.
+    for v_queue in values (v_stem || '__commands'), (v_stem || '__replies') loop
+        execute format(
+            'alter table pgmq.%I set (autovacuum_vacuum_scale_factor = 0,'
+            ' autovacuum_vacuum_threshold = 5000, autovacuum_vacuum_cost_delay = 0)',
+            'q_' || v_queue
+        );
+    end loop;
     insert into command_bus_domain (domain, command_queue, reply_queue)
     values (p_domain, v_stem || '__commands', v_stem || '__replies');
 end;

@@ -84,14 +84,14 @@ begin
     )
     insert into command_bus_batch as b (
         batch_id, domain, created_at, updated_at, first_processed_at, last_processed_at, pending,
-        in_progress, completed, failed, in_tsq, cancelled, sent, processed, retried, wait_us,
-        run_us, hist_bucket, hist_count
+        in_progress, completed, failed, in_tsq, cancelled, sent, processed, retried, pruned,
+        wait_us, run_us, hist_bucket, hist_count
     )
     select d.batch_id, min(d.domain), min(d.at), max(d.at),
         min(d.at) filter (where d.processed > 0), max(d.at) filter (where d.processed > 0),
         sum(d.pending), sum(d.in_progress), sum(d.completed), sum(d.failed), sum(d.in_tsq),
-        sum(d.cancelled), sum(d.sent), sum(d.processed), sum(d.retried), sum(d.wait_us),
-        sum(d.run_us), coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
+        sum(d.cancelled), sum(d.sent), sum(d.processed), sum(d.retried), sum(d.pruned),
+        sum(d.wait_us), sum(d.run_us), coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
     from unnest(v_deltas) as d
     left join histogram as h on h.batch_id = d.batch_id
     where d.batch_id is not null
@@ -110,6 +110,7 @@ begin
         sent = b.sent + excluded.sent,
         processed = b.processed + excluded.processed,
         retried = b.retried + excluded.retried,
+        pruned = b.pruned + excluded.pruned,
         wait_us = b.wait_us + excluded.wait_us,
         run_us = b.run_us + excluded.run_us,
         (hist_bucket, hist_count) = (

@@ -15,6 +15,8 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
 begin
+    -- The group that is met here must still be there when this is committed.
+    perform pg_advisory_xact_lock_shared(command_bus.prune_lock('groups'));
     with entered as (
         insert into command_bus_tsq (
             command_id, entered_at, created_at, first_failed_at, last_failed_at, group_id,

@@ -127,6 +127,9 @@ async def send_test_command(
         [result] = await bus.send_many(DOMAIN, [command], conn=conn)
         if written and not result.created:
             raise DuplicateCommandError(f"command {command_id} exists without a behavior")
+        if result.created and not written:
+            # Both were there a moment ago, and pruned since; the command has just been sent anew.
+            await store.create_test_commands(conn, [row])
         return result
 
 
