@@ -86,7 +86,7 @@ def _too_many(limit: RateLimitItem, *what: str) -> Problem:
     seconds = max(1, round(window.reset_time - time.time() + 0.5))
     return Problem(
         429,
-        detail=f"More than {limit.amount:,} in a minute. Try again in {seconds} s.",
+        detail=f"At most {limit.amount:,} in a minute. Try again in {seconds} seconds.",
         headers={"Retry-After": str(seconds)},
     )
 

@@ -31,7 +31,8 @@ def sign_in() -> ResponseReturnValue:
     except Problem as exc:
         if exc.code != 429:
             raise
-        return _form(f"Too many failed attempts. {exc.description}", exc)
+        seconds = exc.extra_headers["Retry-After"]
+        return _form(f"Too many failed attempts. Try again in {seconds} seconds.", exc)
     if not is_known:
         return _form("This name and password do not belong together.", Problem(401))
     return redirect(_next(), 303)

@@ -45,8 +45,8 @@ CHROMIUM_FLAGS = [
 ]
 DESKTOP = (1440, 900)
 PHONE = (360, 740)
-# What the browser reports and tests bring about: a blocked CDN, and forms that are refused.
-EXPECTED_ERRORS = re.compile("ERR_FAILED|server responded with a status of (409|422)")
+# What the browser reports and tests bring about: a blocked CDN, and requests that are refused.
+EXPECTED_ERRORS = re.compile("ERR_FAILED|server responded with a status of (401|409|422|429)")
 
 
 # Long enough for a page that refreshes by itself every 5 seconds, on a machine that is busy.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psycopg
@@ -55,7 +55,7 @@ def fill(request: APIRequestContext, database_url: str) -> None:
             _add_worker(conn, host, age)
 
 
-def paths(app: Flask, database_url: str) -> list[str]:
+def paths(app: Flask, database_url: str, *, headers: Mapping[str, str] | None = None) -> list[str]:
     """The address of every page, those of single things with one that exists."""
     with psycopg.connect(database_url) as conn:
         row = conn.execute(
@@ -64,7 +64,7 @@ def paths(app: Flask, database_url: str) -> list[str]:
         ).fetchone()
     parts = dict(zip(_KNOWN_PARTS, row or (None, None), strict=True))
     client = app.test_client()
-    return [path for path in _addresses(app, parts) if _is_page(client.get(path))]
+    return [path for path in _addresses(app, parts) if _is_page(client.get(path, headers=headers))]
 
 
 def _addresses(app: Flask, parts: dict[str, Any]) -> Iterator[str]:
