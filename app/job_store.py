@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
@@ -131,3 +132,20 @@ async def mark_undone(conn: Connection, job_id: UUID, operator: str) -> None:
         "update operator_job set undone_at = clock_timestamp(), undone_by = %s where job_id = %s",
         (operator, job_id),
     )
+
+
+async def delete_old_jobs(conn: Connection, older_than: timedelta, limit: int) -> int:
+    """Delete up to *limit* jobs that ended more than *older_than* ago; how many there were."""
+    cur = await conn.execute(
+        """
+        delete from operator_job where job_id in (
+            select job_id from operator_job
+            where state <> 'running' and finished_at < clock_timestamp() - %s
+            order by created_at
+            limit %s
+            for update skip locked
+        )
+        """,
+        (older_than, limit),
+    )
+    return cur.rowcount

@@ -115,6 +115,21 @@ async def delete_test_commands(conn: Connection, command_ids: Iterable[UUID]) ->
     return cur.rowcount
 
 
+async def delete_orphaned_test_commands(conn: Connection, command_ids: Iterable[UUID]) -> int:
+    """Delete those of the test commands whose command is gone; returns how many there were."""
+    cur = await conn.execute(
+        """
+        delete from test_command as test
+        where test.command_id = any(%s) and not exists (
+            select from command_bus_command as command where command.command_id = test.command_id
+        )
+        """,
+        (list(command_ids),),
+        prepare=False,
+    )
+    return cur.rowcount
+
+
 async def delete_test_commands_of_batch(conn: Connection, batch_id: UUID) -> int:
     """Delete the test commands whose commands were sent in a batch; returns how many there were."""
     cur = await conn.execute(

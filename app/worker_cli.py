@@ -17,6 +17,7 @@ from app.database import DatabaseError
 from app.logs import configure_logging
 from app.options import InvalidOptionError, Option, choose, option, options_of, plain_number
 from app.processes import WorkerProcesses
+from app.retention import RetentionConfig
 from app.signals import STOP_SIGNALS, EarlyStop
 from app.worker_process import OPTIONS, run_in_loop, serve, wait_for_database
 from commandbus import CommandBusError
@@ -86,6 +87,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         }
         # Refuse what is wrong before anything is started; the stored values come later.
         choose(OPTIONS, flags=flags, environ=environ, stored={})
+        RetentionConfig.from_environment(environ)
         process = choose(PROCESS_OPTIONS, flags=flags, environ=environ, stored={})
         domain = options.domain or environ.get("WORKER_DOMAIN", "test")
     except (ConfigurationError, InvalidOptionError) as exc:

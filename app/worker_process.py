@@ -18,6 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
 from app.database import Database, DatabaseError, open_database
 from app.options import Chosen, InvalidOptionError, Source, choose
+from app.retention import RetentionConfig, RetentionSchedule
 from app.signals import STOP_SIGNALS, EarlyStop
 from app.worker import create_worker
 from commandbus import Worker
@@ -79,7 +80,8 @@ async def serve(
     """Run a worker until it is stopped; returns the exit code of the process.
 
     The first signal lets it drain, the second one ends it at once. Stored settings are followed
-    while it runs, for every option that neither *flags* nor *environ* set.
+    while it runs, for every option that neither *flags* nor *environ* set. Of all workers one
+    prunes what *environ* says.
     """
     pool = AsyncConnectionPool(
         url,
@@ -106,13 +108,17 @@ async def serve(
             worker.stop()
         following = asyncio.create_task(configuration.follow(worker), name="configuration")
         following.add_done_callback(lambda task: _on_following_ended(task, worker))
+        schedule = RetentionSchedule(url, RetentionConfig.from_environment(environ))
+        pruning = asyncio.create_task(schedule.run(), name="retention")
         try:
             await worker.run()
         finally:
             following.cancel()
-            await asyncio.wait([following])
-        if not following.cancelled():
-            following.result()
+            pruning.cancel()
+            await asyncio.wait([following, pruning])
+        for task in (following, pruning):
+            if not task.cancelled():
+                task.result()
     return stop.exit_code
 
 

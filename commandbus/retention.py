@@ -1,0 +1,188 @@
+"""Retention: finished commands are deleted when they are too old or too many.
+
+What has not ended is never deleted; the database decides that (``command_bus.prune_commands``). A
+command goes with its trail, and with it the memory of its id: the same id can be sent anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from uuid import UUID
+
+from commandbus import queries, store
+from commandbus.models import CommandStatus
+
+FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELLED)
+"""The final statuses, which are all that can be pruned."""
+
+BATCH_SIZE = 500
+PAUSE_RATIO = 1.0
+"""After a batch, pruning rests for so many times as long as the batch took."""
+
+OnPruned = Callable[[store.Connection, list[UUID]], Awaitable[object]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RetentionRule:
+    """Which commands of one final status to delete.
+
+    Each limit stands for itself: a command goes when it ended more than *older_than* ago, or when
+    it is not among the *keep* that were created last. A limit of None does not count. Raises
+    ValueError for a status that is not final, for a negative limit and for a rule without limits.
+    """
+
+    status: CommandStatus
+    older_than: timedelta | None = None
+    keep: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.status not in FINISHED:
+            raise ValueError(f"commands that are {self.status} have not ended and are not pruned")
+        if self.older_than is None and self.keep is None:
+            raise ValueError("a rule needs an age or a number")
+        if self.older_than is not None and self.older_than < timedelta(0):
+            raise ValueError("an age must not be negative")
+        if self.keep is not None and self.keep < 0:
+            raise ValueError("a number to keep must not be negative")
+
+
+@dataclass(slots=True)
+class Pruned:
+    """What was deleted, or with a dry run what would be."""
+
+    commands: Counter[CommandStatus] = field(default_factory=Counter)
+    events: int = 0
+    """Audit events deleted with the commands; a dry run does not count them."""
+    batches: int = 0
+    seconds: float = 0.0
+    complete: bool = True
+    """False: it was stopped, or its time was over, and more may be left."""
+
+
+class Pruner:
+    """Deletes finished commands in small transactions, resting between them.
+
+    *conn* is in autocommit mode, belongs to the caller and is used by nobody else meanwhile; its
+    role needs to execute ``command_bus.prune_commands`` and ``prune_history``. Each batch is one
+    transaction of at most *batch_size* commands of *domain* (None: all); *on_pruned* is called
+    inside it with the ids that were deleted, so that an application can delete its own rows with
+    them. *on_batch* hears after each batch how far it is. Errors of the server pass as psycopg's;
+    what was deleted before stays deleted.
+    """
+
+    def __init__(
+        self,
+        conn: store.Connection,
+        *,
+        domain: str | None = None,
+        batch_size: int = BATCH_SIZE,
+        on_pruned: OnPruned | None = None,
+        on_batch: Callable[[Pruned], object] | None = None,
+    ) -> None:
+        self._conn = conn
+        self._domain = domain
+        self._batch_size = batch_size
+        self._on_pruned = on_pruned
+        self._on_batch = on_batch
+        self._stopping = asyncio.Event()
+
+    def stop(self) -> None:
+        """Let it end after the batch that is under way. Calling it twice is harmless."""
+        self._stopping.set()
+
+    async def prune(
+        self,
+        rules: Iterable[RetentionRule],
+        *,
+        max_seconds: float | None = None,
+        dry_run: bool = False,
+    ) -> Pruned:
+        """Delete what *rules* say, the oldest first, until nothing is left or time is over."""
+        started = time.monotonic()
+        deadline = None if max_seconds is None else started + max_seconds
+        done = Pruned()
+        for rule in rules:
+            now = await store.server_time(self._conn)
+            if rule.older_than is not None:
+                before = now - rule.older_than
+                await self._walk(done, rule.status, before, None, deadline, dry_run=dry_run)
+            if rule.keep is not None:
+                counts = await queries.count_by_status(self._conn, self._domain)
+                surplus = counts[rule.status] - rule.keep
+                if dry_run:  # what the age would have deleted is still counted
+                    surplus -= done.commands[rule.status]
+                await self._walk(done, rule.status, now, surplus, deadline, dry_run=dry_run)
+        done.seconds = time.monotonic() - started
+        return done
+
+    async def prune_history(self, older_than: timedelta) -> Counter[str]:
+        """Delete what the bus remembers besides commands for longer than *older_than*, by kind.
+
+        Statistics by the second, workers that are gone, batches whose commands are all pruned,
+        rejected messages with PGMQ's archive of them, and what failure groups were.
+        """
+        before = await store.server_time(self._conn) - older_than
+        total: Counter[str] = Counter()
+        while not self._stopping.is_set():
+            began = time.monotonic()
+            deleted = await store.prune_history(self._conn, before, self._batch_size)
+            total.update(deleted)
+            if max(deleted.values()) < self._batch_size:
+                break
+            await self._rest(time.monotonic() - began)
+        return +total
+
+    async def _walk(
+        self,
+        done: Pruned,
+        status: CommandStatus,
+        before: datetime,
+        most: int | None,
+        deadline: float | None,
+        *,
+        dry_run: bool,
+    ) -> None:
+        """Delete commands of *status* that ended before *before*, at most *most*."""
+        after: tuple[datetime | None, UUID | None] = (None, None)
+        left = most
+        while left is None or left > 0:
+            if self._stopping.is_set() or (deadline is not None and time.monotonic() >= deadline):
+                done.complete = False
+                return
+            began = time.monotonic()
+            async with self._conn.transaction():
+                batch = await store.prune_commands(
+                    self._conn,
+                    status,
+                    before,
+                    self._batch_size if left is None else min(self._batch_size, left),
+                    domain=self._domain,
+                    after=after,
+                    dry_run=dry_run,
+                )
+                if batch.command_ids and self._on_pruned is not None and not dry_run:
+                    await self._on_pruned(self._conn, batch.command_ids)
+            done.commands[status] += len(batch.command_ids)
+            done.events += batch.events
+            done.batches += 1
+            if self._on_batch is not None:
+                self._on_batch(done)
+            if not batch.more:
+                return
+            after = batch.last
+            left = None if left is None else left - len(batch.command_ids)
+            if batch.command_ids and not dry_run:
+                await self._rest(time.monotonic() - began)
+
+    async def _rest(self, seconds: float) -> None:
+        """Leave the server to others for a while, unless somebody wants this to stop."""
+        try:
+            async with asyncio.timeout(seconds * PAUSE_RATIO):
+                await self._stopping.wait()
+        except TimeoutError:
+            pass
