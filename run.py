@@ -21,6 +21,7 @@ from app import create_app
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
+from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
 from app.signals import EarlyStop
@@ -70,6 +71,8 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
             sockets=[listening],
             threads=WEB_THREADS,
             ident=None,
+            # The application refuses what announces more than it takes; this is for what does not.
+            max_request_body_size=8 * MAX_REQUEST_BYTES,
             # Whom to believe them is decided in app.proxies.
             clear_untrusted_proxy_headers=not settings.trusted_proxies,
         )

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -10,10 +12,12 @@ import urllib.request
 
 import psutil
 import pytest
+import requests
+from psycopg.conninfo import conninfo_to_dict
 
 import run
 from app.config import PROJECT_ROOT
-from tests.credentials import credentials_file
+from tests.credentials import OPERATOR, PASSWORDS, TOKENS, bearer, credentials_file
 from tests.programs import program
 
 
@@ -90,6 +94,58 @@ async def test_what_cannot_work_is_said_in_one_line(database_url, free_port):
         DATABASE_URL="postgresql://nobody:hidden-word@127.0.0.1:1/x",
     )
     await refused("DATABASE_URL must be", "--port", port, DATABASE_URL="mysql://x")
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+async def test_no_secret_comes_into_the_log_and_no_line_that_a_caller_wrote(
+    database_url, free_port, tmp_path, log_format
+):
+    password = conninfo_to_dict(database_url).get("password")
+    if password is None:
+        password = "hidden-word"
+        database_url += f"{'&' if '?' in database_url else '?'}password={password}"
+    secret_key = "hidden-key" * 4
+    environment = {
+        "DATABASE_URL": database_url,
+        "CREDENTIALS_FILE": str(credentials_file(tmp_path)),
+        "SECRET_KEY": secret_key,
+        "LOG_LEVEL": "DEBUG",
+        "LOG_FORMAT": log_format,
+    }
+    async with started(free_port, "--worker", **environment) as running:
+        await running.says("is ready")
+        with requests.Session() as browser, requests.Session() as other:
+            browser.trust_env = other.trust_env = False
+            url = f"http://127.0.0.1:{free_port}"
+            session = await asyncio.to_thread(use, browser, other, url)
+        await running.says("signed_in")
+        await running.says("sign_in_refused")
+        await running.says("command_completed")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 0
+
+    secrets = (password, secret_key, session, "typed-wrong", "scrypt:")
+    told = [*secrets, *PASSWORDS.values(), *TOKENS.values()]
+    assert [secret for secret in told if secret in running.output] == []
+    assert not [line for line in running.lines if line.startswith("FORGED")]
+
+
+def use(browser, other, url):
+    """Sign in wrongly and rightly, and act; the session's cookie."""
+    token = re.compile('name="csrf_token" value="([^"]+)"')
+
+    def sign_in(name, password):
+        [found] = token.findall(browser.get(f"{url}/login").text)
+        form = {"name": name, "password": password, "csrf_token": found}
+        return browser.post(f"{url}/login", data=form, allow_redirects=False).status_code
+
+    assert sign_in("x\nFORGED line", "typed-wrong") == 401
+    assert sign_in(OPERATOR, PASSWORDS[OPERATOR]) == 303
+    assert browser.get(f"{url}/commands/%0aFORGED?q=%0d%0aFORGED").status_code == 404
+    api = f"{url}/api/v1/commands/quick"
+    assert other.post(api, json={}, headers=bearer(OPERATOR)).status_code == 201
+    assert other.post(api, json={}, auth=("x", "typed-wrong")).status_code == 401
+    return browser.cookies["commandbus_session"]
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "bus.example", ""])
