@@ -54,7 +54,7 @@ security: .venv/.installed-dev ## Likely security mistakes
 
 .PHONY: audit
 audit: .venv/.installed-dev ## Known vulnerabilities in the pinned packages (asks a service on the network)
-	$(BIN)/pip-audit --require-hashes --disable-pip --requirement requirements-dev.lock
+	$(BIN)/python -m tools.audit_packages
 
 .PHONY: format
 format: .venv/.installed-dev ## Rewrite the Python files in the project's style
