@@ -143,7 +143,6 @@ async def delete_old_jobs(conn: Connection, older_than: timedelta, limit: int) -
             where state <> 'running' and finished_at < clock_timestamp() - %s
             order by created_at
             limit %s
-            for update skip locked
         )
         """,
         (older_than, limit),

@@ -15,6 +15,7 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from commandbus import queries, store
+from commandbus.errors import UnknownDomainError
 from commandbus.models import CommandStatus
 
 FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELLED)
@@ -102,7 +103,12 @@ class Pruner:
         max_seconds: float | None = None,
         dry_run: bool = False,
     ) -> Pruned:
-        """Delete what *rules* say, the oldest first, until nothing is left or time is over."""
+        """Delete what *rules* say, the oldest first, until nothing is left or time is over.
+
+        Raises UnknownDomainError.
+        """
+        if self._domain is not None and await queries.reply_queue(self._conn, self._domain) is None:
+            raise UnknownDomainError(f'domain "{self._domain}" does not exist')
         started = time.monotonic()
         deadline = None if max_seconds is None else started + max_seconds
         done = Pruned()

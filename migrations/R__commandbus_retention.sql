@@ -28,7 +28,7 @@ $$;
 -- each with its trail and its place in lists. Looks at up to p_examine commands after the key
 -- (p_after_created_at, p_after_id), and tells how far it came: the key to go on from, and whether
 -- anything is left to look at. With p_dry_run it only tells what it would delete.
--- Raises 22023 for a status that is not final, QB001 for an unknown domain.
+-- Raises 22023 for a status that is not final.
 create or replace function command_bus.prune_commands(
     p_status command_bus.command_status, p_before timestamptz, p_limit integer,
     p_domain text default null, p_after_created_at timestamptz default null,
@@ -55,9 +55,6 @@ begin
         raise exception 'status % is not final, so its commands are not pruned',
             coalesce(p_status::text, 'null')
             using errcode = 'invalid_parameter_value';
-    end if;
-    if p_domain is not null then
-        perform command_bus.command_queue(p_domain);
     end if;
     if not p_dry_run then
         perform pg_advisory_xact_lock(command_bus.prune_lock('commands'));

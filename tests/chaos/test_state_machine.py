@@ -71,6 +71,7 @@ class Bus(RuleBasedStateMachine):
         super().__init__()
         self.conn.rollback()
         self.model: dict[UUID, Modelled] = {}
+        self.replies: dict[UUID, int] = {}  # to commands that were pruned
         self.tokens: list[Token] = []
         self.workers: list[int] = []
         self.dead: set[int] = set()
@@ -118,6 +119,7 @@ class Bus(RuleBasedStateMachine):
         if known is None:
             known = self.model[command_id] = Modelled(command_type, max_attempts)
             known.waits = "SCHEDULED" if later else None
+            known.replies = self.replies.get(command_id, 0)
             assert self.rows(query, Jsonb([row])) == [(True, "PENDING")]
         elif (known.content, known.max_attempts) == (command_type, max_attempts):
             assert self.rows(query, Jsonb([row])) == [(False, known.status)]
@@ -219,7 +221,10 @@ class Bus(RuleBasedStateMachine):
             json.dumps(completed),
             json.dumps(failed),
         )
-        command = self.model[token.command_id]
+        command = self.model.get(token.command_id)
+        if command is None:
+            assert answers == [("unknown", None)]
+            return
         verdict = command.settle(token, kind)
         assert answers == ([] if verdict == "completed" else [(verdict, command.status)])
 
@@ -233,9 +238,10 @@ class Bus(RuleBasedStateMachine):
             Jsonb([_json(token)]),
             LEASE_SECONDS,
         )
-        command = self.model[token.command_id]
-        assert held == ([(token.command_id,)] if command.is_current(token) else [])
-        if held:
+        command = self.model.get(token.command_id)
+        current = command is not None and command.is_current(token)
+        assert held == ([(token.command_id,)] if current else [])
+        if command is not None and current:
             command.lease_over = False
 
     def release(self, chance: Random) -> None:
@@ -247,9 +253,10 @@ class Bus(RuleBasedStateMachine):
             token.worker_id,
             Jsonb([_json(token)]),
         )
-        command = self.model[token.command_id]
-        assert released == (1 if command.is_current(token) else 0)
-        if released:
+        command = self.model.get(token.command_id)
+        current = command is not None and command.is_current(token)
+        assert released == (1 if current else 0)
+        if command is not None and current:
             command.release()
 
     def release_what_was_never_heard_of(self, chance: Random) -> None:
@@ -323,6 +330,20 @@ class Bus(RuleBasedStateMachine):
         )
         for command in self.model.values():
             command.due = command.waits is not None
+
+    def prune(self, chance: Random) -> None:
+        """Whatever has ended may be gone; its id is not known any more, and its tokens are void."""
+        status, limit = chance.choice(("COMPLETED", "FAILED", "CANCELLED")), chance.choice((1, 2))
+        [[pruned]] = self.rows(
+            "select command_ids from command_bus.prune_commands(%s, clock_timestamp(), %s)",
+            status,
+            limit,
+        )
+        ended = {key for key, command in self.model.items() if command.status == status}
+        assert len(pruned) == min(limit, len(ended))
+        assert ended.issuperset(pruned)
+        for command_id in pruned:
+            self.replies[command_id] = self.model.pop(command_id).replies
 
     def fold(self, chance: Random) -> None:
         self.rows("select command_bus.fold_deltas()")
@@ -406,6 +427,7 @@ STEPS: tuple[Callable[[Bus, Random], None], ...] = (
     Bus.come_back,
     Bus.stop,
     Bus.fold,
+    Bus.prune,
     Bus.operate_on_any,
     *[Bus.undo] * 3,
     *[Bus.cancel_pending] * 2,
