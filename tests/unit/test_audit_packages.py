@@ -43,5 +43,5 @@ def test_what_was_not_audited_is_said_loudly_and_a_vulnerability_with_its_remedy
 
 @pytest.mark.parametrize("text", ["", "no JSON", '"text"', "{}"])
 def test_an_answer_that_is_none_is_an_error(text):
-    with pytest.raises(ValueError, match="Expecting value|something else"):
+    with pytest.raises(ValueError, match=r"Expecting value|something else"):
         read(text)
