@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from typing import Any
 from uuid import UUID, uuid4
 
 from app import retention
-from commandbus import NewCommand
+from app.behaviors import Behavior
+from app.models.test_command import send_test_command
+from commandbus import CommandBus, NewCommand
 from commandbus import store as bus_store
 from commandbus.ops import TroubleshootingQueue
 from commandbus.retention import FINISHED, Pruner, RetentionRule
@@ -84,3 +87,10 @@ async def everything(pool: Pool) -> dict[str, list[str]]:
 
 def new_command() -> NewCommand:
     return NewCommand(command_type="DoIt", command_id=uuid4(), data={})
+
+
+async def send_test(pool: Pool, kind: str, **fields: Any) -> UUID:
+    """Send a test command that does what *kind* says, for a real worker."""
+    behavior = Behavior.model_validate({"type": kind})
+    sent = await send_test_command(CommandBus(pool), behavior, {}, **fields)
+    return sent.command_id
