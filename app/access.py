@@ -17,6 +17,7 @@ __all__ = ["Role", "current_role", "may_operate", "operator", "public", "require
 ViewT = TypeVar("ViewT", bound=Callable[..., Any])
 
 OPERATORS_ONLY = "You are signed in as a viewer, who may look; this needs an operator."
+SIGN_IN_FIRST = "Sign in first, or send a password or a token with the call."
 
 _ATTRIBUTE = "required_role"
 _REALM = 'realm="Command Bus", charset="UTF-8"'
@@ -72,7 +73,7 @@ def _enforce() -> ResponseReturnValue | None:
     if identity.current_identity() is not None:
         raise Problem(403, "operators_only", OPERATORS_ONLY)
     if wants_json() or _is_fetched():
-        raise Problem(401, headers={"WWW-Authenticate": _challenge()})
+        raise Problem(401, detail=SIGN_IN_FIRST, headers={"WWW-Authenticate": _challenge()})
     back = request.full_path.rstrip("?") if request.method == "GET" else None
     return redirect(url_for("web.login", next=back), 303)
 
