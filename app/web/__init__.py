@@ -38,6 +38,7 @@ from app.web import (  # noqa: E402, F401
     commands,
     dashboard,
     invariants,
+    load_tests,
     login,
     operations,
     preferences,

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from flask import flash, redirect, url_for
 from flask.typing import ResponseReturnValue
 
-from app import access
+from app import access, load_tests
 from app.behaviors import DEFAULT_BEHAVIOR
-from app.bulk import BulkOrder, generate
+from app.bulk import BulkOrder
 from app.models import count_by_status, send_test_command, statistics
 from app.models.load_test import load_test_of
+from app.models.load_test_runs import get_run
 from app.portal import call, current_bus, current_portal
+from app.runs import Origin, RunState
 from app.web import bp
+from app.web.remembered import current_operator
 from app.web.rendering import render_page
 
 HISTORY_SECONDS = 15 * 60
@@ -47,10 +49,9 @@ def quick_send() -> ResponseReturnValue:
 @access.operator
 def quick_load() -> ResponseReturnValue:
     """Generate a hundred commands that succeed."""
-    portal = current_portal()
     order = BulkOrder(count=QUICK_LOAD)
-    made = portal.call_within(30.0, partial(generate, portal.pool, order))
-    flash(f"{made.created} commands were sent.", "success")
+    load_tests.begin(order, origin=Origin.PAGE, started_by=current_operator())
+    flash(f"{QUICK_LOAD} commands were sent.", "success")
     return redirect(url_for("web.dashboard"), 303)
 
 
@@ -59,12 +60,15 @@ def dashboard_context() -> dict[str, Any]:
     current_portal().fold_soon()
     latest = statistics.latest_run()
     run = load_test_of(None if latest is None else statistics.run_progress(latest))
+    recorded = None if latest is None else get_run(latest)
     metrics = statistics.metrics()
     points = statistics.history(HISTORY_SECONDS, HISTORY_STEP_SECONDS)
     return {
         "counts": {status.value: count for status, count in count_by_status().items()},
         "metrics": metrics,
         "run": run if run.pending else None,
+        "recorded": recorded,
+        "still_generated": recorded is not None and recorded.state == RunState.GENERATING,
         "live_seconds": BUSY_SECONDS if run.pending else IDLE_SECONDS,
         "has_history": any(point.processed for point in points),
         "times": [int(point.at.timestamp()) for point in points],

@@ -35,7 +35,10 @@ GROUPS = (
             Item("Audit Trail", "/audit", "history"),
         ),
     ),
-    ("Run", (Item("Workers", "/workers", "cpu"),)),
+    (
+        "Run",
+        (Item("Workers", "/workers", "cpu"), Item("Load Tests", "/load-tests", "gauge")),
+    ),
     (
         "System",
         (

@@ -2,30 +2,28 @@
 
 from __future__ import annotations
 
-from functools import partial
 from typing import Any
 
 from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from app import access
+from app import access, load_tests
 from app.behaviors import PUBLIC_TYPES, BehaviorType
-from app.bulk import MAX_COUNT, generate
+from app.bulk import MAX_COUNT
 from app.config import ConfigStore
 from app.models import send_test_command
 from app.portal import call, current_bus, current_portal
+from app.runs import Origin
 from app.web import bp
+from app.web.remembered import current_operator
 from app.web.rendering import render_page
 from app.web.send_form import ERROR_TYPES, LABELS, MIXED, Form, read_load, read_single
 from commandbus import CommandBusError
 
-AT_ONCE = 10_000
-"""So many commands are generated before the page answers; more go on behind it."""
-LARGEST_SECONDS = 60.0
-
 EMPTY_SINGLE = {"type": BehaviorType.SUCCESS.value, "execution_time_ms": "0", "payload": ""}
 EMPTY_LOAD = {
+    "name": "",
     "count": "1000",
     "mix": "success",
     "delay_ms": "0",
@@ -78,21 +76,21 @@ def send_one() -> ResponseReturnValue:
 @bp.post("/send/load")
 @access.operator
 def start_load() -> ResponseReturnValue:
-    """Generate the commands of a load test, then show how they are processed."""
+    """Generate the commands of a load test, and show the run."""
     form = Form(request.form.to_dict())
     order = read_load(form)
     if order is None:
         return _refused(Form(EMPTY_SINGLE), form)
-    portal = current_portal()
-    if order.count > AT_ONCE:
-        closing = portal.closing
-        portal.start("generate", partial(generate, portal.pool, order, is_cancelled=closing.is_set))
-        flash(f"{order.count:,} commands are being generated. Follow the run below.", "info")
-    else:
-        made = portal.call_within(LARGEST_SECONDS, partial(generate, portal.pool, order))
+    made = load_tests.begin(
+        order,
+        origin=Origin.PAGE,
+        name=form.text("name") or None,
+        started_by=current_operator(),
+    )
+    if made is not None:
         seconds = made.generation_seconds + made.queue_seconds
         flash(f"{made.created:,} commands were sent in {seconds:.2f} s.", "success")
-    return redirect(url_for("web.dashboard"), 303)
+    return redirect(url_for("web.load_test_run", run_id=order.batch_id), 303)
 
 
 def _refused(single: Form, load: Form) -> ResponseReturnValue:

@@ -37,6 +37,7 @@ LABELS = {
     BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; nobody has to look."),
 }
 LARGEST_BUDGET = 1_000
+LONGEST_NAME = 200
 PAYLOAD_BYTES = 262_144
 # Which behaviours use which field; the others do not show it.
 ERROR_TYPES = "|".join(
@@ -145,6 +146,8 @@ def read_load(form: Form) -> BulkOrder | None:
         form.errors.setdefault("count", "How many commands?")
     delay = form.number("delay_ms", 0, 3_600_000)
     budget = form.number("load_max_attempts", 1, LARGEST_BUDGET)
+    if len(form.text("name")) > LONGEST_NAME:
+        form.errors["name"] = f"At most {LONGEST_NAME} characters"
     distribution = _distribution(form)
     if form.errors or count is None or distribution is None:
         return None

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import urlencode
 
 import psycopg
 from flask import Flask
@@ -34,11 +35,13 @@ def fill(request: APIRequestContext, database_url: str) -> None:
             data={"behavior": behavior, "payload": {"order": number, "lines": [{"sku": "A-1"}]}},
         )
         assert answer.ok, answer.text()
-    run = request.post(
-        "/api/v1/commands/bulk",
-        data={"count": 40, "behavior_distribution": {"success": 90, "fail_permanent": 10}},
-    )
-    assert run.ok, run.text()
+    mix = {"success": 90, "fail_permanent": 10}
+    for name in ("Before", "After"):
+        run = request.post(
+            "/api/v1/commands/bulk",
+            data={"count": 20, "name": name, "behavior_distribution": mix},
+        )
+        assert run.ok, run.text()
     changed = request.put(
         "/api/v1/config", data={"retry": {"base_delay_ms": 500}, "operator": "Ada Lovelace"}
     )
@@ -62,9 +65,13 @@ def paths(app: Flask, database_url: str, *, headers: Mapping[str, str] | None = 
             "select command_id, batch_id from command_bus_command where status = 'IN_TSQ'"
             " order by batch_id nulls last limit 1"
         ).fetchone()
+        runs = [
+            str(run_id) for (run_id,) in conn.execute("select run_id from load_test_run limit 2")
+        ]
     parts = dict(zip(_KNOWN_PARTS, row or (None, None), strict=True))
+    found = [*_addresses(app, parts), f"/load-tests/compare?{urlencode({'run': runs}, True)}"]
     client = app.test_client()
-    return [path for path in _addresses(app, parts) if _is_page(client.get(path, headers=headers))]
+    return [path for path in found if _is_page(client.get(path, headers=headers))]
 
 
 def _addresses(app: Flask, parts: dict[str, Any]) -> Iterator[str]:

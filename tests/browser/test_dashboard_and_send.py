@@ -85,6 +85,8 @@ def test_a_load_test_is_described_while_typing_and_shown_while_it_runs(
     expect(live_page.locator("#expected")).to_contain_text("80 fail by a business rule")
     load.get_by_role("button", name="Start load test").click()
 
+    expect(live_page.locator("#load-test")).to_contain_text("Processed 0 of 200")
+    live_page.goto("/")
     expect(live_page.locator("#run")).to_contain_text("0 of 200")
     start_live_worker()
     expect(card(live_page, "Failed")).to_contain_text("80", timeout=SOON)

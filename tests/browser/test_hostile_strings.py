@@ -81,6 +81,10 @@ def store(page: Page, database_url: str) -> None:
             data={"worker": {"batch_size": HOSTILE.index(text) + 20}, "operator": operator},
         )
         assert changed.ok, (text, changed.text())
+        generated = page.request.post(
+            "/api/v1/commands/bulk", data={"count": 1, "name": text[:80], "operator": operator}
+        )
+        assert generated.ok, (text, generated.text())
     with psycopg.connect(database_url, autocommit=True) as conn:
         for text in HOSTILE:
             _add_worker(conn, text)
@@ -138,7 +142,9 @@ def test_hostile_strings_stay_text(
     places = everywhere.paths(live_app, database_url)
     with psycopg.connect(database_url) as conn:
         ids = [str(row[0]) for row in conn.execute("select command_id from command_bus_command")]
+        runs = [str(row[0]) for row in conn.execute("select run_id from load_test_run")]
     places += [f"/commands/{each}" for each in ids] + [f"/audit/{each}" for each in ids[::3]]
+    places += [f"/load-tests/{each}" for each in runs]
 
     # A dialog, a refused script or style, or an error of our own modules fails the test by itself.
     wrong = {}

@@ -39,7 +39,10 @@ def test_every_page_is_pictured(request, make_live_page: Callable[..., Page], pa
             for path in paths:
                 page.goto(path)
                 page.wait_for_timeout(400)  # for charts and the first refresh
-                name = _ID.sub("one", path).strip("/").replace("/", "-") or "dashboard"
+                name = (
+                    _ID.sub("one", path.partition("?")[0]).strip("/").replace("/", "-")
+                    or "dashboard"
+                )
                 picture = FOLDER / f"{name}-{kind}-{theme}-{size_name}.png"
                 page.screenshot(path=picture, full_page=True)
                 assert picture.stat().st_size > 5_000

@@ -42,7 +42,7 @@ function load() {
 }
 
 function draw(UPlot, element, { anew = false } = {}) {
-  const { times, series, unit } = JSON.parse(element.dataset.chartValues);
+  const { times, series, unit, axis } = JSON.parse(element.dataset.chartValues);
   const data = [times, ...series.map((line) => line.values)];
   const known = drawn.get(element);
   if (known && !anew && known.labels === labelsOf(series)) {
@@ -52,7 +52,7 @@ function draw(UPlot, element, { anew = false } = {}) {
   known?.destroy();
   const plot = element.querySelector('.chart-plot');
   element.dataset.state = 'drawn';
-  const chart = new UPlot(options(plot, element, series, unit), data, plot);
+  const chart = new UPlot(options(plot, element, { series, unit, timeText: TIME_TEXTS[axis] }), data, plot);
   const observer = new ResizeObserver(() => chart.setSize(sizeOf(plot)));
   observer.observe(plot);
   drawn.set(element, {
@@ -75,22 +75,22 @@ function redrawAll() {
   }
 }
 
-function options(plot, element, series, unit) {
+function options(plot, element, { series, unit, timeText }) {
   const muted = colorOf('var(--ink-muted)', element);
   const grid = { stroke: colorOf('var(--line)', element), width: 1 };
   const axis = { stroke: muted, font: AXIS_FONT, ticks: { show: false } };
   return {
     ...sizeOf(plot),
-    padding: [8, 8, 0, 0],
+    padding: [8, 28, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
     scales: { y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
-      { ...axis, grid: { show: false }, size: 28, space: 70, values: (_chart, ticks, _axis, _space, step) => ticks.map((tick) => clockText(tick, step)) },
+      { ...axis, grid: { show: false }, size: 28, space: 70, values: (_chart, ticks, _axis, _space, step) => ticks.map((tick) => timeText(tick, step)) },
       { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => compact(tick)) },
     ],
     series: [{}, ...series.map((line) => lineOptions(line, element))],
-    plugins: [tooltip(series, unit)],
+    plugins: [tooltip(series, unit, timeText)],
   };
 }
 
@@ -99,7 +99,7 @@ function lineOptions(line, element) {
   return { label: line.label, stroke, width: 2, points: { show: false }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
 }
 
-function tooltip(series, unit) {
+function tooltip(series, unit, timeText) {
   let tip;
   return {
     hooks: {
@@ -114,7 +114,7 @@ function tooltip(series, unit) {
         tip.hidden = idx === null || idx === undefined || left < 0;
         if (tip.hidden) return;
         const lines = series.map((line, i) => `${line.label}: ${compact(chart.data[i + 1][idx])}${unit ? ` ${unit}` : ''}`);
-        tip.replaceChildren(...[clockText(chart.data[0][idx]), ...lines].map(textLine));
+        tip.replaceChildren(...[timeText(chart.data[0][idx]), ...lines].map(textLine));
         const flip = left > chart.over.clientWidth / 2;
         tip.style.transform = `translateX(${flip ? left - tip.offsetWidth - 12 : left + 12}px)`;
       },
@@ -153,6 +153,15 @@ function clockText(seconds, step = 1) {
   const text = clockFormat.format(new Date(seconds * 1000));
   return step % 60 === 0 ? text.slice(0, 5) : text;
 }
+
+// Seconds since a start, as 1:05 or 1:02:05.
+function elapsedText(seconds) {
+  const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
+  const shown = parts[0] > 0 ? parts : parts.slice(1);
+  return shown.map((part, i) => (i === 0 ? String(part) : String(part).padStart(2, '0'))).join(':');
+}
+
+const TIME_TEXTS = { clock: clockText, elapsed: elapsedText };
 
 function compact(value) {
   return value === null || value === undefined ? '–' : numberFormat.format(value);

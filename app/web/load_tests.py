@@ -1,0 +1,166 @@
+"""Load tests: the runs, one of them while it goes on and afterwards, and two side by side."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+from flask import flash, redirect, request, url_for
+from flask.typing import ResponseReturnValue
+
+from app import access, load_tests
+from app.errors import Problem
+from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
+from app.models.statistics import run_progress
+from app.portal import call, current_portal
+from app.run_comparison import compare
+from app.runs import RunState, request_cancel
+from app.web import bp
+from app.web.listing import limit_arg, pager_of, window
+from app.web.remembered import current_operator
+from app.web.rendering import ask_to_confirm, render_page
+from app.web.run_texts import RunView, overlay, title_of
+
+MOVING_SECONDS, RESTING_SECONDS = 1, 5
+"""How often the pages refresh by themselves: while a run goes on, and else."""
+
+ABSENT = "\u2013"
+
+
+@bp.get("/load-tests")
+@access.viewer
+def load_test_runs() -> ResponseReturnValue:
+    return render_page("pages/load_tests.html", runs_context(), partials=("load_test_rows",))
+
+
+@bp.get("/load-tests/<uuid:run_id>")
+@access.viewer
+def load_test_run(run_id: UUID) -> ResponseReturnValue:
+    return render_page("pages/load_test.html", run_context(run_id), partials=("load_test_run",))
+
+
+@bp.post("/load-tests/<uuid:run_id>/cancel")
+@access.operator
+def cancel_run(run_id: UUID) -> ResponseReturnValue:
+    """Let the generation end; the commands that were sent are processed."""
+    run = _found(run_id)
+    back = url_for("web.load_test_run", run_id=run_id)
+    if question := ask_to_confirm(
+        title="Cancel the generation",
+        message=f"Generate no more commands for {title_of(run)}? What was sent is processed.",
+        action="Cancel the generation",
+        back=back,
+    ):
+        return question
+    if call(request_cancel, current_portal().pool, run_id, current_operator()):
+        flash("The generation ends. What was sent is processed.", "success")
+    else:
+        flash("The generation was over already.", "info")
+    return redirect(back, 303)
+
+
+@bp.get("/load-tests/compare")
+@access.viewer
+def compare_runs() -> ResponseReturnValue:
+    ids = list(dict.fromkeys(request.args.getlist("run")))
+    if len(ids) != 2:
+        flash("Choose two runs to compare.", "warning")
+        return redirect(url_for("web.load_test_runs"), 303)
+    load_tests.settle()
+    older, newer = sorted((_named(text) for text in ids), key=lambda run: run.created_at)
+    unfinished = [run for run in (older, newer) if run.outcome is None]
+    if unfinished:
+        flash(f"{title_of(unfinished[0])} has not ended yet; compare it then.", "warning")
+        return redirect(url_for("web.load_test_runs"), 303)
+    return render_page("pages/load_test_comparison.html", comparison_context(older, newer))
+
+
+def runs_context() -> dict[str, Any]:
+    """The page of the list that the address asks for."""
+    load_tests.settle()
+    listing = list_runs(window())
+    now = datetime.now(UTC)
+    views = [
+        RunView(run, run_progress(run.run_id) if run.is_open else None, now) for run in listing.rows
+    ]
+    is_moving = any(view.is_moving for view in views)
+    return {
+        "views": views,
+        "pager": pager_of(listing, "run"),
+        "limit": limit_arg(),
+        "live_seconds": MOVING_SECONDS if is_moving else RESTING_SECONDS,
+    }
+
+
+def run_context(run_id: UUID) -> dict[str, Any]:
+    """One run."""
+    load_tests.settle()
+    current_portal().fold_soon()
+    run = _found(run_id)
+    view = RunView(run, run_progress(run_id), datetime.now(UTC))
+    series = series_of(run)
+    return {
+        "view": view,
+        "run": run,
+        "series": series,
+        "times": [int(moment) for moment in series["at"] or []],
+        "has_series": any(series["processed_per_second"] or []),
+        "live_seconds": MOVING_SECONDS if view.is_moving else RESTING_SECONDS * 12,
+        "may_cancel": run.state == RunState.GENERATING and run.cancel_requested_at is None,
+    }
+
+
+def comparison_context(older: RunRow, newer: RunRow) -> dict[str, Any]:
+    """Two runs that have ended."""
+    seconds, (before, after) = overlay(series_of(older), series_of(newer))
+    return {
+        "older": older,
+        "newer": newer,
+        "names": _distinct_names(older, newer),
+        "figures": compare(older.outcome or {}, newer.outcome or {}).figures,
+        "differences": _differences(older.settings, newer.settings),
+        "seconds": seconds,
+        "before": before,
+        "after": after,
+    }
+
+
+def _distinct_names(older: RunRow, newer: RunRow) -> tuple[str, str]:
+    names = title_of(older), title_of(newer)
+    if names[0] != names[1]:
+        return names
+    return f"{names[0]} {str(older.run_id)[:8]}", f"{names[1]} {str(newer.run_id)[:8]}"
+
+
+def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
+    """The settings in which two runs differ: name, and the value in each."""
+    flat = _flat(before), _flat(after)
+    names = sorted(flat[0].keys() | flat[1].keys())
+    rows = [(name, flat[0].get(name, ABSENT), flat[1].get(name, ABSENT)) for name in names]
+    return [row for row in rows if row[1] != row[2]]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in settings.items():
+        label = f"{prefix}{name}".replace("_", " ")
+        if isinstance(value, dict):
+            flat |= _flat(value, f"{label}: ")
+        else:
+            flat[label] = ABSENT if value is None else str(value)
+    return flat
+
+
+def _named(text: str) -> RunRow:
+    try:
+        return _found(UUID(text))
+    except ValueError as exc:
+        raise Problem(404, "unknown_run", "There is no such run.") from exc
+
+
+def _found(run_id: UUID) -> RunRow:
+    run = get_run(run_id)
+    if run is None:
+        raise Problem(404, "unknown_run", f"There is no run {run_id}.")
+    return run
