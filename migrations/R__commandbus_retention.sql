@@ -47,9 +47,11 @@ as $$
 declare
     v_after_created_at timestamptz := coalesce(p_after_created_at, '-infinity');
     v_after_id uuid := coalesce(p_after_id, '00000000-0000-0000-0000-000000000000');
-    v_examined integer;
-    v_ids uuid[];
-    v_domains text[];
+    v_candidates refcursor;
+    v_seen record;
+    v_examined integer := 0;
+    v_ids uuid[] := '{}';
+    v_domains text[] := '{}';
 begin
     if p_status is null or p_status not in ('COMPLETED', 'FAILED', 'CANCELLED') then
         raise exception 'status % is not final, so its commands are not pruned',
@@ -60,36 +62,36 @@ begin
         perform pg_advisory_xact_lock(command_bus.prune_lock('commands'));
     end if;
 
-    with examined as materialized (
-        select e.created_at, e.command_id, e.domain, e.due
-        from command_bus.examine_finished(
-            p_status, p_before, p_domain, v_after_created_at, v_after_id, p_examine
-        ) as e
-    ),
-    found as materialized (
-        select e.created_at, e.command_id, e.domain
-        from examined as e
-        where e.due
-        order by e.created_at, e.command_id
-        limit p_limit
-    ),
-    newest as (
-        -- Where the next call goes on: after the last that was found, or after all that were seen.
-        (select 1 as choice, f.created_at, f.command_id
-         from found as f
-         where (select count(*) from found) = p_limit
-         order by f.created_at desc, f.command_id desc limit 1)
-        union all
-        (select 2, e.created_at, e.command_id
-         from examined as e
-         order by e.created_at desc, e.command_id desc limit 1)
-        order by choice
-        limit 1
-    )
-    select (select count(*) from examined),
-        array(select f.command_id from found as f), array(select f.domain from found as f),
-        (select n.created_at from newest as n), (select n.command_id from newest as n)
-    into v_examined, v_ids, v_domains, last_created_at, last_id;
+    -- The rare ends have a list of their own, so that nobody walks past all others to find them.
+    -- What ended before p_before was created before it.
+    if p_status = 'COMPLETED' then
+        open v_candidates for
+            select c.created_at, c.command_id, c.domain,
+                c.status = p_status and c.finished_at < p_before as due
+            from command_bus_command as c
+            where c.created_at < p_before
+                and (c.created_at, c.command_id) > (v_after_created_at, v_after_id)
+            order by c.created_at, c.command_id;
+    else
+        open v_candidates for
+            select u.created_at, u.command_id, u.domain, u.ended_at < p_before as due
+            from command_bus_unsuccessful as u
+            where u.status = p_status and u.created_at < p_before
+                and (u.created_at, u.command_id) > (v_after_created_at, v_after_id)
+            order by u.created_at, u.command_id;
+    end if;
+    while v_examined < p_examine and cardinality(v_ids) < p_limit loop
+        fetch v_candidates into v_seen;
+        exit when not found;
+        v_examined := v_examined + 1;
+        last_created_at := v_seen.created_at;
+        last_id := v_seen.command_id;
+        if v_seen.due and (p_domain is null or v_seen.domain = p_domain) then
+            v_ids := v_ids || v_seen.command_id;
+            v_domains := v_domains || v_seen.domain;
+        end if;
+    end loop;
+    close v_candidates;
 
     more := cardinality(v_ids) >= p_limit or v_examined >= p_examine;
     command_ids := v_ids;
@@ -99,45 +101,6 @@ begin
         from command_bus.delete_finished(p_status, p_before, v_ids, v_domains) as d;
     end if;
     return next;
-end;
-$$;
-
--- The next commands that ended with p_status, oldest created first, and whether each is due to be
--- pruned. The rare ends have a list of their own, so that nobody walks past all others to find
--- them. What ended before p_before was created before it.
-create or replace function command_bus.examine_finished(
-    p_status command_bus.command_status, p_before timestamptz, p_domain text,
-    p_after_created_at timestamptz, p_after_id uuid, p_limit integer
-)
-returns table (created_at timestamptz, command_id uuid, domain text, due boolean)
-language plpgsql stable
-set search_path = public, pg_temp
-set enable_hashjoin = off
-set enable_mergejoin = off
-set enable_seqscan = off
-set plan_cache_mode = force_custom_plan
-as $$
-begin
-    if p_status = 'COMPLETED' then
-        return query
-        select c.created_at, c.command_id, c.domain,
-            c.status = p_status and c.finished_at < p_before
-                and (p_domain is null or c.domain = p_domain)
-        from command_bus_command as c
-        where c.created_at < p_before
-            and (c.created_at, c.command_id) > (p_after_created_at, p_after_id)
-        order by c.created_at, c.command_id
-        limit p_limit;
-    else
-        return query
-        select u.created_at, u.command_id, u.domain,
-            u.ended_at < p_before and (p_domain is null or u.domain = p_domain)
-        from command_bus_unsuccessful as u
-        where u.status = p_status and u.created_at < p_before
-            and (u.created_at, u.command_id) > (p_after_created_at, p_after_id)
-        order by u.created_at, u.command_id
-        limit p_limit;
-    end if;
 end;
 $$;
 
