@@ -203,7 +203,7 @@ def test_a_session_ends_with_its_password_and_with_its_user(client, users):
     def alter(known):
         del known[VIEWER]
         other = known[OPERATOR].password_hash
-        known[OPERATOR] = type(known[OPERATOR])(OPERATOR, known[OPERATOR].role, other[:-1] + "0")
+        known[OPERATOR] = type(known[OPERATOR])(OPERATOR, known[OPERATOR].role, other + "0")
 
     CredentialsFile(users).change(alter)
     assert client.get("/commands").status_code == 303
