@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache, partial
 from typing import Any, cast
 
 from flask import current_app, request
@@ -40,8 +41,14 @@ def api_docs() -> ResponseReturnValue:
 
 def api_docs_context() -> dict[str, Any]:
     """The document, read for people; the examples reach this server as the reader does."""
-    document = cast(OpenAPI, current_app).api_doc
-    reader = Reader(document, request.host_url)
+    app = cast(OpenAPI, current_app)
+    # It changes with the program alone, and reading it takes longer than all the rest.
+    read = app.extensions.setdefault("api_docs", lru_cache(maxsize=4)(partial(_read, app.api_doc)))
+    return cast(dict[str, Any], read(request.host_url))
+
+
+def _read(document: dict[str, Any], host_url: str) -> dict[str, Any]:
+    reader = Reader(document, host_url)
     known = {anchor: position for position, anchor in enumerate(ORDER)}
     sections = sorted(reader.sections(), key=lambda section: known.get(section.anchor, len(known)))
     return {
@@ -51,5 +58,5 @@ def api_docs_context() -> dict[str, Any]:
         "titles": TITLES,
         "leads": LEADS,
         "problem": reader.problem(),
-        "origin": request.host_url.rstrip("/"),
+        "origin": host_url.rstrip("/"),
     }

@@ -1,0 +1,1 @@
+"""Benchmarks: a script each, `python -m benchmarks.NAME`; see docs/performance.md."""
