@@ -130,6 +130,28 @@ async def test_no_secret_comes_into_the_log_and_no_line_that_a_caller_wrote(
     assert not [line for line in running.lines if line.startswith("FORGED")]
 
 
+@pytest.mark.parametrize("proxies", ["127.0.0.1", ""])
+async def test_the_server_believes_a_proxy_only_where_one_is_configured(
+    database_url, free_port, tmp_path, proxies
+):
+    environment = {
+        "DATABASE_URL": database_url,
+        "CREDENTIALS_FILE": str(credentials_file(tmp_path)),
+        "SECRET_KEY": "x" * 40,
+        "TRUSTED_PROXIES": proxies,
+    }
+    async with started(free_port, **environment) as running:
+        await running.says("is ready")
+        login = urllib.request.Request(
+            f"http://127.0.0.1:{free_port}/login", headers={"X-Forwarded-Proto": "https"}
+        )
+        answer = await asyncio.to_thread(urllib.request.urlopen, login, timeout=10)
+        with answer:
+            cookie = answer.headers["Set-Cookie"]
+
+    assert ("Secure" in cookie) == bool(proxies)
+
+
 def use(browser, other, url):
     """Sign in wrongly and rightly, and act; the session's cookie."""
     token = re.compile('name="csrf_token" value="([^"]+)"')
