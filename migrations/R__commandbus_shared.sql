@@ -88,6 +88,14 @@ as $$
     end;
 $$;
 
+-- The middle of a histogram bucket in milliseconds.
+create or replace function command_bus.bucket_ms(p_bucket integer)
+returns float8
+language sql immutable parallel safe
+as $$
+    select case when p_bucket = 0 then 0.001 else power(1.03::float8, p_bucket - 1) * 1.015 / 1000 end;
+$$;
+
 -- The quantiles of one series of a histogram, in milliseconds; nulls where it is empty.
 create or replace function command_bus.quantiles_ms(
     p_buckets integer[], p_counts integer[], p_series integer, p_fractions float8[]
@@ -103,8 +111,7 @@ as $$
     ),
     whole as (select sum(n) as n from bucket)
     select array_agg(
-        (select case when b = 0 then 0.001
-                     else power(1.03::float8, b - 1) * 1.015 / 1000 end
+        (select command_bus.bucket_ms(b)
          from bucket where upto >= greatest(ceil(f.fraction * whole.n), 1)
          order by b limit 1)
         order by f.position)

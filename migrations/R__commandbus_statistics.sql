@@ -186,8 +186,8 @@ as $$
     where p_domain is null or domain = p_domain;
 $$;
 
--- What was sent and processed in each second of a window, oldest first; seconds in which nothing
--- happened are left out. Histograms as in command_bus_delta, a bucket possibly more than once.
+-- What was sent and processed in each second of a window; seconds in which nothing happened are left
+-- out, and one that is not folded yet comes in several rows. Histograms as in command_bus_delta.
 create or replace function command_bus.seconds_between(
     p_domain text, p_from timestamptz, p_to timestamptz
 )
@@ -198,37 +198,19 @@ returns table (
 language sql stable
 set search_path = public, pg_temp
 as $$
-    with part as (
-        select s.at, s.sent, s.processed, s.completed, s.retried, s.wait_us, s.run_us,
-            s.hist_bucket, s.hist_count
-        from command_bus_second as s
-        where s.at >= date_trunc('second', p_from) and s.at <= p_to
-            and (p_domain is null or s.domain = p_domain)
-        union all
-        select d.at, d.sent, d.processed, case when d.processed > 0 then d.completed else 0 end,
-            d.retried, d.wait_us, d.run_us, coalesce(d.hist_bucket, '{}'),
-            coalesce(d.hist_count, '{}')
-        from command_bus_delta as d
-        where d.at >= date_trunc('second', p_from) and d.at <= p_to
-            and (p_domain is null or d.domain = p_domain)
-            and (d.sent > 0 or d.processed > 0 or d.retried > 0)
-    ),
-    histogram as (
-        select h.at, array_agg(h.b) as buckets, array_agg(h.n) as counts
-        from (
-            select p.at, x.b, sum(x.n)::integer as n
-            from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
-            group by 1, 2
-        ) as h
-        group by h.at
-    )
-    select p.at, sum(p.sent)::bigint, sum(p.processed)::bigint, sum(p.completed)::bigint,
-        sum(p.retried)::bigint, sum(p.wait_us)::bigint, sum(p.run_us)::bigint,
-        coalesce(h.buckets, '{}'), coalesce(h.counts, '{}')
-    from part as p
-    left join histogram as h on h.at = p.at
-    group by p.at, h.buckets, h.counts
-    order by p.at;
+    select s.at, s.sent, s.processed, s.completed, s.retried, s.wait_us, s.run_us,
+        s.hist_bucket, s.hist_count
+    from command_bus_second as s
+    where s.at >= date_trunc('second', p_from) and s.at <= p_to
+        and (p_domain is null or s.domain = p_domain)
+    union all
+    select d.at, d.sent, d.processed, case when d.processed > 0 then d.completed else 0 end,
+        d.retried, d.wait_us, d.run_us, coalesce(d.hist_bucket, '{}'),
+        coalesce(d.hist_count, '{}')
+    from command_bus_delta as d
+    where d.at >= date_trunc('second', p_from) and d.at <= p_to
+        and (p_domain is null or d.domain = p_domain)
+        and (d.sent > 0 or d.processed > 0 or d.retried > 0);
 $$;
 
 -- One batch with what is not folded yet; no row where no command was ever sent in it.
@@ -289,8 +271,12 @@ as $$
         )
     ),
     histogram as (
-        select coalesce(array_agg(x.b), '{}') as buckets, coalesce(array_agg(x.n), '{}') as counts
-        from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+        select coalesce(array_agg(h.b), '{}') as buckets, coalesce(array_agg(h.n), '{}') as counts
+        from (
+            select x.b, sum(x.n)::integer as n
+            from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
+            group by x.b
+        ) as h
     ),
     sums as (
         select coalesce(sum(processed), 0)::bigint as processed,
@@ -325,15 +311,30 @@ as $$
             as step, s.*
         from command_bus.seconds_between(p_domain, p_from, p_to) as s
     ),
-    histogram as (
-        select h.step, array_agg(h.b) as buckets, array_agg(h.n) as counts
+    cumulated as (
+        select h.step, h.b / 1000 as series, h.b % 1000 as b,
+            sum(h.n) over (partition by h.step, h.b / 1000 order by h.b) as upto,
+            sum(h.n) over (partition by h.step, h.b / 1000) as total
         from (
-            select p.step, x.b, sum(x.n)::integer as n
+            select p.step, x.b, sum(x.n) as n
             from part as p, unnest(p.hist_bucket, p.hist_count) as x (b, n)
             where x.b >= 1000
             group by 1, 2
         ) as h
-        group by h.step
+    ),
+    -- As command_bus.quantiles_ms finds them, for all steps at once.
+    quantile as (
+        select c.step, c.series, f.position,
+            min(c.b) filter (where c.upto >= greatest(ceil(f.fraction * c.total), 1)) as b
+        from cumulated as c
+        cross join unnest('{0.5,0.95,0.99}'::float8[]) with ordinality as f (fraction, position)
+        group by 1, 2, 3
+    ),
+    latency as (
+        select q.step, q.series,
+            array_agg(command_bus.bucket_ms(q.b) order by q.position) as quantiles
+        from quantile as q
+        group by 1, 2
     ),
     summed as (
         select p.step, sum(p.sent)::bigint as sent, sum(p.processed)::bigint as processed,
@@ -343,14 +344,14 @@ as $$
     )
     select axis.at, coalesce(s.sent, 0), coalesce(s.processed, 0), coalesce(s.completed, 0),
         coalesce(s.retried, 0),
-        command_bus.quantiles_ms(h.buckets, h.counts, 1, '{0.5,0.95,0.99}'),
-        command_bus.quantiles_ms(h.buckets, h.counts, 2, '{0.5,0.95,0.99}')
+        coalesce(r.quantiles, '{null,null,null}'), coalesce(t.quantiles, '{null,null,null}')
     from generate_series(
         to_timestamp(floor(extract(epoch from p_from) / p_step_seconds) * p_step_seconds),
         p_to,
         make_interval(secs => p_step_seconds)
     ) as axis (at)
     left join summed as s on s.step = axis.at
-    left join histogram as h on h.step = axis.at
+    left join latency as r on r.step = axis.at and r.series = 1
+    left join latency as t on t.step = axis.at and t.series = 2
     order by axis.at;
 $$;
