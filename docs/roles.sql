@@ -25,6 +25,8 @@ end
 $$;
 
 grant usage on schema public, command_bus, pgmq to commandbus_app, commandbus_maintenance;
+-- The default since PostgreSQL 15; an older database that was upgraded still lets everybody create.
+revoke create on schema public from public;
 
 -- The application
 

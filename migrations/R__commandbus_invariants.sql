@@ -228,12 +228,12 @@ as $$
     )
 
     union all
-    select 'each event belongs to a command', s.domain, s.command_id,
-        format('%s of a command that is not there', s.event_type)
-    from (select distinct a.domain, a.command_id, a.event_type from command_bus_audit as a) as s
+    select 'each event belongs to a command', a.domain, a.command_id,
+        format('%s of a command that is not there', a.event_type)
+    from command_bus_audit as a
     where not exists (
         select from command_bus_command as c
-        where c.command_id = s.command_id and c.domain = s.domain
+        where c.command_id = a.command_id and c.domain = a.domain
     )
 
     union all
