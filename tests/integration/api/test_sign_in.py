@@ -164,6 +164,22 @@ def test_the_session_is_a_new_one_and_out_of_reach_of_scripts(client):
     assert client.get("/").status_code == 303
 
 
+def test_nothing_of_a_session_outlives_signing_in_or_out(client):
+    client.get("/login")
+    with client.session_transaction() as session:
+        session["planted"] = "before"
+        token = session["csrf_token"]
+    sign_in(client, OPERATOR)
+    page = client.get("/commands")
+    with client.session_transaction() as session:
+        assert "planted" not in session
+        assert session["csrf_token"] != token
+    client.post("/logout", data={"csrf_token": token_in(page)})
+    with client.session_transaction() as session:
+        assert session.keys() == {"_flashes", "_permanent"} & session.keys()
+        assert OPERATOR not in str(dict(session))
+
+
 def test_over_tls_no_cookie_travels_without_it(app):
     client = app.test_client()
     page = client.get("/login", base_url="https://localhost")
