@@ -175,6 +175,9 @@ def _database_away(error: Exception) -> Response:
     timed_out = isinstance(original, psycopg.errors.QueryCanceled)
     logger.warning("database_away", extra={"request_id": g.request_id}, exc_info=error)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(original, psycopg.errors.DiskFull):
+        detail = "The database's disk is full. Nothing was changed."
+        return answer(Problem(503, "disk_full", detail, headers=headers))
     return answer(Problem(504 if timed_out else 503, headers=headers))
 
 

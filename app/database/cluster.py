@@ -52,6 +52,8 @@ SERVER_SETTINGS = {
     "full_page_writes": "on",
 }
 SETTINGS_FILE = "embedded.conf"
+# New data has a name with this beginning until it is whole.
+UNFINISHED = "pg.unfinished"
 
 # In a failed program's output, the lines with these words say why.
 _TELLING = ("FATAL", "PANIC", "HINT", "error:", "invalid value", "unrecognized", "No space left")
@@ -95,9 +97,9 @@ class Cluster:
         self._check_version()
         while True:
             postmaster = find_postmaster(self.data_dir)
-            if postmaster is None:
+            if postmaster is None and self._is_deserted():
                 return self._start(account)
-            if self._wait_until_ready(postmaster.pid):
+            if postmaster is not None and self._wait_until_ready(postmaster.pid):
                 return self._reachable(find_postmaster(self.data_dir))
 
     def _reachable(self, postmaster: Postmaster | None) -> Postmaster:
@@ -124,11 +126,11 @@ class Cluster:
                 " choose another DATA_DIR"
             )
         logger.info("database_initializing", extra={"data_dir": str(self.data_dir)})
-        unfinished = self.home / "pg.unfinished"
         programs = _programs()
+        self._remove_unfinished()
         try:
-            shutil.rmtree(unfinished, ignore_errors=True)
-            unfinished.mkdir(mode=0o700)
+            # Each time another name: an initdb whose user was killed may still write to the last.
+            unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.home))
             account.own(unfinished)
             open_way(account, unfinished, programs)
             open_programs(account, programs)
@@ -159,7 +161,11 @@ class Cluster:
                 f"The embedded database could not be created in {self.home}: {exc.strerror}"
             ) from exc
         finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
+            self._remove_unfinished()
+
+    def _remove_unfinished(self) -> None:
+        for folder in self.home.glob(f"{UNFINISHED}*"):
+            shutil.rmtree(folder, ignore_errors=True)
 
     def _start(self, account: Account) -> Postmaster:
         programs = _programs()
@@ -253,14 +259,16 @@ class Cluster:
             with suppress(FileNotFoundError):
                 socket_dir.rmdir()
 
-    def _clear_leftovers(self) -> None:
-        """No process and no lock file of a crashed server stands in the way of a new one.
+    def _is_deserted(self) -> bool:
+        """Whether no server process works on the data; waits for those of a crashed server to end.
 
-        PostgreSQL removes stale lock files itself, but not those whose number belongs to a zombie
-        or to another program of the same user by now, nor empty ones.
+        False as soon as a server shows up: the user that started it was killed before the server
+        had written its pid.
         """
         deadline = time.monotonic() + 10
         while orphans := list(server_processes(self.data_dir)):
+            if find_postmaster(self.data_dir) is not None:
+                return False
             # They notice that their postmaster is gone and end by themselves.
             if time.monotonic() > deadline:
                 raise EmbeddedServerError(
@@ -268,6 +276,14 @@ class Cluster:
                     f" {', '.join(str(orphan.pid) for orphan in orphans)}; end them and try again"
                 )
             time.sleep(POLL_SECONDS)
+        return True
+
+    def _clear_leftovers(self) -> None:
+        """No lock file of a crashed server stands in the way of a new one.
+
+        PostgreSQL removes stale lock files itself, but not those whose number belongs to a zombie
+        or to another program of the same user by now, nor empty ones.
+        """
         socket = self.socket_dir / f".s.PGSQL.{PORT}"
         for path in (self.data_dir / PID_FILE, socket, socket.with_name(f"{socket.name}.lock")):
             path.unlink(missing_ok=True)

@@ -68,14 +68,19 @@ def server_processes(data_dir: Path) -> Iterator[psutil.Process]:
 
 
 def serves(pid: int, data_dir: Path) -> bool:
-    """Whether *pid* is a live PostgreSQL process of *data_dir*, which is where it works."""
+    """Whether *pid* is a live PostgreSQL process of *data_dir*, which is where it works.
+
+    A postmaster that has only been launched names the folder before it works there.
+    """
     try:
         process = psutil.Process(pid)
         if process.status() == psutil.STATUS_ZOMBIE or "postgres" not in process.name():
             return False
         try:
-            return Path(process.cwd()) == data_dir
-        except psutil.AccessDenied:  # another user's; its command line may still be read
-            return str(data_dir) in process.cmdline()
+            if Path(process.cwd()) == data_dir:
+                return True
+        except psutil.AccessDenied:
+            pass  # another user's; its command line may still be read
+        return str(data_dir) in process.cmdline()
     except (psutil.NoSuchProcess, psutil.AccessDenied):
         return False

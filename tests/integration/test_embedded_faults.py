@@ -1,0 +1,278 @@
+"""The embedded database survives killed programs, several users at once, and a full disk."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import socket
+import subprocess
+import tempfile
+import time
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+
+import psutil
+import psycopg
+import pytest
+
+from app.database.embedded import EmbeddedServer
+from app.database.postmaster import server_processes
+from tests.chaos.conftest import scaled
+from tests.e2e.served import Served
+from tests.programs import Program, program
+from tests.waiting import eventually, until
+
+RESTART_SECONDS = 60.0
+COMMAND = {"behavior": {"type": "success"}}
+# Each of these lines is a moment at which everything so far may end.
+MOMENTS = (
+    "database_initializing",
+    "database_starting",
+    "Created database",
+    "Installed PGMQ",
+    "Applied V001",
+    "Applied V003",
+    "is ready",
+    "worker_started",
+    "command_completed",
+)
+
+
+@pytest.fixture
+def home(tmp_path: Path) -> Iterator[Path]:
+    """A DATA_DIR with spaces, letters beyond ASCII and a long path."""
+    folder = tmp_path / "my data, grüße" / ("日" * 30 + "x" * 40)
+    yield folder
+    EmbeddedServer(folder).stop(force=True)
+
+
+@asynccontextmanager
+async def application(home: Path) -> AsyncIterator[Served]:
+    """`python run.py --worker` on the embedded database; gone after, whatever became of it."""
+    with socket.create_server(("127.0.0.1", 0)) as held:
+        port = held.getsockname()[1]
+    async with program(
+        *("run.py", "--worker", "--port", str(port)),
+        DATABASE_URL="",
+        DATA_DIR=str(home),
+        WORKER_VISIBILITY_TIMEOUT="2",
+    ) as running:
+        yield Served(running, port)
+
+
+async def send(served: Served) -> str:
+    """Send a command; its id, once that is acknowledged."""
+    answer = await served.post("/api/v1/commands", COMMAND)
+    return str(answer["command_id"])
+
+
+async def came(running: Program, moment: str) -> None:
+    """Wait for *moment*, or for the end of a start in which it does not come again."""
+    lines = (moment, "worker_started" if moment != "command_completed" else moment)
+
+    async def output() -> str:
+        return running.output[-1500:]
+
+    await eventually(
+        output, lambda seen: any(text in seen for text in lines), seconds=RESTART_SECONDS
+    )
+
+
+def unfinished_in(home: Path) -> list[Path]:
+    """What is left of data that was never whole."""
+    return list(home.glob("pg.unfinished*"))
+
+
+def kill(running: Program, *, with_workers: bool) -> None:
+    """SIGKILL the web server, and all that it has started."""
+    victims = [psutil.Process(running.pid)]
+    if with_workers:
+        victims += victims[0].children(recursive=True)
+    _kill_all(victims)
+
+
+def kill_server(home: Path) -> None:
+    """SIGKILL every process of the database."""
+    _kill_all(server_processes(Path(os.path.realpath(home)) / "pg"))
+
+
+def _kill_all(victims: Iterable[psutil.Process]) -> None:
+    for victim in victims:
+        with suppress(psutil.NoSuchProcess):
+            victim.kill()
+
+
+@pytest.mark.timeout(scaled(180, 3_600))
+async def test_killed_at_any_moment_it_restarts_with_its_data(home: Path):
+    chance = random.Random(16)
+    acknowledged: list[str] = []
+
+    for number, moment in enumerate(MOMENTS * scaled(1, 20)):
+        async with application(home) as served:
+            if moment == "command_completed":
+                await served.running.says("is ready")
+                acknowledged += [await send(served) for _ in range(20)]
+            await came(served.running, moment)
+            # The fault strikes a little later, wherever that is.
+            await asyncio.sleep(chance.random() / 20)
+            kill(served.running, with_workers=number % 3 > 0)
+            if number % 3 == 2:
+                kill_server(home)
+
+    began = time.monotonic()
+    async with application(home) as served:
+        await served.running.says("is ready")
+        assert time.monotonic() - began < RESTART_SECONDS
+        acknowledged.append(await send(served))
+
+        async def open_commands() -> list[str]:
+            found = [await served.get(f"/api/v1/commands/{each}") for each in acknowledged]
+            return [each["status"] for each in found if each["status"] != "COMPLETED"]
+
+        await eventually(open_commands, lambda left: left == [], seconds=60)
+        assert (await served.get("/api/v1/commands"))["total"] == len(acknowledged)
+        assert (await served.get("/api/v1/invariants"))["violations_count"] == 0
+        served.running.process.send_signal(signal.SIGINT)
+        assert await served.running.ends() == 0
+    assert EmbeddedServer(home).running() is None
+    assert unfinished_in(home) == []
+
+
+async def test_two_applications_at_once_share_one_database(home: Path):
+    async with application(home) as first, application(home) as second:
+        await first.running.says("is ready")
+        await second.running.says("is ready")
+        sent = await send(first)
+        assert (await second.get(f"/api/v1/commands/{sent}"))["command_id"] == sent
+
+        kill(first.running, with_workers=True)
+        await first.running.ends()
+        assert (await second.get(f"/api/v1/commands/{sent}"))["command_id"] == sent
+        await send(second)
+        second.running.process.send_signal(signal.SIGINT)
+        assert await second.running.ends() == 0
+    assert EmbeddedServer(home).running() is None
+
+
+async def test_a_server_whose_user_was_killed_while_starting_it_is_joined(home: Path):
+    async with application(home) as served:
+        await served.running.says("database_starting")
+        kill(served.running, with_workers=True)
+        await served.running.ends()
+
+    with EmbeddedServer(home) as server:
+        postmaster = server.running()
+        assert postmaster is not None
+        with psycopg.connect(server.url("postgres")) as conn:
+            assert conn.execute("select 1").fetchone() == (1,)
+
+
+class Disk:
+    """A small disk of the test's own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._ballast = folder / "ballast"
+
+    def fill(self) -> None:
+        """Not one byte more can be written."""
+        with self._ballast.open("wb", buffering=0) as file:
+            for size in (2**20, 2**12, 1):
+                try:
+                    while file.write(b"x" * size) == size:
+                        pass
+                except OSError:
+                    continue
+
+    def free(self) -> None:
+        """What was filled is free again."""
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def make_disk() -> Iterator[object]:
+    """Makes disks of so many megabytes; skips where this process may mount none."""
+    mounted: list[Path] = []
+
+    def make(megabytes: int) -> Disk:
+        if os.geteuid() != 0:
+            pytest.skip("mounting a small disk needs root")
+        folder = Path(tempfile.mkdtemp(prefix="commandbus-disk-"))
+        options = f"size={megabytes}m,mode=0755"
+        done = subprocess.run(
+            ["mount", "-t", "tmpfs", "-o", options, "tmpfs", folder], capture_output=True, text=True
+        )
+        if done.returncode != 0:
+            folder.rmdir()
+            pytest.skip(f"mounting a small disk is not allowed here: {done.stderr.strip()}")
+        mounted.append(folder)
+        return Disk(folder)
+
+    yield make
+    for folder in mounted:
+        EmbeddedServer(folder / "data").stop(force=True)
+        subprocess.run(["umount", folder], check=True)
+        folder.rmdir()
+
+
+async def test_a_disk_too_small_for_the_database_is_named(make_disk):
+    disk = make_disk(20)
+
+    async with application(disk.folder / "data") as served:
+        assert await served.running.ends() == 1
+
+    assert f"the disk of {disk.folder}/data is full" in served.running.lines[-1]
+    assert {path.name for path in (disk.folder / "data").iterdir()} == {"start.lock", "users.lock"}
+
+
+async def test_a_disk_that_fills_up_is_named_and_costs_nothing(make_disk):
+    disk = make_disk(160)
+    home = disk.folder / "data"
+    async with application(home) as served:
+        await served.running.says("worker_started")
+        acknowledged = [await send(served) for _ in range(10)]
+        disk.fill()
+
+        async def refused() -> dict[str, object] | None:
+            body = {**COMMAND, "payload": {"text": "x" * 200_000}}
+            status, answer = await served.request("POST", "/api/v1/commands", body)
+            if status == 201:
+                acknowledged.append(answer["command_id"])
+                return None
+            assert status == 503, answer
+            return dict(answer)
+
+        answer = await eventually(refused, seconds=60)
+        assert answer is not None
+        assert answer["code"] == "disk_full"
+        assert "disk is full" in str(answer["detail"])
+        kill(served.running, with_workers=True)
+        kill_server(home)
+
+    disk.free()
+    async with application(home) as served:
+        await served.running.says("is ready")
+        acknowledged.append(await send(served))
+        for each in acknowledged:
+            assert (await served.get(f"/api/v1/commands/{each}"))["command_id"] == each
+        assert (await served.get("/api/v1/invariants"))["violations_count"] == 0
+
+
+async def test_a_start_on_a_full_disk_says_so(make_disk):
+    disk = make_disk(120)
+    home = disk.folder / "data"
+    with EmbeddedServer(home) as server, psycopg.connect(server.url("postgres")) as conn:
+        conn.execute("create table kept as select 1 as x")
+    disk.fill()
+
+    async with application(home) as served:
+        await until(lambda: served.running.process.returncode is not None, seconds=60)
+        assert await served.running.ends() == 1
+    assert "full" in served.running.lines[-1] or "No space left" in served.running.lines[-1]
+
+    disk.free()
+    with EmbeddedServer(home) as server, psycopg.connect(server.url("postgres")) as conn:
+        assert conn.execute("select x from kept").fetchone() == (1,)
