@@ -8,7 +8,8 @@ from pathlib import Path
 from app.credentials import CredentialsFile, Role, User
 from app.credentials.users import hash_password, token_hash
 
-VIEWER, OPERATOR = "Vera Viewer", "ada@example.org"
+VIEWER = "Vera Viewer"
+OPERATOR = "Maximiliane von Hohenlohe-Schillingsfürst, night@example.org"
 PASSWORDS = {VIEWER: "looks-but-never-touches", OPERATOR: "correct horse battery ståple"}
 TOKENS = {VIEWER: "cbt_viewers-token-for-tests", OPERATOR: "cbt_operators-token-for-tests"}
 ROLES = {VIEWER: Role.VIEWER, OPERATOR: Role.OPERATOR}

@@ -81,6 +81,7 @@ def test_an_operator_signs_in_acts_and_signs_out(make_live_page: MakePage, scrip
 
     sidebar = page.locator("#sidebar")
     expect(sidebar).to_contain_text(OPERATOR)
+    expect(sidebar.get_by_role("button", name="Sign out")).to_be_in_viewport(ratio=1)
     sidebar.get_by_role("button", name="Sign out").click()
     expect(page.get_by_role("main")).to_contain_text("You are signed out.")
     page.goto("/commands")
