@@ -98,8 +98,8 @@ def init_app(app: Flask) -> None:
 
 
 def wants_json() -> bool:
-    """Whether a program asks: anything under /api, or who prefers JSON to HTML."""
-    if request.path.startswith("/api/"):
+    """Whether a program asks: anything under /api or /health, or who prefers JSON to HTML."""
+    if request.path.startswith(("/api/", "/health/")):
         return True
     best = request.accept_mimetypes.best_match(["text/html", "application/json", PROBLEM_TYPE])
     return best in ("application/json", PROBLEM_TYPE)
@@ -175,6 +175,9 @@ def _database_away(error: Exception) -> Response:
     timed_out = isinstance(original, psycopg.errors.QueryCanceled)
     logger.warning("database_away", extra={"request_id": g.request_id}, exc_info=error)
     headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    if isinstance(original, psycopg.errors.LockNotAvailable):
+        detail = "Something else holds what this needs. Nothing was changed."
+        return answer(Problem(503, "locked", detail, headers=headers))
     if isinstance(original, psycopg.errors.DiskFull):
         detail = "The database's disk is full. Nothing was changed."
         return answer(Problem(503, "disk_full", detail, headers=headers))

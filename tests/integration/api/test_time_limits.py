@@ -95,5 +95,5 @@ def test_the_server_ends_what_waits_too_long_and_the_caller_is_told(
 
     assert (answer.status_code, answer.mimetype) == (status, PROBLEM_TYPE)
     assert int(answer.headers["Retry-After"]) > 0
-    assert got(answer)["code"] == {504: "timeout", 503: "unavailable"}[status]
+    assert got(answer)["code"] == {504: "timeout", 503: "locked"}[status]
     assert client.get(path).status_code == 200
