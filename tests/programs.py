@@ -75,7 +75,7 @@ async def program(
     clean = {
         name: value
         for name, value in os.environ.items()
-        if not name.startswith(("WORKER_", "RETRY_", "LOG_"))
+        if not name.startswith(("WORKER_", "RETRY_", "RETENTION_", "LOG_"))
     }
     process = await asyncio.create_subprocess_exec(
         *within,
