@@ -14,6 +14,7 @@ from app import access, create_app
 from app.config import ConfigurationError, Settings
 from app.errors import PROBLEM_TYPE, Problem
 from app.factory import kept_secret_key
+from app.models import db
 from app.security import SAFE_METHODS
 from app.web.rendering import ask_to_confirm
 
@@ -21,11 +22,26 @@ API = "/api/v1/echo"
 
 
 @pytest.fixture
-def app(tmp_path):
+def make_app(tmp_path):
+    """Applications that give back what they hold after the test."""
+    made = []
+
+    def make(**settings):
+        made.append(create_app(Settings(data_dir=tmp_path, **settings)))
+        return made[-1]
+
+    yield make
+    for app in made:
+        with app.app_context():
+            db.session.remove()
+            db.engine.dispose()
+        app.extensions["portal"].close()
+
+
+@pytest.fixture
+def app(make_app):
     """The application with a few endpoints that raise what is to be answered."""
-    app = create_app(
-        Settings(data_dir=tmp_path, secret_key="not a secret", allowed_hosts=("bus.example",))
-    )
+    app = make_app(secret_key="not a secret", allowed_hosts=("bus.example",))
 
     @app.post("/api/v1/echo")
     @access.operator
@@ -107,9 +123,9 @@ def test_every_answer_carries_the_security_headers(client, path):
     assert len(headers["X-Request-ID"]) == 16
 
 
-def test_the_policy_names_single_files_of_the_cdn_and_none_when_they_are_local(tmp_path):
-    from_cdn = create_app(Settings(data_dir=tmp_path)).test_client().get("/")
-    local = create_app(Settings(data_dir=tmp_path, local_assets=True)).test_client().get("/")
+def test_the_policy_names_single_files_of_the_cdn_and_none_when_they_are_local(make_app):
+    from_cdn = make_app().test_client().get("/")
+    local = make_app(local_assets=True).test_client().get("/")
 
     [scripts] = [
         part
