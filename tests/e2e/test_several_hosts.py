@@ -23,6 +23,7 @@ from tests.e2e.distribution import (
     workers_alive,
 )
 from tests.e2e.hosts import Host, TlsServer
+from tests.e2e.served import served
 from tests.facts import Pool, rows, value
 from tests.programs import program
 from tests.waiting import eventually
@@ -86,6 +87,9 @@ async def test_workers_on_two_other_hosts_share_the_work(server, two_hosts, bus_
             " where application_name = 'commandbus worker test' group by 1",
         )
         assert dict(connections) == {each.address: True for each in two_hosts}
+        async with served(server.url(two_hosts[0].outside)) as web:
+            shown = (await web.get("/api/v1/workers"))["workers"]
+            assert {each["host"] for each in shown} == {"host-a", "host-b"}
         for each in processes:
             each.process.terminate()
             assert await each.ends() == 0
