@@ -9,6 +9,7 @@ from app import access, identity
 from app.web import formats, navigation, remembered, rendering, vocabulary
 
 bp = Blueprint("web", __name__)
+bp.after_request(remembered.keep_few_messages)
 
 
 def init_app(app: Flask) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import unicodedata
 from urllib.parse import quote, unquote
 
-from flask import request
+from flask import request, session
 from werkzeug.wrappers import Response
 
 from app import identity
@@ -14,7 +14,16 @@ THEMES = ("light", "system", "dark")
 THEME_COOKIE = "theme"
 OPERATOR_COOKIE = "operator"
 OPERATOR_MAX_LENGTH = 60
+# Messages for the next page travel in the session's cookie, which holds 4 KB at most.
+MAX_MESSAGES = 5
 YEAR_SECONDS = 365 * 24 * 60 * 60
+
+
+def keep_few_messages(response: Response) -> Response:
+    """Forget the oldest messages of a browser that sends forms and never looks at a page."""
+    if len(waiting := session.get("_flashes", ())) > MAX_MESSAGES:
+        session["_flashes"] = waiting[-MAX_MESSAGES:]
+    return response
 
 
 def current_theme() -> str:

@@ -77,6 +77,19 @@ def test_a_query_that_is_no_text_or_too_much_is_answered(client: FlaskClient, qu
         assert client.get(f"{path}?{query}").status_code < 500
 
 
+def test_who_sends_forms_and_reads_no_answer_keeps_a_session(
+    app: Flask, client: FlaskClient
+) -> None:
+    _, token = _fields(app, client)
+    for number in range(70):
+        filled = {"csrf_token": token, "operator": f"operator {number} {'x' * 50}"}
+        assert client.post("/preferences/operator", data=filled).status_code == 302
+
+    page = client.get("/").text
+    assert "operator 69" in page
+    assert "operator 5 " not in page
+
+
 def _asked(
     client: FlaskClient, method: str, path: str, token: str | None = None
 ) -> Callable[[Any], None]:
