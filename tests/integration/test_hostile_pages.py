@@ -83,7 +83,7 @@ def test_who_sends_forms_and_reads_no_answer_keeps_a_session(
     _, token = _fields(app, client)
     for number in range(70):
         filled = {"csrf_token": token, "operator": f"operator {number} {'x' * 50}"}
-        assert client.post("/preferences/operator", data=filled).status_code == 302
+        assert client.post("/preferences/operator", data=filled).status_code == 303
 
     page = client.get("/").text
     assert "operator 69" in page
