@@ -16,6 +16,10 @@ COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-
 # Tests run in parallel on every core; `make test PYTEST_ARGS="-m e2e -n 0"` chooses otherwise.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
+# What has a long form; `make chaos CHAOS_TESTS=tests/chaos/test_soak.py` chooses one of them.
+CHAOS_TESTS ?= tests/chaos tests/integration/test_embedded_faults.py \
+	tests/integration/api/test_description.py tests/integration/test_hostile_pages.py
+
 CSS := app/static/dist/app.css
 CSS_SOURCES := $(wildcard app/static/src/*.css app/static/src/*.js app/static/src/pages/*.js tailwind.config.js) \
 	$(shell find app/templates -name '*.html' 2>/dev/null)
@@ -31,6 +35,10 @@ run: .venv/.installed $(CSS) ## Start database, web server (http://localhost:500
 .PHONY: test
 test: check .venv/.browser $(CSS) ## Install what is needed and run every check and every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS)
+
+.PHONY: chaos
+chaos: .venv/.installed-dev $(CSS) ## The long forms of the fault tests, hours of them; docs/testing.md shortens them
+	CHAOS=long $(BIN)/python -m pytest --durations=0 $(CHAOS_TESTS)
 
 .PHONY: check
 check: lint types layers security ## Everything but the tests
