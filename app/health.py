@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from typing import Any
 
+import psycopg
+from psycopg_pool import PoolTimeout
 from pydantic import Field
 
 from app import access
 from app.api.routing import Answer, ApiBlueprint
+from app.database import DatabaseError
+from app.database_health import look
 from app.errors import RETRY_AFTER_SECONDS
 from app.models.readiness import readiness
+from app.portal import DatabaseSlowError, call, current_portal
+
+logger = logging.getLogger(__name__)
 
 # Nobody has to say who they are.
 bp = ApiBlueprint("health", __name__, url_prefix="/health", abp_security=[{}])
@@ -21,6 +29,16 @@ class Health(Answer):
     status: str
 
 
+class HealthCheck(Answer):
+    """A figure of the database that decides speed or safety; who holds what is on the pages."""
+
+    name: str
+    level: str = Field(description="ok, unknown, warning or critical")
+    value: float | None
+    unit: str
+    limit: float | None = Field(description="From where on it is a warning")
+
+
 class Readiness(Answer):
     """Whether everything is there that serving needs."""
 
@@ -28,6 +46,7 @@ class Readiness(Answer):
     database: bool
     migrated: bool
     pgmq: bool
+    checks: list[HealthCheck] = Field(description="Warnings; they do not make it not ready")
 
 
 @bp.get("/live", responses={200: Health})
@@ -47,7 +66,17 @@ def ready() -> Any:
         database=found.database,
         migrated=found.migrated,
         pgmq=found.pgmq,
+        checks=_checks() if found.is_ready else [],
     )
     if found.is_ready:
         return body
     return body, 503, {"Retry-After": str(RETRY_AFTER_SECONDS)}
+
+
+def _checks() -> list[HealthCheck]:
+    try:
+        found = call(look, current_portal().pool)
+    except (psycopg.Error, PoolTimeout, DatabaseError, DatabaseSlowError) as exc:
+        logger.warning("database_health_not_seen", extra={"reason": type(exc).__name__})
+        return []
+    return [HealthCheck.model_validate(check) for check in found]

@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
 from app.database import Database, DatabaseError, open_database
+from app.database_health import HealthWatch
 from app.options import Chosen, InvalidOptionError, Source, choose
 from app.retention import RetentionConfig, RetentionSchedule
 from app.signals import STOP_SIGNALS, EarlyStop
@@ -110,13 +111,15 @@ async def serve(
         following.add_done_callback(lambda task: _on_following_ended(task, worker))
         schedule = RetentionSchedule(url, RetentionConfig.from_environment(environ))
         pruning = asyncio.create_task(schedule.run(), name="retention")
+        watching = asyncio.create_task(HealthWatch(pool).run(), name="database-health")
+        beside = (following, pruning, watching)
         try:
             await worker.run()
         finally:
-            following.cancel()
-            pruning.cancel()
-            await asyncio.wait([following, pruning])
-        for task in (following, pruning):
+            for task in beside:
+                task.cancel()
+            await asyncio.wait(beside)
+        for task in beside:
             if not task.cancelled():
                 task.result()
     return stop.exit_code

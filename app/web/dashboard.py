@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 from app import access, load_tests
 from app.behaviors import DEFAULT_BEHAVIOR
 from app.bulk import BulkOrder
+from app.database_health import findings, look
 from app.models import count_by_status, send_test_command, statistics
 from app.models.load_test import load_test_of
 from app.models.load_test_runs import get_run
@@ -32,7 +33,7 @@ def dashboard() -> ResponseReturnValue:
     return render_page(
         "pages/dashboard.html",
         dashboard_context(),
-        partials=("dashboard_counts", "dashboard_run", "dashboard_activity"),
+        partials=("database_findings", "dashboard_counts", "dashboard_run", "dashboard_activity"),
     )
 
 
@@ -64,6 +65,7 @@ def dashboard_context() -> dict[str, Any]:
     metrics = statistics.metrics()
     points = statistics.history(HISTORY_SECONDS, HISTORY_STEP_SECONDS)
     return {
+        "findings": findings(call(look, current_portal().pool)),
         "counts": {status.value: count for status, count in count_by_status().items()},
         "metrics": metrics,
         "run": run if run.pending else None,

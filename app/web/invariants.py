@@ -9,6 +9,7 @@ from flask import request
 from flask.typing import ResponseReturnValue
 
 from app import access
+from app.database_health import look
 from app.invariants import (
     CHECK_SECONDS,
     GROUPS,
@@ -19,9 +20,9 @@ from app.invariants import (
     check,
 )
 from app.models import count_by_status
-from app.portal import current_portal
+from app.portal import call, current_portal
 from app.web import bp
-from app.web.rendering import render_page
+from app.web.rendering import PARTIAL, render_page
 
 CHECKED_AT_ONCE = 20_000
 """With so many commands at most, the check takes moments, and the page does it when it opens."""
@@ -31,6 +32,9 @@ PATIENCE_SECONDS = CHECK_SECONDS + 10.0
 @bp.get("/invariants")
 @access.viewer
 def invariants() -> ResponseReturnValue:
+    if request.args.get(PARTIAL) == "database_checks":  # which needs no check of the rows
+        context = {"checks": call(look, current_portal().pool)}
+        return render_page("pages/invariants.html", context, partials=("database_checks",))
     return render_page("pages/invariants.html", invariants_context())
 
 
@@ -53,6 +57,7 @@ def invariants_context() -> dict[str, Any]:
                 " time it needs."
             )
     return {
+        "checks": call(look, current_portal().pool),
         "groups": GROUPS,
         "invariant_count": sum(len(group.invariants) for group in GROUPS),
         "commands": commands,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 
+import psycopg
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
@@ -103,3 +104,20 @@ def test_axe_finds_nothing(make_live_page, live_worker, path, theme):
     found = Axe().run(page)
 
     assert found.violations_count == 0, found.generate_report()
+
+
+def test_the_dashboard_warns_of_what_endangers_the_bus(live_page: Page, database_url):
+    live_page.goto("/")
+    findings = live_page.locator("#database-findings")
+    expect(findings).not_to_contain_text("Unlogged tables")
+
+    with psycopg.connect(database_url, autocommit=True) as conn:
+        conn.execute("alter table pgmq.q_test__commands set unlogged")
+    live_page.reload()
+
+    expect(findings).to_contain_text("Unlogged tables")
+    expect(findings).to_contain_text("pgmq.q_test__commands")
+    found = Axe().run(live_page)
+    assert found.violations_count == 0, found.generate_report()
+    findings.get_by_role("link", name="All checks").last.click()
+    expect(live_page.locator("#check-unlogged_tables")).to_contain_text("Critical")

@@ -84,7 +84,7 @@ function options(plot, element, { series, unit, timeText }) {
     padding: [8, 28, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
-    scales: { y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+    scales: { x: { range: (_chart, low, high) => (high > low ? [low, high] : [low - 1, low + 1]) }, y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
       { ...axis, grid: { show: false }, size: 28, space: 70, values: (_chart, ticks, _axis, _space, step) => ticks.map((tick) => timeText(tick, step)) },
       { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => compact(tick)) },
@@ -96,7 +96,16 @@ function options(plot, element, { series, unit, timeText }) {
 
 function lineOptions(line, element) {
   const stroke = colorOf(`var(--${line.tone})`, element);
-  return { label: line.label, stroke, width: 2, points: { show: false }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
+  return { label: line.label, stroke, width: 2, points: { show: hasNoLine, size: 7, fill: stroke }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
+}
+
+// Where no two neighbours have a value there is nothing to connect: then the points are shown.
+function hasNoLine(chart, index) {
+  return !chart.data[index].some((value, i, values) => i > 0 && isKnown(value) && isKnown(values[i - 1]));
+}
+
+function isKnown(value) {
+  return value !== null && value !== undefined;
 }
 
 function tooltip(series, unit, timeText) {
@@ -156,6 +165,7 @@ function clockText(seconds, step = 1) {
 
 // Seconds since a start, as 1:05 or 1:02:05.
 function elapsedText(seconds) {
+  if (seconds < 0) return '';
   const parts = [Math.floor(seconds / 3600), Math.floor(seconds / 60) % 60, Math.floor(seconds) % 60];
   const shown = parts[0] > 0 ? parts : parts.slice(1);
   return shown.map((part, i) => (i === 0 ? String(part) : String(part).padStart(2, '0'))).join(':');
@@ -164,5 +174,5 @@ function elapsedText(seconds) {
 const TIME_TEXTS = { clock: clockText, elapsed: elapsedText };
 
 function compact(value) {
-  return value === null || value === undefined ? '–' : numberFormat.format(value);
+  return isKnown(value) ? numberFormat.format(value) : '–';
 }

@@ -1,0 +1,98 @@
+"""What in the database decides speed and safety, with the faults themselves."""
+
+from __future__ import annotations
+
+import logging
+
+import psycopg
+import pytest
+from psycopg import AsyncConnection
+
+from app import database_health
+from app.database_health import Check, HealthWatch, Level, Limits, findings, look
+from tests.facts import rows
+from tests.waiting import eventually
+
+
+async def check(pool, name: str) -> Check:
+    return next(check for check in await look(pool) if check.name == name)
+
+
+async def test_a_forgotten_transaction_is_named(pool, database_url, monkeypatch):
+    monkeypatch.setattr(database_health, "OLDEST_SNAPSHOT_SECONDS", Limits(1, 3600))
+    async with await AsyncConnection.connect(
+        database_url, application_name="forgotten"
+    ) as forgotten:
+        await forgotten.execute("create table mine (n int)")
+        found = await eventually(
+            lambda: check(pool, "oldest_snapshot"), lambda found: found.level is Level.WARNING
+        )
+        assert f"pid {forgotten.info.backend_pid} (forgotten, idle in transaction)" in found.detail
+        assert "pg_terminate_backend" in found.advice
+        assert "oldest_snapshot" in [check.name for check in findings(await look(pool))]
+
+
+async def test_an_unlogged_queue_is_critical(pool):
+    assert (await check(pool, "unlogged_tables")).level is Level.OK
+    await rows(pool, "alter table pgmq.q_test__commands set unlogged")
+
+    found = await check(pool, "unlogged_tables")
+
+    assert found.level is Level.CRITICAL
+    assert "pgmq.q_test__commands" in found.detail
+
+
+async def test_commits_that_do_not_wait_for_the_disk_are_critical(pool, database_url):
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    await rows(pool, f'alter database "{name}" set synchronous_commit = off')
+    async with await AsyncConnection.connect(database_url, autocommit=True) as fresh:
+        found = next(c for c in await database_health.examine(fresh) if c.name == "durability")
+
+    assert found.level is Level.CRITICAL
+    assert "synchronous_commit" in found.detail
+
+
+async def test_figures_have_their_limits(pool):
+    checks = {check.name: check for check in await look(pool)}
+
+    assert checks["dead_queue_rows"].limit == 100_000
+    assert checks["notification_queue"].value == 0.0
+    assert 0 < (checks["connections"].value or 0) < (checks["connections"].limit or 0)
+    assert checks["transaction_age"].level is Level.OK
+
+
+async def test_a_role_that_sees_nothing_is_told_so(pool, database_url):
+    await rows(pool, "create role watcher_without_rights")
+    try:
+        async with await AsyncConnection.connect(database_url) as conn:
+            await conn.execute("set role watcher_without_rights")
+            found = {check.name: check for check in await database_health.examine(conn)}
+    finally:
+        await rows(pool, "drop role watcher_without_rights")
+    assert found["oldest_snapshot"].level is Level.UNKNOWN
+    assert found["oldest_snapshot"].value is None
+    assert "pg_read_all_stats" in found["oldest_snapshot"].advice
+
+
+@pytest.mark.parametrize(
+    ("value", "level"), [(0, Level.OK), (29, Level.OK), (30, Level.WARNING), (300, Level.CRITICAL)]
+)
+def test_a_limit_counts_from_its_value_on(value, level):
+    assert Limits(30, 300).level(value) is level
+
+
+def test_the_log_hears_of_changes_only(caplog, pool):
+    watch = HealthWatch(pool)
+
+    def seen(level: Level) -> Check:
+        return Check("connections", "Connections", level, 90, "of 100", 80, "90 of 100.", "Fewer.")
+
+    caplog.set_level(logging.INFO)
+    for level in (Level.OK, Level.WARNING, Level.WARNING, Level.CRITICAL, Level.OK, Level.OK):
+        watch.tell([seen(level)])
+
+    assert [(record.levelname, record.message) for record in caplog.records] == [
+        ("WARNING", "database_health"),
+        ("ERROR", "database_health"),
+        ("INFO", "database_health_restored"),
+    ]
