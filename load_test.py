@@ -170,7 +170,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--delete",
         action="store_true",
-        help="delete the run's test_command rows afterwards; what the bus recorded stays",
+        help="delete the run's commands and their trails afterwards; its record stays",
     )
     return parser
 

@@ -59,6 +59,8 @@ class Run:
     stopped_by: str | None = None
     outcome: Mapping[str, Any] | None = None
     """As it is recorded; None where commands are still on their way."""
+    deleted: int | None = None
+    """How many commands were deleted afterwards; None where that was not asked for."""
     other: RecordedRun | None = None
     """The run that this one is compared with."""
 
@@ -130,6 +132,7 @@ def results(run: Run) -> dict[str, Any]:
         "generated_per_second": _rate(run.created, run.generation_seconds),
         "processed_per_second": _rate(run.finished, run.processing_seconds),
         "latency_ms": {name: asdict(part) for name, part in _latencies(progress)},
+        "deleted": run.deleted,
         "workers_ended": [{"pid": ended.pid, "code": ended.code} for ended in run.ended],
         "comparison": _compared(run),
     }
@@ -209,6 +212,10 @@ def print_results(console: Console, run: Run) -> None:
     elif not run.is_complete:
         missing = run.plan.order.count - run.finished
         console.print(f"{missing:,} commands did not come to an end", style="red")
+    if run.deleted is not None:
+        kept = run.created - run.deleted
+        rest = f"; {kept:,} have not ended and stay" if kept else ""
+        console.print(f"Deleted {run.deleted:,} commands with their trails{rest}")
     console.print(f"Run {run.plan.order.batch_id}")
 
 

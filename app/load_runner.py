@@ -24,10 +24,17 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from app import store
 from app.load_results import Plan, Run
 from app.processes import WorkerProcesses
-from app.runs import Origin, RecordedRun, create_run, find_run, generate_run, get_outcome
+from app.runs import (
+    Origin,
+    RecordedRun,
+    create_run,
+    delete_commands,
+    find_run,
+    generate_run,
+    get_outcome,
+)
 from commandbus import BatchProgress, CommandBus, CommandStatus
 
 LOOK_SECONDS = 0.05
@@ -69,8 +76,9 @@ async def run_load_test(
             run.progress = await CommandBus(pool).get_batch(plan.order.batch_id)
             run.outcome = await get_outcome(pool, plan.order.batch_id)
             if plan.delete:
-                async with pool.connection() as conn:
-                    await store.delete_test_commands_of_batch(conn, plan.order.batch_id)
+                run.deleted = await delete_commands(
+                    pool, plan.order.batch_id, _user() or "load test"
+                )
     finally:
         workers.kill()
     return run

@@ -24,7 +24,9 @@ from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from app.bulk import BulkOrder, BulkResult, generate
 from app.config import ConfigStore
-from commandbus.store import autocommit
+from app.store import delete_test_commands
+from commandbus.ops import TroubleshootingQueue
+from commandbus.store import autocommit, delete_batch
 from commandbus.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ EXACT_END_LIMIT = 20_000
 """Up to so many commands, the moment at which the last one ended is read from their rows."""
 SETTLED_AT_ONCE = 50
 SHORTEST_ID = 8
+DELETED_AT_ONCE = 500
 SERIES_POINTS = 240
 """The series of a run has at most so many steps, each of whole seconds."""
 
@@ -240,6 +243,50 @@ async def get_outcome(pool: Pool, run_id: UUID) -> Mapping[str, Any] | None:
         cur = await conn.execute("select outcome from load_test_run where run_id = %s", (run_id,))
         row = await cur.fetchone()
     return None if row is None else row[0]
+
+
+async def delete_commands(pool: Pool, run_id: UUID, by: str) -> int:
+    """Delete the commands of a run that have ended, with their trails; returns how many.
+
+    Those in the troubleshooting queue are cancelled first, in the name of *by*. The record of the
+    run stays. In transactions of DELETED_AT_ONCE commands; raises psycopg's InsufficientPrivilege
+    for a role that may not delete what is in the audit trail.
+    """
+    await _cancel_troubled(pool, run_id, by)
+    count = 0
+    while True:
+        async with pool.connection() as conn, conn.transaction():
+            deleted = await delete_batch(conn, run_id, DELETED_AT_ONCE)
+            await delete_test_commands(conn, deleted)
+        if not deleted:
+            return count
+        count += len(deleted)
+
+
+async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> None:
+    tsq = TroubleshootingQueue(pool)
+    while True:
+        async with autocommit(pool) as conn:
+            cur = await conn.execute(
+                """
+                select t.domain, array_agg(t.command_id)
+                from (
+                    select t.domain, t.command_id
+                    from command_bus_tsq as t
+                    join command_bus_command as c
+                        on c.command_id = t.command_id and c.domain = t.domain
+                    where c.batch_id = %s
+                    limit %s
+                ) as t
+                group by t.domain
+                """,
+                (run_id, DELETED_AT_ONCE),
+            )
+            troubled = await cur.fetchall()
+        if not troubled:
+            return
+        for domain, ids in troubled:
+            await tsq.operator_cancel_many(domain, ids, by, "its load test is deleted")
 
 
 async def _report(pool: Pool, result: BulkResult, *, ended_as: RunState | None = None) -> bool:

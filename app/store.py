@@ -130,19 +130,6 @@ async def delete_orphaned_test_commands(conn: Connection, command_ids: Iterable[
     return cur.rowcount
 
 
-async def delete_test_commands_of_batch(conn: Connection, batch_id: UUID) -> int:
-    """Delete the test commands whose commands were sent in a batch; returns how many there were."""
-    cur = await conn.execute(
-        """
-        delete from test_command
-        where command_id in (select command_id from command_bus_command where batch_id = %s)
-        """,
-        (batch_id,),
-        prepare=False,
-    )
-    return cur.rowcount
-
-
 async def get_test_commands(
     conn: Connection, command_ids: Iterable[UUID]
 ) -> dict[UUID, TestCommandRow]:

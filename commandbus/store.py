@@ -321,6 +321,15 @@ async def prune_commands(
     return PrunedBatch(row[0], row[1], (row[2], row[3]), row[4])
 
 
+async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUID]:
+    """Delete up to *limit* commands of a batch that have ended, and say which."""
+    cur = await conn.execute(
+        "select command_ids from command_bus.delete_batch(%s, %s)", (batch_id, limit)
+    )
+    row = await cur.fetchone()
+    return [] if row is None else row[0]
+
+
 async def prune_history(conn: Connection, before: datetime, limit: int) -> dict[str, int]:
     """Delete up to *limit* rows of each kind that are older than *before*; how many, by kind."""
     cur = await conn.execute(

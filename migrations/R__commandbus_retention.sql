@@ -104,8 +104,8 @@ begin
 end;
 $$;
 
--- Delete those of a set that still are finished and that nobody holds. For prune_commands, which
--- holds the advisory lock.
+-- Delete those of a set that still are finished and that nobody holds. For prune_commands and
+-- delete_batch, which hold the advisory lock.
 create or replace function command_bus.delete_finished(
     p_status command_bus.command_status, p_before timestamptz, p_ids uuid[], p_domains text[]
 )
@@ -187,6 +187,45 @@ begin
 
     command_ids := coalesce(v_ids, '{}');
     return next;
+end;
+$$;
+
+-- Delete up to p_limit commands of a batch that have ended, each with its trail and its place in
+-- lists; the batch's own counters stay. Called until it deletes none. A batch is found by when its
+-- commands were created, since no index knows it.
+create or replace function command_bus.delete_batch(p_batch_id uuid, p_limit integer)
+returns table (command_ids uuid[], events bigint)
+language plpgsql
+security definer
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+declare
+    v_began timestamptz := (select b.created_at from command_bus.batch_progress(p_batch_id) as b);
+    v_status command_bus.command_status;
+    v_ids uuid[];
+    v_domains text[];
+begin
+    perform pg_advisory_xact_lock(command_bus.prune_lock('commands'));
+    foreach v_status in array '{COMPLETED,FAILED,CANCELLED}'::command_bus.command_status[] loop
+        select array_agg(c.command_id), array_agg(c.domain) into v_ids, v_domains
+        from (
+            select k.command_id, k.domain
+            from command_bus_command as k
+            where k.created_at >= v_began - interval '1 minute'
+                and k.batch_id = p_batch_id and k.status = v_status
+            order by k.created_at, k.command_id
+            limit p_limit
+        ) as c;
+        if v_ids is not null then
+            return query
+            select d.command_ids, d.events
+            from command_bus.delete_finished(v_status, 'infinity', v_ids, v_domains) as d;
+            return;
+        end if;
+    end loop;
 end;
 $$;
 
@@ -326,3 +365,4 @@ revoke execute on function command_bus.prune_commands(
     command_bus.command_status, timestamptz, integer, text, timestamptz, uuid, integer, boolean
 ) from public;
 revoke execute on function command_bus.prune_history(timestamptz, integer) from public;
+revoke execute on function command_bus.delete_batch(uuid, integer) from public;

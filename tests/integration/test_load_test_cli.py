@@ -95,8 +95,14 @@ async def test_mixed_behaviours_end_where_they_should(database_url, pool, tmp_pa
         "FAILED": 10,
     }
     assert results["retried"] == 20 + 10 * 2
-    async with pool.connection() as conn:
-        assert await (await conn.execute("select from test_command")).fetchall() == []
+    assert results["deleted"] == 100
+    assert "Deleted 100 commands with their trails\n" in running.output
+    for table in ("test_command", "command_bus_command", "command_bus_audit", "command_bus_tsq"):
+        assert await rows(pool, f"select from {table}") == [], table
+    assert set((await CommandBus(pool).count_by_status()).values()) == {0}
+    assert await rows(pool, "select * from command_bus.find_violations()") == []
+    [[outcome]] = await rows(pool, "select outcome -> 'counts' from load_test_run")
+    assert outcome["COMPLETED"] == 70
 
 
 async def test_an_interrupted_run_reports_what_was_done(database_url, tmp_path):

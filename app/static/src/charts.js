@@ -84,7 +84,7 @@ function options(plot, element, { series, unit, timeText }) {
     padding: [8, 28, 0, 0],
     legend: { show: false },
     cursor: { y: false, drag: { x: false, y: false }, points: { size: 7 } },
-    scales: { x: { range: (_chart, low, high) => (high > low ? [low, high] : [low - 1, low + 1]) }, y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
+    scales: { x: { range: xRange }, y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
       { ...axis, grid: { show: false }, size: 28, space: 70, values: (_chart, ticks, _axis, _space, step) => ticks.map((tick) => timeText(tick, step)) },
       { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => compact(tick)) },
@@ -97,6 +97,11 @@ function options(plot, element, { series, unit, timeText }) {
 function lineOptions(line, element) {
   const stroke = colorOf(`var(--${line.tone})`, element);
   return { label: line.label, stroke, width: 2, points: { show: hasNoLine, size: 7, fill: stroke }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
+}
+
+// uPlot gives a lone moment a whole day.
+function xRange(chart, low, high) {
+  return chart.data[0].length === 1 ? [low - 5, low + 5] : [low, high];
 }
 
 // Where no two neighbours have a value there is nothing to connect: then the points are shown.
@@ -156,7 +161,7 @@ function colorOf(value, element) {
 }
 
 const clockFormat = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit', hourCycle: 'h23' });
-const numberFormat = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 1 });
+const numberFormat = new Intl.NumberFormat('en', { notation: 'compact', maximumFractionDigits: 2 });
 
 function clockText(seconds, step = 1) {
   const text = clockFormat.format(new Date(seconds * 1000));
