@@ -73,12 +73,14 @@ async def came(running: Program, moment: str) -> None:
     """Wait for *moment*, or for the end of a start in which it does not come again."""
     lines = (moment, "worker_started" if moment != "command_completed" else moment)
 
-    async def output() -> str:
-        return running.output[-1500:]
+    async def seen() -> bool:
+        return any(text in running.output for text in lines)
 
-    await eventually(
-        output, lambda seen: any(text in seen for text in lines), seconds=RESTART_SECONDS
-    )
+    async def is_over() -> bool:
+        return running.process.returncode is not None or await seen()
+
+    await eventually(is_over, seconds=RESTART_SECONDS)
+    assert await seen(), f"it ended before {moment!r}:\n{running.output}"
 
 
 def unfinished_in(home: Path) -> list[Path]:
