@@ -133,6 +133,35 @@ def test_the_dashboard_leads_to_the_run_that_is_under_way(live_page: Page):
     expect(live_page.locator("#load-test")).to_contain_text("they wait for workers")
 
 
+def test_a_count_leads_to_the_commands_that_it_counts(live_page: Page, live_worker):
+    shares = {"success": 75, "fail_permanent": 25}
+    ended(live_page, generate(live_page, 8, behavior_distribution=shares))
+
+    live_page.get_by_role("link", name=re.compile("^In TSQ 2")).click()
+
+    expect(live_page.locator("tr[id^=command-]")).to_have_count(2)
+    live_page.go_back()
+    live_page.get_by_role("link", name=re.compile("^Completed 6")).click()
+    expect(live_page.locator("tr[id^=command-]")).to_have_count(6)
+
+
+def test_a_run_of_a_moment_is_drawn_as_a_point(live_page: Page, live_worker):
+    ended(live_page, generate(live_page, 1))
+
+    chart = live_page.locator("#run-latency")
+    expect(chart).to_have_attribute("data-state", "drawn")
+    coloured = """chart => {
+        const canvas = chart.querySelector('canvas');
+        const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+        for (let i = 0; i < data.length; i += 4) {
+            const rgb = data.slice(i, i + 3);
+            if (data[i + 3] > 200 && Math.max(...rgb) - Math.min(...rgb) > 80) return true;
+        }
+        return false;
+    }"""
+    live_page.wait_for_function(f"({coloured})(document.querySelector('#run-latency'))")
+
+
 def test_without_runs_the_page_says_how_to_start_one(live_page: Page):
     live_page.goto("/load-tests")
 
