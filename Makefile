@@ -88,6 +88,19 @@ lock: .venv/.installed-dev ## Write the lock files anew from requirements.txt an
 	$(COMPILE) requirements.txt --output-file requirements.lock
 	$(COMPILE) requirements-dev.txt --constraint requirements.lock --output-file requirements-dev.lock
 
+# Short forms; each script's --help tells the long ones. An idle machine makes the better figures.
+.PHONY: bench
+bench: .venv/.installed-dev ## Measure speed and memory in short forms (about 15 minutes), for docs/performance.md
+	$(BIN)/python -m benchmarks.noop --commands 60000 --batch-sizes 10 100 500
+	$(BIN)/python -m benchmarks.ceiling --commands 80000
+	$(BIN)/python -m benchmarks.side_by_side --commands 60000
+	$(BIN)/python -m benchmarks.send --bulk 100000 --single 4000
+	$(BIN)/python -m benchmarks.latency --seconds 8
+	$(BIN)/python -m benchmarks.obstacles --commands 60000 --millions 1
+	$(BIN)/python -m benchmarks.reads --requests 20
+	$(BIN)/python -m benchmarks.memory --seconds 30
+	$(BIN)/python -m benchmarks.report
+
 .PHONY: clean
 clean: ## Remove what was built; keep the data in .data
 	rm -rf .venv app/static/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
