@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 
 import psycopg
+from psycopg.rows import TupleRow
 
 from tests.chaos import samples
 from tests.chaos.checker import assert_clean
@@ -111,22 +112,23 @@ def cut_all_connections(url: str, faults: Faults) -> None:
         faults.happened()
 
 
-def start_anew(conn: psycopg.Connection[tuple[object, ...]], history: History) -> None:
+def start_anew(conn: psycopg.Connection[TupleRow], history: History) -> None:
     """Forget what has been checked: the record and what has ended, replies included."""
     os.truncate(history.path, 0)
     conn.execute(
         "select command_bus.operator_cancel('test', array_agg(command_id), 'soak', 'checked')"
         " from command_bus_tsq where domain = 'test'"
     )
-    for status in ("COMPLETED", "FAILED", "CANCELLED"):
-        more = True
+    for status in ("FAILED", "CANCELLED", "COMPLETED"):
+        more, created_at, command_id = True, None, None
         while more:
             row = conn.execute(
-                "select more from command_bus.prune_commands("
-                "%s, clock_timestamp() + interval '1 hour', 1000, 'test')",
-                (status,),
+                "select more, last_created_at, last_id from command_bus.prune_commands("
+                "%s, clock_timestamp() + interval '1 hour', 1000, 'test', %s, %s)",
+                (status, created_at, command_id),
             ).fetchone()
-            more = row is not None and bool(row[0])
+            assert row is not None
+            more, created_at, command_id = row
     conn.execute("select pgmq.purge_queue('test__replies')")
     left = conn.execute("select count(*) from command_bus_command").fetchone()
     assert left == (0,), f"pruning left {left}"
