@@ -93,6 +93,7 @@ lock: .venv/.installed-dev ## Write the lock files anew from requirements.txt an
 bench: .venv/.installed-dev ## Measure speed and memory in short forms (about 15 minutes), for docs/performance.md
 	$(BIN)/python -m benchmarks.noop --commands 60000 --batch-sizes 10 100 500
 	$(BIN)/python -m benchmarks.ceiling --commands 80000
+	$(BIN)/python -m benchmarks.load
 	$(BIN)/python -m benchmarks.side_by_side --commands 60000
 	$(BIN)/python -m benchmarks.send --bulk 100000 --single 4000
 	$(BIN)/python -m benchmarks.latency --seconds 8
