@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Iterable, Mapping
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -29,6 +29,7 @@ logger = logging.getLogger(__name__)
 
 FOLLOW_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 5.0
+CANCEL_AGAIN_SECONDS = 1.0
 POOL_SIZE = 8
 OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
 _RETRY_NAMES = frozenset(option.name for option in RETRY_OPTIONS)
@@ -116,13 +117,24 @@ async def serve(
         try:
             await worker.run()
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.wait(beside)
+            await _end(beside)
         for task in beside:
             if not task.cancelled():
                 task.result()
     return stop.exit_code
+
+
+async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
+    """Cancel *tasks* until they have ended.
+
+    Once may not do: an error that the database answers meanwhile takes the cancellation's place,
+    and a loop that survives errors goes on.
+    """
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
 
 
 def _on_following_ended(task: asyncio.Task[None], worker: Worker) -> None:
