@@ -21,7 +21,6 @@ from app import create_app
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
-from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
@@ -80,8 +79,6 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         for _ in range(worker_count):
             workers.start()
         _say_ready(settings, database, workers)
-        portal = app.extensions["portal"]
-        portal.start("database-health", HealthWatch(portal.pool).look_once)
         if not early_stop.came:
             server.run()  # returns after KeyboardInterrupt
         server.close()

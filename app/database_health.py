@@ -217,17 +217,16 @@ class HealthWatch:
         self._known: dict[str, Level] = {}
 
     async def run(self, *, every: float = LOOK_SECONDS) -> None:
-        """Look now and *every* so many seconds, until cancelled."""
-        while True:
-            await self.look_once()
-            await asyncio.sleep(every)
+        """Look now and *every* so many seconds, until cancelled.
 
-    async def look_once(self) -> None:
-        """Look now; that the database cannot be asked is for others to tell."""
-        try:
-            self.tell(await look(self._pool))
-        except (psycopg.Error, PoolTimeout) as exc:
-            logger.info("database_health_not_seen", extra={"error": str(exc).strip()})
+        That the database cannot be asked is for others to tell.
+        """
+        while True:
+            try:
+                self.tell(await look(self._pool))
+            except (psycopg.Error, PoolTimeout) as exc:
+                logger.info("database_health_not_seen", extra={"error": str(exc).strip()})
+            await asyncio.sleep(every)
 
     def tell(self, checks: Sequence[Check]) -> None:
         """Log what has changed since the last look."""

@@ -13,7 +13,6 @@ import { toast } from '../toast.js';
 const UNDO_SECONDS = 10;
 
 let dialog;
-let busy = false;
 
 document.addEventListener('submit', (event) => {
   const form = event.target;
@@ -38,8 +37,8 @@ document.addEventListener('live:updated', (event) => {
 });
 
 async function send(form, button) {
-  if (busy) return;
-  busy = true;
+  // The same button twice is a double click; another one is another wish.
+  if (button?.getAttribute('aria-busy') === 'true') return;
   button?.setAttribute('aria-busy', 'true');
   try {
     const target = button?.hasAttribute('formaction') ? button.formAction : form.action;
@@ -53,7 +52,6 @@ async function send(form, button) {
     if (!(error instanceof ApiError)) console.error(error);
     toast(error.message, { kind: 'error' });
   } finally {
-    busy = false;
     button?.removeAttribute('aria-busy');
   }
 }
