@@ -284,6 +284,8 @@ def _connection_options(url: str) -> dict[str, Any]:
     limits = (
         f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s"
         " -c idle_in_transaction_session_timeout=60s"
+        # Compiling a statement that is over in milliseconds takes hundreds of them.
+        " -c jit=off"
     )
     options: dict[str, Any] = {
         "connect_timeout": CONNECT_SECONDS,
