@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import re
-import signal
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -28,7 +27,7 @@ from app.retention import (
     rules_for,
     with_test_commands,
 )
-from app.signals import STOP_SIGNALS
+from app.signals import stop_signals
 from commandbus import CommandBusError, CommandStatus
 from commandbus.retention import BATCH_SIZE, FINISHED, Pruned, Pruner, RetentionRule
 
@@ -134,9 +133,8 @@ async def _prune_on_schedule(url: str, config: RetentionConfig) -> int:
 
 def _on_signals(stop: Callable[[], object]) -> None:
     loop = asyncio.get_running_loop()
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-            loop.add_signal_handler(number, stop)
+    for number in stop_signals():
+        loop.add_signal_handler(number, stop)
 
 
 def _so_far(pruned: Pruned) -> str:

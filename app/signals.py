@@ -1,13 +1,25 @@
-"""Stop signals that come before there is anything to drain."""
+"""The signals that stop a process, and what to do before there is anything to drain."""
 
 from __future__ import annotations
 
 import signal
 from types import FrameType
 
-STOP_SIGNALS = tuple(
+_STOP_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+
+
+def stop_signals() -> list[signal.Signals]:
+    """The signals that stop this process: all but a SIGHUP that it was told to ignore (nohup).
+
+    What a shell script starts with `&` is born ignoring SIGINT; `kill -INT` stops it all the same.
+    """
+    return [
+        number
+        for number in _STOP_SIGNALS
+        if number == signal.SIGINT or signal.getsignal(number) is not signal.SIG_IGN
+    ]
 
 
 class EarlyStop:
@@ -21,10 +33,9 @@ class EarlyStop:
         self.came = False
 
     def listen(self) -> None:
-        """Take the stop signals that this process does not ignore (as it does under nohup)."""
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:
-                signal.signal(number, self._interrupt)
+        """Take the stop signals."""
+        for number in stop_signals():
+            signal.signal(number, self._interrupt)
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self.came = True

@@ -18,7 +18,7 @@ from app.logs import configure_logging
 from app.options import InvalidOptionError, Option, choose, option, options_of, plain_number
 from app.processes import WorkerProcesses
 from app.retention import RetentionConfig
-from app.signals import STOP_SIGNALS, EarlyStop
+from app.signals import EarlyStop, stop_signals
 from app.worker_process import OPTIONS, run_in_loop, serve, wait_for_database
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
@@ -142,9 +142,8 @@ def _look_after(
     # From here on no signal may end this process without reaching its children, so the handler
     # only takes note, and the loop below passes on.
     signals: list[signal.Signals] = []
-    for number in STOP_SIGNALS:
-        if signal.getsignal(number) is not signal.SIG_IGN:
-            signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
+    for number in stop_signals():
+        signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
     while not signals and len(children.pids) < count:
         pid = children.start(domain=domain, flags=passed_on)
         logger.info("worker_process_started", extra={"pid": pid, "domain": domain})

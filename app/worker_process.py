@@ -20,7 +20,7 @@ from app.database import Database, DatabaseError, open_database
 from app.database_health import HealthWatch
 from app.options import Chosen, InvalidOptionError, Source, choose
 from app.retention import RetentionConfig, RetentionSchedule
-from app.signals import STOP_SIGNALS, EarlyStop
+from app.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from commandbus import Worker
 from commandbus.errors import INFRASTRUCTURE_ERRORS
@@ -222,9 +222,8 @@ class _StopRequests:
 
     def listen(self, *, stop_with_parent: bool) -> None:
         loop = asyncio.get_running_loop()
-        for number in STOP_SIGNALS:
-            if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
-                loop.add_signal_handler(number, self._on_signal, number)
+        for number in stop_signals():
+            loop.add_signal_handler(number, self._on_signal, number)
         if stop_with_parent:
             loop.add_reader(sys.stdin.fileno(), self._on_parent_ended)
 

@@ -62,6 +62,19 @@ async def test_workers_end_with_it(database_url, free_port, number):
     assert "Traceback" not in running.output
 
 
+async def test_sigint_counts_also_where_a_shell_script_started_it_in_the_background(
+    database_url, free_port
+):
+    # sh gives what it starts with & an ignored SIGINT, which a new program inherits.
+    background = ("sh", "-c", 'trap "" INT; exec "$@"', "sh")
+    arguments = ("run.py", "--port", str(free_port), "--worker")
+    async with program(*arguments, within=background, DATABASE_URL=database_url) as running:
+        await running.says("worker_started")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 0
+    assert running.lines[-1] == "Stopped"
+
+
 async def test_a_worker_that_dies_is_reported(database_url, free_port):
     async with started(free_port, "--worker", DATABASE_URL=database_url) as running:
         await running.says("worker_started")
