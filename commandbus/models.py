@@ -123,7 +123,7 @@ class SendResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClaimedCommand:
-    """A command that a worker holds; ``(msg_id, claim_no)`` is the token of the attempt."""
+    """A command that a worker holds."""
 
     command: Command
     attempt: int
@@ -132,6 +132,11 @@ class ClaimedCommand:
     claim_no: int
     undecodable: str | None = None
     """Why ``command.data`` could not be read, where it could not."""
+
+    @property
+    def token(self) -> tuple[int, int]:
+        """What tells this attempt from every other one of the domain."""
+        return self.msg_id, self.claim_no
 
 
 class OutcomeKind(StrEnum):

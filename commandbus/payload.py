@@ -18,6 +18,9 @@ MAX_ITEMS = 500_000
 MAX_RESULT_BYTES = 1_000_000
 MAX_TEXT = 4_000
 
+# A call of json.dumps with options makes an encoder each time, which costs more than its work.
+_encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
+
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -63,13 +66,13 @@ def result_json(value: Any) -> str:
     become null. What is too large or too deep is replaced by a note that says so. Never raises.
     """
     try:
-        text = json.dumps(value, separators=(",", ":"), allow_nan=False)
+        text = _encode(value)
         plain = "\\u0000" not in text and "\\ud" not in text
         plain = plain and (len(text) > MAX_RESULT_BYTES or not is_deep(text, value))
     except Exception:  # noqa: BLE001 - not JSON, or what a value's own methods raise
         plain = False
     if not plain:
-        text = json.dumps(_Copy().of(value, 0), separators=(",", ":"))
+        text = _encode(_Copy().of(value, 0))
     if len(text) > MAX_RESULT_BYTES:
         return json.dumps({"_truncated": True, "size_bytes": len(text), "start": text[:1000]})
     return text

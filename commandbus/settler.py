@@ -149,7 +149,10 @@ class Settler:
         log_completed = logger.isEnabledFor(logging.INFO)
         for outcome in group:
             claimed = outcome.claimed
-            settlement = special.get((claimed.command.command_id, claimed.claim_no))
+            # Seldom is there any, and a UUID takes its time to hash.
+            settlement = (
+                special.get((claimed.command.command_id, claimed.claim_no)) if special else None
+            )
             if settlement is None:
                 if log_completed:
                     logger.info("command_completed", extra=_fields(outcome))
