@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -11,8 +10,9 @@ from rich.table import Table
 
 from app.bulk import BulkOrder, BulkResult
 from app.processes import EndedProcess
-from app.run_comparison import Comparison, Figure, Verdict, compare
-from app.runs import RecordedRun
+from app.recorded_runs import RecordedRun, RowCount
+from app.run_cleanup import Deletion
+from app.run_comparison import Comparison, Difference, Figure, Verdict, compare, differences
 from commandbus import BatchProgress, CommandStatus
 from commandbus.models import Percentiles
 
@@ -57,10 +57,12 @@ class Run:
     progress: BatchProgress | None = None
     ended: list[EndedProcess] = field(default_factory=list)
     stopped_by: str | None = None
-    outcome: Mapping[str, Any] | None = None
-    """As it is recorded; None where commands are still on their way."""
-    deleted: int | None = None
-    """How many commands were deleted afterwards; None where that was not asked for."""
+    rows: RowCount | None = None
+    """Its commands by their rows, at the end; None before anybody has counted."""
+    recorded: RecordedRun | None = None
+    """As it is recorded at the end; without an outcome where commands are on their way."""
+    deletion: Deletion | None = None
+    """What was deleted afterwards; None where that was not asked for."""
     other: RecordedRun | None = None
     """The run that this one is compared with."""
 
@@ -75,8 +77,15 @@ class Run:
 
     @property
     def unaccounted(self) -> int:
-        """Commands that were created and are in no state that the batch knows."""
-        return self.created - sum(self.progress.counts.values()) if self.progress else self.created
+        """Commands that were created and are not there: by their rows, or by the counters."""
+        counted = sum(self.progress.counts.values()) if self.progress else 0
+        there = counted if self.rows is None else min(counted, self.rows.there)
+        return self.created - there
+
+    @property
+    def left(self) -> int:
+        """Commands that are there and still on their way."""
+        return 0 if self.rows is None else self.rows.open
 
     @property
     def is_complete(self) -> bool:
@@ -85,9 +94,18 @@ class Run:
     @property
     def comparison(self) -> Comparison | None:
         """Against the run that was asked for, where both have an outcome."""
-        if self.other is None or self.other.outcome is None or self.outcome is None:
+        if self.other is None or self.other.outcome is None:
             return None
-        return compare(self.other.outcome, self.outcome)
+        if self.recorded is None or self.recorded.outcome is None:
+            return None
+        return compare(self.other.outcome, self.recorded.outcome)
+
+    @property
+    def differences(self) -> list[Difference]:
+        """The settings and versions in which the other run was different."""
+        if self.other is None or self.recorded is None:
+            return []
+        return differences(self.other.conditions, self.recorded.conditions)
 
     @property
     def regressions(self) -> list[Figure]:
@@ -96,6 +114,20 @@ class Run:
         if percent is None or self.comparison is None:
             return []
         return self.comparison.regressions(percent)
+
+    @property
+    def unjudged(self) -> list[Figure]:
+        """What should have been judged and cannot be: one of the runs has no such figure."""
+        if self.plan.max_regression_percent is None or self.comparison is None:
+            return []
+        return self.comparison.unjudged()
+
+    @property
+    def is_regression(self) -> bool:
+        """Whether it is not shown to be as fast as was asked for."""
+        if self.plan.max_regression_percent is None:
+            return False
+        return self.comparison is None or bool(self.regressions or self.unjudged)
 
 
 def results(run: Run) -> dict[str, Any]:
@@ -132,7 +164,8 @@ def results(run: Run) -> dict[str, Any]:
         "generated_per_second": _rate(run.created, run.generation_seconds),
         "processed_per_second": _rate(run.finished, run.processing_seconds),
         "latency_ms": {name: asdict(part) for name, part in _latencies(progress)},
-        "deleted": run.deleted,
+        "left": run.left,
+        "deletion": None if run.deletion is None else asdict(run.deletion),
         "workers_ended": [{"pid": ended.pid, "code": ended.code} for ended in run.ended],
         "comparison": _compared(run),
     }
@@ -157,6 +190,11 @@ def _compared(run: Run) -> dict[str, Any] | None:
         ],
         "max_regression_percent": run.plan.max_regression_percent,
         "regressions": [figure.name for figure in run.regressions],
+        "unjudged": [figure.name for figure in run.unjudged],
+        "differences": [
+            {"name": each.name, "other": each.first, "this": each.second}
+            for each in run.differences
+        ],
     }
 
 
@@ -209,14 +247,32 @@ def print_results(console: Console, run: Run) -> None:
         console.print(f"Stopped: {run.stopped_by}", style="red")
     if run.unaccounted:
         console.print(f"{run.unaccounted:,} commands are unaccounted for", style="bold red")
-    elif not run.is_complete:
-        missing = run.plan.order.count - run.finished
-        console.print(f"{missing:,} commands did not come to an end", style="red")
-    if run.deleted is not None:
-        kept = run.created - run.deleted
-        rest = f"; {kept:,} have not ended and stay" if kept else ""
-        console.print(f"Deleted {run.deleted:,} commands with their trails{rest}")
+    if run.created < run.plan.order.count:
+        console.print(
+            f"Only {run.created:,} of {run.plan.order.count:,} commands were generated", style="red"
+        )
+    _print_left(console, run)
+    if run.deletion is not None:
+        console.print(
+            f"Cancelled {run.deletion.cancelled:,} commands in the troubleshooting queue; deleted"
+            f" {run.deletion.deleted:,} commands with their trails; {run.left:,} stay",
+            soft_wrap=True,
+        )
     console.print(f"Run {run.plan.order.batch_id}")
+
+
+def _print_left(console: Console, run: Run) -> None:
+    """What is still to be done, and how."""
+    if not run.left:
+        return
+    run_id = run.plan.order.batch_id
+    console.print(f"{run.left:,} commands did not come to an end", style="red")
+    for what, how in (
+        ("have them done", "python -m app.worker"),
+        ("cancel them", f"python load_test.py --cancel {run_id}"),
+        ("follow them", f"/load-tests/{run_id} in the web application"),
+    ):
+        console.print(f"  {what:<15} {how}", soft_wrap=True)
 
 
 def _print_comparison(console: Console, run: Run) -> None:
@@ -242,6 +298,13 @@ def _print_comparison(console: Console, run: Run) -> None:
             style=styles.get(verdict) if verdict else None,
         )
     console.print(table)
+    _print_differences(console, run.differences)
+    for figure in run.unjudged:
+        missing = "that run" if figure.first is None else "this run"
+        console.print(
+            f"Not judged: {figure.name} cannot be compared, {missing} has no figure for it",
+            style="bold red",
+        )
     for figure in run.regressions:
         console.print(
             f"Regression: {figure.name} is worse by {abs(figure.change_percent or 0):.1f}%,"
@@ -252,3 +315,16 @@ def _print_comparison(console: Console, run: Run) -> None:
 
 def _shown(value: float | None, unit: str) -> str:
     return "-" if value is None else f"{value:,.1f}{unit}"
+
+
+def _print_differences(console: Console, found: list[Difference]) -> None:
+    if not found:
+        console.print("Both ran with the same settings and versions")
+        return
+    table = Table(
+        "", "that run", "this run", title="Settings that differ", title_justify="left",
+        title_style="bold yellow",
+    )  # fmt: skip
+    for each in found:
+        table.add_row(each.name, each.first, each.second)
+    console.print(table)

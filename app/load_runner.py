@@ -6,7 +6,6 @@ import asyncio
 import getpass
 import time
 from collections.abc import Callable
-from dataclasses import replace
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
@@ -26,15 +25,9 @@ from rich.text import Text
 
 from app.load_results import Plan, Run
 from app.processes import WorkerProcesses
-from app.runs import (
-    Origin,
-    RecordedRun,
-    create_run,
-    delete_commands,
-    find_run,
-    generate_run,
-    get_outcome,
-)
+from app.recorded_runs import RecordedRun, count_rows, find_run, get_recorded
+from app.run_cleanup import cancel_waiting, delete_commands
+from app.runs import Origin, create_run, generate_run
 from commandbus import BatchProgress, CommandBus, CommandStatus
 
 LOOK_SECONDS = 0.05
@@ -52,14 +45,11 @@ async def run_load_test(
     """Do what *plan* says, recorded as a run; the workers have ended when this returns.
 
     Once *is_stopped* says so, what was begun is left as it is and reported. Raises ComparisonError
-    before anything is done, and what sending raises.
+    or RunNotFoundError before anything is done, and what sending raises.
     """
     run = Run(plan)
-    pool = AsyncConnectionPool(
-        url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=3, open=False
-    )
     try:
-        async with pool:
+        async with _pool(url) as pool:
             if plan.compare_with is not None:
                 run.other = await _found(pool, plan.compare_with)
             await create_run(
@@ -74,24 +64,33 @@ async def run_load_test(
             run.ended += await asyncio.to_thread(workers.stop)
             # What was running when the workers were told to drain has ended since.
             run.progress = await CommandBus(pool).get_batch(plan.order.batch_id)
-            run.outcome = await get_outcome(pool, plan.order.batch_id)
+            run.rows = await count_rows(pool, plan.order.batch_id)
+            run.recorded = await get_recorded(pool, plan.order.batch_id)
             if plan.delete:
-                run.deleted = await delete_commands(
-                    pool, plan.order.batch_id, _user() or "load test"
-                )
+                run.deletion = await delete_commands(pool, plan.order.batch_id, _operator())
     finally:
         workers.kill()
     return run
 
 
+async def cancel_run(
+    url: str, text: str, is_stopped: Callable[[], bool]
+) -> tuple[RecordedRun, int]:
+    """Cancel what no worker has taken of the run that *text* names; the run, and how many.
+
+    Ends early once *is_stopped* says so. Raises RunNotFoundError.
+    """
+    async with _pool(url) as pool:
+        run = await find_run(pool, text)
+        return run, await cancel_waiting(pool, run.run_id, _operator(), is_stopped)
+
+
 async def _found(pool: Pool, text: str) -> RecordedRun:
-    other = await find_run(pool, text)
-    if other is None:
-        raise ComparisonError(f"There is no run {text!r} to compare with")
-    outcome = other.outcome or await get_outcome(pool, other.run_id)
-    if outcome is None:
-        raise ComparisonError(f"Run {other.run_id} has no outcome yet to compare with")
-    return replace(other, outcome=outcome)
+    named = await find_run(pool, text)
+    other = await get_recorded(pool, named.run_id)
+    if other is None or other.outcome is None:
+        raise ComparisonError(f"Run {named} has no outcome yet to compare with")
+    return other
 
 
 async def _generate_and_process(
@@ -104,9 +103,12 @@ async def _generate_and_process(
     began = time.perf_counter()
     with _progress(console) as progress:
         await _generate(run, pool, progress, is_stopped)
-        for _ in range(run.plan.workers):
-            workers.start(domain=run.plan.order.domain, flags=run.plan.flags)
-        await _watch(run, CommandBus(pool), workers, progress, is_stopped)
+        if is_stopped():
+            run.stopped_by = "interrupted"
+        else:
+            for _ in range(run.plan.workers):
+                workers.start(domain=run.plan.order.domain, flags=run.plan.flags)
+            await _watch(run, CommandBus(pool), workers, progress, is_stopped)
     run.total_seconds = time.perf_counter() - began
 
 
@@ -167,6 +169,12 @@ async def _watch(
         await asyncio.sleep(LOOK_SECONDS)
 
 
+def _pool(url: str) -> Pool:
+    return AsyncConnectionPool(
+        url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=3, open=False
+    )
+
+
 def _has_begun(progress: BatchProgress) -> bool:
     return progress.counts[CommandStatus.PENDING] < progress.sent or progress.retried > 0
 
@@ -176,6 +184,10 @@ def _user() -> str:
         return getpass.getuser()
     except (KeyError, OSError):  # a user id without a name, as in some containers
         return ""
+
+
+def _operator() -> str:
+    return _user() or "load test"
 
 
 class _RateColumn(TextColumn):

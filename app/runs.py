@@ -11,22 +11,20 @@ import asyncio
 import logging
 import platform
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from enum import StrEnum
 from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg import AsyncConnection
-from psycopg.rows import TupleRow, class_row
+from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from app.bulk import BulkOrder, BulkResult, generate
 from app.config import ConfigStore
-from app.store import delete_test_commands
-from commandbus.ops import TroubleshootingQueue
-from commandbus.store import autocommit, delete_batch
+from commandbus.store import autocommit
 from commandbus.version import VERSION
 
 logger = logging.getLogger(__name__)
@@ -40,8 +38,6 @@ SILENT_SECONDS = 30
 EXACT_END_LIMIT = 20_000
 """Up to so many commands, the moment at which the last one ended is read from their rows."""
 SETTLED_AT_ONCE = 50
-SHORTEST_ID = 8
-DELETED_AT_ONCE = 500
 SERIES_POINTS = 240
 """The series of a run has at most so many steps, each of whole seconds."""
 
@@ -191,102 +187,6 @@ async def settle_runs(pool: Pool) -> None:
             },
             prepare=False,
         )
-
-
-@dataclass(frozen=True, slots=True)
-class RecordedRun:
-    """What a comparison needs of a run."""
-
-    run_id: UUID
-    name: str | None
-    outcome: Mapping[str, Any] | None
-    """Counts, rates and percentiles; None until every command has ended."""
-
-
-async def find_run(pool: Pool, text: str) -> RecordedRun | None:
-    """The latest run that *text* names: `last`, a name, an id, or the beginning of one.
-
-    A beginning has at least eight characters and fits no other run.
-    """
-    async with autocommit(pool) as conn, conn.cursor(row_factory=class_row(RecordedRun)) as cur:
-        await cur.execute(
-            """
-            select run_id, name, outcome
-            from load_test_run
-            where %(text)s = 'last' or name = %(text)s
-            order by created_at desc, run_id desc
-            limit 1
-            """,
-            {"text": text},
-        )
-        if (named := await cur.fetchone()) is not None:
-            return named
-        if len(text) < SHORTEST_ID:
-            return None
-        await cur.execute(
-            """
-            select run_id, name, outcome
-            from load_test_run
-            where starts_with(run_id::text, lower(%s))
-            limit 2
-            """,
-            (text,),
-        )
-        found = await cur.fetchall()
-    return found[0] if len(found) == 1 else None
-
-
-async def get_outcome(pool: Pool, run_id: UUID) -> Mapping[str, Any] | None:
-    """What came of a run; None while commands of it are on their way."""
-    await settle_runs(pool)
-    async with autocommit(pool) as conn:
-        cur = await conn.execute("select outcome from load_test_run where run_id = %s", (run_id,))
-        row = await cur.fetchone()
-    return None if row is None else row[0]
-
-
-async def delete_commands(pool: Pool, run_id: UUID, by: str) -> int:
-    """Delete the commands of a run that have ended, with their trails; returns how many.
-
-    Those in the troubleshooting queue are cancelled first, in the name of *by*. The record of the
-    run stays. In transactions of DELETED_AT_ONCE commands; raises psycopg's InsufficientPrivilege
-    for a role that may not delete what is in the audit trail.
-    """
-    await _cancel_troubled(pool, run_id, by)
-    count = 0
-    while True:
-        async with pool.connection() as conn, conn.transaction():
-            deleted = await delete_batch(conn, run_id, DELETED_AT_ONCE)
-            await delete_test_commands(conn, deleted)
-        if not deleted:
-            return count
-        count += len(deleted)
-
-
-async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> None:
-    tsq = TroubleshootingQueue(pool)
-    while True:
-        async with autocommit(pool) as conn:
-            cur = await conn.execute(
-                """
-                select t.domain, array_agg(t.command_id)
-                from (
-                    select t.domain, t.command_id
-                    from command_bus_tsq as t
-                    join command_bus_command as c
-                        on c.command_id = t.command_id and c.domain = t.domain
-                    where c.batch_id = %s
-                    limit %s
-                ) as t
-                group by t.domain
-                """,
-                (run_id, DELETED_AT_ONCE),
-            )
-            troubled = await cur.fetchall()
-        if not troubled:
-            return
-        for domain, ids in troubled:
-            await tsq.operator_cancel_many(domain, ids, by, "its load test is deleted")
 
 
 async def _report(pool: Pool, result: BulkResult, *, ended_as: RunState | None = None) -> bool:

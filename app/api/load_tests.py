@@ -16,7 +16,7 @@ from app.errors import Problem
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
 from app.models.statistics import run_progress
 from app.portal import call, current_portal
-from app.run_comparison import Comparison, compare
+from app.run_comparison import Comparison, compare, differences
 from app.runs import request_cancel
 
 
@@ -75,12 +75,21 @@ class Figure(Answer):
     verdict: str | None = Field(description="better, worse or same, of the second; null if unclear")
 
 
+class Difference(Answer):
+    """A setting or version in which two runs differ."""
+
+    name: str
+    first: str
+    second: str
+
+
 class ComparedRuns(Answer):
     """Two runs side by side."""
 
     first: RunItem
     second: RunItem
     figures: list[Figure]
+    differences: list[Difference] = Field(description="Settings and versions that differ")
 
 
 class CompareQuery(Query):
@@ -145,6 +154,10 @@ def _compared(first: RunRow, second: RunRow, comparison: Comparison) -> Compared
         first=RunItem.model_validate(first),
         second=RunItem.model_validate(second),
         figures=[Figure.model_validate(figure) for figure in comparison.figures],
+        differences=[
+            Difference.model_validate(difference)
+            for difference in differences(first.conditions, second.conditions)
+        ],
     )
 
 

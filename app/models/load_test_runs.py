@@ -71,6 +71,11 @@ class RunRow:
         return int(self.settings["count"])
 
     @property
+    def conditions(self) -> dict[str, Any]:
+        """What two runs must share to be comparable: settings, and versions."""
+        return {**self.settings, "versions": self.versions}
+
+    @property
     def is_open(self) -> bool:
         """Whether commands are being generated, or are on their way."""
         return self.finished_at is None

@@ -14,7 +14,7 @@ from app.errors import Problem
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
 from app.models.statistics import run_progress
 from app.portal import call, current_portal
-from app.run_comparison import compare
+from app.run_comparison import compare, differences
 from app.runs import RunState, request_cancel
 from app.web import bp
 from app.web.listing import limit_arg, pager_of, window
@@ -24,8 +24,6 @@ from app.web.run_texts import RunView, overlay, title_of
 
 MOVING_SECONDS, RESTING_SECONDS = 1, 5
 """How often the pages refresh by themselves: while a run goes on, and else."""
-
-ABSENT = "\u2013"
 
 
 @bp.get("/load-tests")
@@ -119,7 +117,7 @@ def comparison_context(older: RunRow, newer: RunRow) -> dict[str, Any]:
         "newer": newer,
         "names": _distinct_names(older, newer),
         "figures": compare(older.outcome or {}, newer.outcome or {}).figures,
-        "differences": _differences(older.settings, newer.settings),
+        "differences": differences(older.conditions, newer.conditions),
         "seconds": seconds,
         "before": before,
         "after": after,
@@ -131,25 +129,6 @@ def _distinct_names(older: RunRow, newer: RunRow) -> tuple[str, str]:
     if names[0] != names[1]:
         return names
     return f"{names[0]} {str(older.run_id)[:8]}", f"{names[1]} {str(newer.run_id)[:8]}"
-
-
-def _differences(before: dict[str, Any], after: dict[str, Any]) -> list[tuple[str, str, str]]:
-    """The settings in which two runs differ: name, and the value in each."""
-    flat = _flat(before), _flat(after)
-    names = sorted(flat[0].keys() | flat[1].keys())
-    rows = [(name, flat[0].get(name, ABSENT), flat[1].get(name, ABSENT)) for name in names]
-    return [row for row in rows if row[1] != row[2]]
-
-
-def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        label = f"{prefix}{name}".replace("_", " ")
-        if isinstance(value, dict):
-            flat |= _flat(value, f"{label}: ")
-        else:
-            flat[label] = ABSENT if value is None else str(value)
-    return flat
 
 
 def _named(text: str) -> RunRow:

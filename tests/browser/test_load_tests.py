@@ -70,6 +70,8 @@ def test_a_generation_is_cancelled_after_a_question(make_live_page: MakePage, sc
 
     expect(page.get_by_role("progressbar", name="Generated")).to_be_visible()
     expect(page.locator("#load-test")).to_contain_text("Commands are being generated")
+    if scripts:
+        expect(page.locator("#live")).to_be_visible()  # until then a click asks on a page
     page.get_by_role("button", name="Cancel generation").click()
     question = page.get_by_role("dialog") if scripts else page.get_by_role("main")
     question.get_by_role("button", name=re.compile("^Cancel( the)? generation$")).click()

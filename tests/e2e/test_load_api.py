@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from tests.e2e.served import served
+from tests.facts import rows
 from tests.waiting import eventually
 
 MIX = {"success": 90, "fail_transient_then_succeed": 5, "fail_permanent": 5}
@@ -45,3 +46,29 @@ async def test_mixed_behaviours_end_as_they_should_and_the_metrics_say_so(databa
     assert throughput["avg_processing_time_ms"] >= 10
     assert 10 <= throughput["p50_ms"] <= throughput["p95_ms"] <= throughput["p99_ms"]
     assert (throughput["active_workers"], throughput["queue_depth"]) == (2, 0)
+
+
+async def test_a_run_whose_web_process_is_killed_ends_as_failed(database_url, pool):
+    async with served(database_url) as web:
+        run = await web.post("/api/v1/commands/bulk", {"count": 1_000_000}, status=202)
+        path = f"/load-tests/{run['run_id']}"
+
+        async def sent() -> int:
+            return int((await web.get(f"/api/v1{path}"))["counts"].get("PENDING", 0))
+
+        await eventually(sent)
+        web.running.process.kill()
+        await web.running.ends()
+
+    async with served(database_url) as other:
+        # Half a minute of silence, during which nobody generates any more.
+        await rows(pool, "update load_test_run set heartbeat_at = now() - interval '1 minute'")
+        found = await other.get(f"/api/v1{path}")
+        page = await other.get(path)
+
+    assert (found["state"], found["cancel_requested_at"]) == ("failed", None)
+    assert 0 < found["counts"]["PENDING"] < 1_000_000
+    assert found["counts"]["PENDING"] >= found["generated_count"]
+    assert "Its generation ended with the process that did it" in page
+    assert "No more commands are sent; they wait for workers." in page
+    assert "Cancel generation" not in page

@@ -4,12 +4,23 @@ from __future__ import annotations
 
 import json
 import signal
+from contextlib import asynccontextmanager
+from uuid import UUID
 
 import pytest
 
+from app.behaviors import BehaviorDistribution
+from app.bulk import BulkOrder
+from app.runs import Origin, create_run, generate_run
 from commandbus import CommandBus, CommandStatus
-from tests.facts import rows
+from commandbus.ops import TroubleshootingQueue
+from tests.facts import claim, completed, failed, register, rows, settle, value
 from tests.programs import program
+
+KEYS = [
+    *("commands", "workers", "total_seconds", "generation_seconds", "throughput_per_second"),
+    *("p50_ms", "p95_ms", "p99_ms", "counts", "unaccounted", "settings"),
+]
 
 
 async def load_test(database_url, tmp_path, *arguments):
@@ -21,11 +32,22 @@ async def load_test(database_url, tmp_path, *arguments):
     return code, running, json.loads(file.read_text())
 
 
+@asynccontextmanager
+async def load_test_without_workers(database_url, file, *arguments):
+    """A run that has generated its commands and waits; the test does the work."""
+    given = ("--json", str(file), "--workers", "0", *arguments)
+    async with program("load_test.py", *given, DATABASE_URL=database_url) as running:
+        await running.says("processing them with the workers that run")
+        yield running
+
+
 async def test_every_command_is_generated_and_processed(database_url, pool, tmp_path):
     code, running, results = await load_test(
         database_url, tmp_path, "--commands", "500", "--workers", "2", "--name", "first"
     )
     assert code == 0, running.output
+    assert list(results)[: len(KEYS)] == KEYS
+    assert set(results["counts"]) == set(CommandStatus)
     assert (results["complete"], results["unaccounted"], results["name"]) == (True, 0, "first")
     assert results["counts"] == {
         "PENDING": 0, "IN_PROGRESS": 0, "COMPLETED": 500, "FAILED": 0, "IN_TSQ": 0, "CANCELLED": 0,
@@ -70,15 +92,69 @@ async def test_a_run_is_recorded_and_compared(database_url, pool, tmp_path):
     by_id = ("--compare", first["run_id"][:18])
     code, running, third = await load_test(database_url, tmp_path, *some, *by_id)
     assert (code, third["comparison"]["with"]) == (0, first["run_id"])
+    assert third["comparison"]["differences"] == []
+    assert "Both ran with the same settings and versions" in running.output
 
 
-async def test_nothing_is_done_where_there_is_nothing_to_compare_with(database_url, pool):
-    arguments = ("--commands", "10", "--compare", "nobody")
+async def test_what_cannot_be_compared_does_not_pass(database_url, pool, tmp_path):
+    some = ("--commands", "20", "--workers", "1")
+    _, _, first = await load_test(database_url, tmp_path, *some)
+    await rows(
+        pool,
+        """
+        update load_test_run
+        set outcome = outcome || '{"run_ms": [null, null, null]}',
+            versions = versions || '{"python": "3.0"}'
+        """,
+    )
+
+    code, running, second = await load_test(
+        database_url,
+        tmp_path,
+        *("--commands", "30", "--workers", "1", "--compare", "last", "--max-regression", "100"),
+    )
+
+    assert code == 3, running.output
+    assert second["comparison"]["with"] == first["run_id"]
+    assert second["comparison"]["unjudged"] == ["run p95"]
+    text = "Not judged: run p95 cannot be compared, that run has no figure for it"
+    assert text in running.output
+    differences = {each["name"]: each for each in second["comparison"]["differences"]}
+    assert differences.keys() == {"count", "types: success", "versions: python"}
+    assert (differences["count"]["other"], differences["count"]["this"]) == ("20", "30")
+    assert "Settings that differ" in running.output
+
+
+async def record_run(pool, run_id, name):
+    """A run in which nothing was done."""
+    order = BulkOrder(count=1, batch_id=UUID(run_id))
+    await create_run(pool, order, origin=Origin.CLI, name=name)
+
+
+@pytest.mark.parametrize(
+    ("named", "texts"),
+    [
+        ("nobody", ["There is no run 'nobody'", "8 characters at least"]),
+        ("0199aaaabbbb", ["There is no run '0199aaaabbbb'"]),
+        (
+            "11111111",
+            ["The ids of several runs begin with '11111111'", "11111111-1111-7111", "(the other)"],
+        ),
+        ("the other", ["11111111-2222-7222-8222-222222222222 (the other) has no outcome yet"]),
+    ],
+)
+async def test_nothing_is_done_where_there_is_nothing_to_compare_with(
+    database_url, pool, named, texts
+):
+    await record_run(pool, "11111111-1111-7111-8111-111111111111", None)
+    await record_run(pool, "11111111-2222-7222-8222-222222222222", "the other")
+    arguments = ("--commands", "10", "--compare", named)
     async with program("load_test.py", *arguments, DATABASE_URL=database_url) as running:
         assert await running.ends() == 1
-    assert "There is no run 'nobody' to compare with" in running.output
-    assert await rows(pool, "select from command_bus_command") == []
-    assert await rows(pool, "select from load_test_run") == []
+    for text in texts:
+        assert text in running.output
+    assert await rows(pool, "select 1 from command_bus_command") == []
+    assert len(await rows(pool, "select 1 from load_test_run")) == 2
 
 
 async def test_mixed_behaviours_end_where_they_should(database_url, pool, tmp_path):
@@ -95,10 +171,11 @@ async def test_mixed_behaviours_end_where_they_should(database_url, pool, tmp_pa
         "FAILED": 10,
     }
     assert results["retried"] == 20 + 10 * 2
-    assert results["deleted"] == 100
-    assert "Deleted 100 commands with their trails\n" in running.output
+    assert results["deletion"] == {"cancelled": 20, "deleted": 100}
+    done = "Cancelled 20 commands in the troubleshooting queue; deleted 100 commands"
+    assert f"{done} with their trails; 0 stay" in running.output
     for table in ("test_command", "command_bus_command", "command_bus_audit", "command_bus_tsq"):
-        assert await rows(pool, f"select from {table}") == [], table
+        assert await rows(pool, f"select 1 from {table}") == [], table
     assert set((await CommandBus(pool).count_by_status()).values()) == {0}
     assert await rows(pool, "select * from command_bus.find_violations()") == []
     [[outcome]] = await rows(pool, "select outcome -> 'counts' from load_test_run")
@@ -119,6 +196,101 @@ async def test_an_interrupted_run_reports_what_was_done(database_url, tmp_path):
     assert results["stopped_by"] == "interrupted"
     assert "commands did not come to an end" in running.output
     assert "Traceback" not in running.output
+
+
+async def test_what_an_interrupted_run_leaves_is_told_and_can_be_cancelled(
+    database_url, pool, tmp_path
+):
+    file = tmp_path / "results.json"
+    async with load_test_without_workers(
+        database_url, file, "--commands", "20", "--delete"
+    ) as running:
+        worker = await register(pool)
+        taken = await claim(pool, worker, limit=10)
+        await settle(pool, worker, *map(completed, taken[:7]))
+        await settle(pool, worker, *(failed(each, "permanent") for each in taken[7:]))
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 130
+    results = json.loads(file.read_text())
+    run_id = results["run_id"]
+    assert (results["left"], results["unaccounted"]) == (10, 0)
+    assert results["deletion"] == {"cancelled": 3, "deleted": 10}
+    for text in (
+        "10 commands did not come to an end",
+        "python -m app.worker",
+        f"/load-tests/{run_id}",
+        "Cancelled 3 commands in the troubleshooting queue; deleted 10 commands",
+        "10 stay",
+    ):
+        assert text in running.output
+
+    how = next(line for line in running.lines if "--cancel" in line).split("python ")[1]
+    async with program(*how.split(), DATABASE_URL=database_url) as cancelling:
+        assert await cancelling.ends() == 0
+    assert f"Cancelled 10 commands of run {run_id}" in cancelling.output
+    assert await rows(pool, "select distinct status::text from command_bus_command") == [
+        ("CANCELLED",)
+    ]
+    assert await rows(pool, "select * from command_bus.find_violations()") == []
+
+
+async def test_only_what_waits_is_cancelled(database_url, pool):
+    order = BulkOrder(count=1_200, distribution=BehaviorDistribution(success=100.0))
+    await create_run(pool, order, origin=Origin.CLI, name="to be cancelled")
+    await generate_run(pool, order)
+    worker = await register(pool)
+    [taken] = await claim(pool, worker, limit=1)
+    other = BulkOrder(count=1)
+    await create_run(pool, other, origin=Origin.CLI)
+    await generate_run(pool, other)
+
+    arguments = ("load_test.py", "--cancel", "to be cancelled")
+    async with program(*arguments, DATABASE_URL=database_url) as cancelling:
+        assert await cancelling.ends() == 0
+    assert "Cancelled 1,199 commands of run" in cancelling.output
+
+    await settle(pool, worker, completed(taken))
+    counts = await CommandBus(pool).count_by_status()
+    assert {status: n for status, n in counts.items() if n} == {
+        CommandStatus.PENDING: 1, CommandStatus.COMPLETED: 1, CommandStatus.CANCELLED: 1_199,
+    }  # fmt: skip
+
+
+async def test_a_run_ends_when_its_waiting_commands_are_cancelled(database_url, pool, tmp_path):
+    file = tmp_path / "results.json"
+    async with load_test_without_workers(database_url, file, "--commands", "5") as running:
+        tsq = TroubleshootingQueue(pool)
+        for domain, command_id in await rows(
+            pool, "select domain, command_id from command_bus_command"
+        ):
+            await tsq.cancel_pending(domain, command_id, "ann")
+        assert await running.ends() == 0
+    results = json.loads(file.read_text())
+    assert (results["counts"]["CANCELLED"], results["unaccounted"]) == (5, 0)
+    assert results["p50_ms"] is None
+    assert await value(pool, "select state from load_test_run") == "finished"
+
+
+@pytest.mark.parametrize("lost", ["one that has ended", "one that waits"])
+async def test_a_command_that_is_lost_is_an_error(database_url, pool, tmp_path, lost):
+    file = tmp_path / "results.json"
+    async with load_test_without_workers(database_url, file, "--commands", "10") as running:
+        worker = await register(pool)
+        first, second, *others = await claim(pool, worker)
+        await settle(pool, worker, *map(completed, [first, *others]))
+        victim = first if lost == "one that has ended" else second
+        await rows(
+            pool,
+            "delete from command_bus_command where command_id = %s",
+            victim.command.command_id,
+        )
+        await settle(pool, worker, completed(second))
+        if victim is second:  # nobody will ever bring it to its end
+            running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 1
+    results = json.loads(file.read_text())
+    assert (results["unaccounted"], results["left"], results["complete"]) == (1, 0, False)
+    assert "1 commands are unaccounted for" in running.output
 
 
 async def test_a_run_without_living_workers_ends_with_an_error(database_url, tmp_path):

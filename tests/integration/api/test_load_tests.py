@@ -86,7 +86,7 @@ def test_two_runs_are_compared(
     run_all: Callable[..., None],
     conn: psycopg.Connection[TupleRow],
 ) -> None:
-    slow, fast = generate(3), generate(3)
+    slow, fast = generate(3, delay_ms=5), generate(3)
     run_all("success")
     client.get(URL)  # whoever looks has their outcomes recorded
     for run_id, rate, p95 in ((slow, 100, 40), (fast, 150, 40.2)):
@@ -106,6 +106,7 @@ def test_two_runs_are_compared(
     assert compared["first"]["run_id"] == slow
     assert (figures["throughput"]["ratio"], figures["throughput"]["verdict"]) == (1.5, "better")
     assert figures["total p95"]["verdict"] == "same"
+    assert {"name": "delay ms", "first": "5", "second": "0"} in compared["differences"]
     back = got(client.get(f"{URL}/{slow}/compare?against={fast}"))
     assert back["figures"][0]["verdict"] == "worse"
 

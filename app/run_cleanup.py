@@ -1,0 +1,127 @@
+"""What a run leaves behind: cancelling what still waits, and deleting what has ended."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import LiteralString
+from uuid import UUID
+
+from psycopg.rows import TupleRow
+
+from app.runs import Pool
+from app.store import delete_test_commands
+from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus.models import OperatorVerdict
+from commandbus.ops import TroubleshootingQueue
+from commandbus.store import autocommit, delete_batch
+
+AT_ONCE = 500
+
+
+@dataclass(frozen=True, slots=True)
+class Deletion:
+    """What became of the commands of a run that is deleted."""
+
+    cancelled: int
+    """They were in the troubleshooting queue."""
+    deleted: int
+    """Those that were cancelled are among them."""
+
+
+async def delete_commands(pool: Pool, run_id: UUID, by: str) -> Deletion:
+    """Delete the commands of a run that have ended, with their trails.
+
+    Those in the troubleshooting queue are cancelled first, in the name of *by*. What is on its way
+    stays, and so does the record of the run. In transactions of AT_ONCE commands; raises psycopg's
+    InsufficientPrivilege for a role that may not delete what is in the audit trail.
+    """
+    cancelled = await _cancel_troubled(pool, run_id, by)
+    count = 0
+    while True:
+        async with pool.connection() as conn, conn.transaction():
+            deleted = await delete_batch(conn, run_id, AT_ONCE)
+            await delete_test_commands(conn, deleted)
+        if not deleted:
+            return Deletion(cancelled, count)
+        count += len(deleted)
+
+
+async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> int:
+    tsq = TroubleshootingQueue(pool)
+    count = 0
+    while True:
+        troubled = await _rows(
+            pool,
+            """
+            select t.domain, array_agg(t.command_id)
+            from (
+                select t.domain, t.command_id
+                from command_bus_tsq as t
+                join command_bus_command as c
+                    on c.command_id = t.command_id and c.domain = t.domain
+                where c.batch_id = %s
+                limit %s
+            ) as t
+            group by t.domain
+            """,
+            run_id,
+            AT_ONCE,
+        )
+        done = 0
+        for domain, ids in troubled:
+            answers = await tsq.operator_cancel_many(domain, ids, by, "its load test is deleted")
+            done += sum(answer.verdict is OperatorVerdict.DONE for answer in answers)
+        if not done:
+            return count
+        count += done
+
+
+async def cancel_waiting(pool: Pool, run_id: UUID, by: str, is_stopped: Callable[[], bool]) -> int:
+    """Cancel the commands of a run that no worker has taken; returns how many.
+
+    *is_stopped* is asked before each. One transaction for each command: a worker may take any of
+    them meanwhile, which then is run.
+    """
+    tsq = TroubleshootingQueue(pool)
+    count = 0
+    last: TupleRow | None = None
+    while True:
+        waiting = await _rows(
+            pool,
+            """
+            select c.created_at, c.command_id, c.domain
+            from load_test_run as r
+            join command_bus_command as c
+                on c.created_at between r.created_at - interval '1 minute'
+                    and coalesce(r.generated_at, clock_timestamp()) + interval '1 minute'
+            where r.run_id = %s and c.batch_id = r.run_id and c.status = 'PENDING'
+                and (c.created_at, c.command_id) > (
+                    coalesce(%s::timestamptz, '-infinity'),
+                    coalesce(%s::uuid, '00000000-0000-0000-0000-000000000000')
+                )
+            order by c.created_at, c.command_id
+            limit %s
+            """,
+            run_id,
+            last and last[0],
+            last and last[1],
+            AT_ONCE,
+        )
+        for _, command_id, domain in waiting:
+            if is_stopped():
+                return count
+            try:
+                await tsq.cancel_pending(domain, command_id, by, "its load test was interrupted")
+            except (CommandNotFoundError, InvalidStateError):  # it is pending no longer
+                continue
+            count += 1
+        if not waiting:
+            return count
+        last = waiting[-1]
+
+
+async def _rows(pool: Pool, query: LiteralString, *parameters: object) -> list[TupleRow]:
+    async with autocommit(pool) as conn:
+        cur = await conn.execute(query, parameters)
+        return await cur.fetchall()
