@@ -9,13 +9,13 @@ from uuid import UUID
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app import access
+from app import access, load_tests
 from app.api import bp
 from app.api.answers import CommandItem
 from app.api.routing import WHOLE, Answer, Id, Query
 from app.api.schemas import DomainName
 from app.models import count_active, count_by_status, statistics
-from app.models.load_test import load_test_of
+from app.models.load_test import find_load_test
 from app.portal import current_portal
 from commandbus.models import Percentiles
 
@@ -204,8 +204,8 @@ def history(query: HistoryQuery) -> Any:
 @access.viewer
 def load_test(query: RunQuery) -> Any:
     """The progress of a run, or of the latest one; zeros where there is none."""
-    run_id = query.run_id or statistics.latest_run()
-    report = load_test_of(None if run_id is None else statistics.run_progress(run_id))
+    load_tests.settle()
+    report = find_load_test(query.run_id)
     return LoadTestItem(
         **{
             name: getattr(report, name)

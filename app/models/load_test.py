@@ -6,13 +6,19 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from app.models.statistics import RunProgress
+from app.models.load_test_runs import RunRow, get_run
+from app.models.statistics import RunProgress, latest_run, run_progress
+from app.runs import RunState
 from commandbus.models import CommandStatus, Percentiles
 
 
 @dataclass(frozen=True, slots=True)
 class LoadTest:
-    """The progress of a run; *pending* includes what is running, *failed* what was cancelled."""
+    """The progress of a run; *pending* includes what is running, *failed* what was cancelled.
+
+    While commands are being generated, those to come count as *pending*, too: the total is what
+    was ordered from the first moment, and the run is not over when workers have caught up.
+    """
 
     run_id: UUID | None
     total_commands: int
@@ -27,23 +33,55 @@ class LoadTest:
     avg_processing_time_ms: float | None
     latency: Percentiles
     started_at: datetime | None
+    sent: int = 0
 
 
 NO_RUN = LoadTest(None, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, None, Percentiles(None, None, None), None)
 
 
-def load_test_of(run: RunProgress | None) -> LoadTest:
-    """The report of *run*; zeros where there is none.
+def find_load_test(run_id: UUID | None = None) -> LoadTest:
+    """The progress of a run, or of the latest one; zeros where there is none."""
+    run_id = run_id or latest_run()
+    if run_id is None:
+        return NO_RUN
+    recorded, progress = get_run(run_id), run_progress(run_id)
+    if recorded is None or recorded.state != RunState.GENERATING:
+        return NO_RUN if progress is None else _report(progress, 0)
+    return _report(progress or _unsent(recorded), recorded.count)
+
+
+def _unsent(run: RunRow) -> RunProgress:
+    """The progress of a run of which no command was sent yet."""
+    nothing = Percentiles(None, None, None)
+    return RunProgress(
+        run_id=run.run_id,
+        started_at=run.created_at,
+        first_processed_at=None,
+        last_processed_at=None,
+        now=run.created_at,
+        counts=dict.fromkeys(CommandStatus, 0),
+        sent=0,
+        processed=0,
+        retried=0,
+        avg_wait_ms=None,
+        avg_run_ms=None,
+        wait=nothing,
+        run=nothing,
+        total=nothing,
+    )
+
+
+def _report(run: RunProgress, ordered: int) -> LoadTest:
+    """What there is to say of *run*, of which *ordered* commands are to come at least.
 
     A finished run has taken the time until its last command ended. What remains is estimated from
     the rate so far, and unknown before the first command has ended.
     """
-    if run is None:
-        return NO_RUN
     counts = run.counts
-    total = sum(counts.values())
-    pending = counts[CommandStatus.PENDING] + counts[CommandStatus.IN_PROGRESS]
-    done = total - pending
+    sent = sum(counts.values())
+    done = sent - counts[CommandStatus.PENDING] - counts[CommandStatus.IN_PROGRESS]
+    total = max(sent, ordered)
+    pending = total - done
     finished = pending == 0 and run.last_processed_at is not None
     end = run.last_processed_at if finished and run.last_processed_at is not None else run.now
     # Statistics know whole seconds; a run that ended within one took about one.
@@ -64,4 +102,5 @@ def load_test_of(run: RunProgress | None) -> LoadTest:
         avg_processing_time_ms=run.avg_run_ms,
         latency=run.run,
         started_at=run.started_at,
+        sent=sent,
     )

@@ -237,7 +237,7 @@ def run_progress(run_id: UUID) -> RunProgress | None:
 
 
 def latest_run() -> UUID | None:
-    """The run whose first command was sent last, or None where there is none."""
+    """The run that began last, or None where there is none."""
     run_id: UUID | None = db.session.scalar(
         sa.text(
             """
@@ -249,6 +249,9 @@ def latest_run() -> UUID | None:
                 where batch_id is not null
                     and batch_id not in (select batch_id from command_bus_batch)
                 group by batch_id
+                union all
+                select run_id, created_at from load_test_run
+                where state = 'generating' and finished_at is null
             ) as run
             order by created_at desc, batch_id desc
             limit 1

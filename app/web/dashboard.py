@@ -12,7 +12,7 @@ from app.behaviors import DEFAULT_BEHAVIOR
 from app.bulk import BulkOrder
 from app.database_health import findings, look
 from app.models import count_by_status, send_test_command, statistics
-from app.models.load_test import load_test_of
+from app.models.load_test import find_load_test
 from app.models.load_test_runs import get_run
 from app.portal import call, current_bus, current_portal
 from app.runs import Origin, RunState
@@ -59,9 +59,11 @@ def quick_load() -> ResponseReturnValue:
 def dashboard_context() -> dict[str, Any]:
     """Everything that the dashboard and its partials show."""
     current_portal().fold_soon()
-    latest = statistics.latest_run()
-    run = load_test_of(None if latest is None else statistics.run_progress(latest))
-    recorded = None if latest is None else get_run(latest)
+    run = find_load_test()
+    recorded = None if run.run_id is None else get_run(run.run_id)
+    still_generated = recorded is not None and recorded.state == RunState.GENERATING
+    if still_generated:
+        load_tests.settle()  # its process may have died; the next refresh knows
     metrics = statistics.metrics()
     points = statistics.history(HISTORY_SECONDS, HISTORY_STEP_SECONDS)
     return {
@@ -70,7 +72,7 @@ def dashboard_context() -> dict[str, Any]:
         "metrics": metrics,
         "run": run if run.pending else None,
         "recorded": recorded,
-        "still_generated": recorded is not None and recorded.state == RunState.GENERATING,
+        "still_generated": still_generated,
         "live_seconds": BUSY_SECONDS if run.pending else IDLE_SECONDS,
         "has_history": any(point.processed for point in points),
         "times": [int(point.at.timestamp()) for point in points],

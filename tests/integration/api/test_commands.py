@@ -135,9 +135,15 @@ def test_above_ten_thousand_the_run_goes_on_by_itself(client: FlaskClient) -> No
     assert answer.status_code == 202
     assert got(answer)["count"] == 10_001
     run = answer.headers["Location"]
-    assert run == f"/api/v1/load-tests/{got(answer)['run_id']}"
+    run_id = got(answer)["run_id"]
+    assert run == f"/api/v1/load-tests/{run_id}"
+    for url in (f"/api/v1/stats/load-test?run_id={run_id}", "/api/v1/stats/load-test"):
+        begun = got(client.get(url))
+        # Whoever waits until nothing is pending must not stop before the first one is sent.
+        assert (begun["run_id"], begun["total_commands"]) == (run_id, 10_001)
+        assert (begun["pending"], begun["progress_percent"]) == (10_001, 0)
     eventually_now(lambda: got(client.get(run))["state"] == "running")
-    progress = got(client.get(f"/api/v1/stats/load-test?run_id={got(answer)['run_id']}"))
+    progress = got(client.get(f"/api/v1/stats/load-test?run_id={run_id}"))
     assert progress["total_commands"] == 10_001
     page = got(client.get(f"{URL}?limit=1&command_type=TestCommand"))
     assert (page["total"], page["total_is_exact"]) == (10_000, False)
