@@ -146,11 +146,13 @@ class TsqItem(Answer):
     command_id: UUID
     domain: str
     command_type: str
+    status: CommandStatus
     correlation_id: UUID | None
     group_id: UUID
     attempts: int
     max_attempts: int | None
     created_at: datetime
+    updated_at: datetime
     entered_at: datetime
     first_failed_at: datetime
     last_failed_at: datetime

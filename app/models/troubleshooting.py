@@ -53,6 +53,7 @@ class TroubledRow:
     attempts: int
     max_attempts: int | None
     created_at: datetime
+    updated_at: datetime
     entered_at: datetime
     first_failed_at: datetime
     last_failed_at: datetime
@@ -60,6 +61,11 @@ class TroubledRow:
     last_error_code: str
     last_error_message: str
     payload: Any
+
+    @property
+    def status(self) -> CommandStatus:
+        """What every command in the queue has."""
+        return CommandStatus.IN_TSQ
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +109,7 @@ _COLUMNS = (
     Troubled.attempts,
     Command.max_attempts,
     Troubled.created_at,
+    Command.updated_at,
     Troubled.entered_at,
     Troubled.first_failed_at,
     Troubled.last_failed_at,

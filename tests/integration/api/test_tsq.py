@@ -39,6 +39,9 @@ def test_the_list_shows_error_and_payload(client: FlaskClient, troubled: Trouble
     [command] = page["commands"]
     assert command["command_id"] == command_id
     assert command["payload"] == {"n": 0}
+    assert command["status"] == "IN_TSQ"
+    [listed] = got(client.get("/api/v1/commands"))["commands"]
+    assert {name: command[name] for name in listed} == listed
     assert command["last_error_code"] == "NO_FUNDS"
     assert command["last_error_message"] == "Account 7 is empty"
     for query, total in {
