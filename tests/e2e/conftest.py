@@ -14,7 +14,7 @@ from app.worker import create_worker
 from commandbus import CommandBus, CommandRecord, CommandStatus, RetryPolicy
 from commandbus.ops import TroubleshootingQueue
 from tests.e2e import support
-from tests.e2e.support import Pool
+from tests.e2e.support import Pool, create_test_command, update_test_command
 from tests.waiting import eventually
 
 WaitForStatus = Callable[..., Awaitable[CommandRecord]]
@@ -106,11 +106,14 @@ def _test_commands_go_to_this_database(request: pytest.FixtureRequest) -> Iterat
         yield
 
 
-@pytest.fixture
-def create_test_command() -> Callable[..., Awaitable[None]]:
-    return support.create_test_command
+# Under names of their own, so that the functions can be imported from here, too.
 
 
-@pytest.fixture
-def update_test_command() -> Callable[..., Awaitable[None]]:
-    return support.update_test_command
+@pytest.fixture(name="create_test_command")
+def _create_test_command() -> Callable[..., Awaitable[None]]:
+    return create_test_command
+
+
+@pytest.fixture(name="update_test_command")
+def _update_test_command() -> Callable[..., Awaitable[None]]:
+    return update_test_command
