@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -41,6 +40,7 @@ async def create_worker(
 
 
 if __name__ == "__main__":
+    from app.event_loop import end_process
     from app.worker_cli import main
 
-    sys.exit(main())
+    end_process(main())

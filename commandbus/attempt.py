@@ -19,10 +19,12 @@ class Attempt:
     """What a worker holds: a claimed command until its outcome is recorded.
 
     *deadline* is the end of the lease on this process's monotonic clock, counted from before the
-    claim was asked for, so that it is never later than the database's.
+    claim was asked for, so that it is never later than the database's. *timeout* (seconds; 0: none)
+    is that of handlers which have none of their own.
     """
 
     __slots__ = (
+        "_limit",
         "_renew",
         "abandoned",
         "claimed",
@@ -31,6 +33,8 @@ class Attempt:
         "lease_seconds",
         "started",
         "task",
+        "timeout",
+        "token",
     )
 
     def __init__(
@@ -41,25 +45,32 @@ class Attempt:
         deadline: float,
         lease_seconds: int,
         renew: Renew,
+        timeout: float = 0.0,
     ) -> None:
         self.claimed = claimed
+        self.token = claimed.token
         self.handler = handler
         self.deadline = deadline
         self.lease_seconds = lease_seconds
         self.started: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.abandoned = False
+        own = None if handler is None else handler.timeout
+        self.timeout = timeout if own is None else own
+        self._limit: asyncio.Timeout | None = None
         self._renew = renew
 
     @property
-    def token(self) -> tuple[str, int]:
-        """What tells this attempt from every other one."""
-        return str(self.claimed.command.command_id), self.claimed.claim_no
+    def auto_renew(self) -> bool:
+        """Whether the lease is to be made longer while the handler runs.
+
+        Not when its time is over: one that ignores its cancellation is given up with its lease.
+        """
+        return self.handler is not None and self.handler.auto_renew and not self._is_overdue
 
     @property
-    def auto_renew(self) -> bool:
-        """Whether the lease is to be made longer while the handler runs."""
-        return self.handler is not None and self.handler.auto_renew
+    def _is_overdue(self) -> bool:
+        return self._limit is not None and self._limit.expired()
 
     def abandon(self) -> None:
         """Cancel the handler; the attempt is over or will be, and what it raises is no outcome."""
@@ -70,7 +81,8 @@ class Attempt:
     async def extend(self, seconds: float) -> None:
         """Make the lease end *seconds* from now; raises LeaseLostError when the attempt is over."""
         whole = max(1, int(-(-seconds // 1)))
-        if not await self._renew(self, whole):
+        given_up = self.abandoned or self._is_overdue
+        if given_up or not await self._renew(self, whole):
             raise LeaseLostError(f"the lease of command {self.claimed.command.command_id} is over")
 
     async def run(self, policy: RetryPolicy) -> Outcome | None:
@@ -85,7 +97,11 @@ class Attempt:
             attempt=claimed.attempt, max_attempts=claimed.max_attempts, extend=self.extend
         )
         try:
-            result = await self.handler.run(claimed.command, context)
+            if self.timeout:
+                async with asyncio.timeout(self.timeout) as self._limit:
+                    result = await self.handler.run(claimed.command, context)
+            else:
+                result = await self.handler.run(claimed.command, context)
         except asyncio.CancelledError as exc:
             if self.abandoned:
                 return None
@@ -94,6 +110,8 @@ class Attempt:
         except (KeyboardInterrupt, GeneratorExit):
             raise  # not the handler's: somebody ends the program, or the event loop this task
         except BaseException as exc:  # noqa: BLE001 - a handler may raise anything
+            if self._is_overdue and isinstance(exc, TimeoutError):
+                return outcomes.timed_out(claimed, self._run_us(), self.timeout, policy)
             return outcomes.failure(claimed, self._run_us(), exc, policy)
         return outcomes.success(claimed, self._run_us(), result)
 

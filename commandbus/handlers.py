@@ -39,11 +39,12 @@ class HandlerContext:
 class RegisteredHandler:
     """A handler with the way it wants to be run."""
 
-    __slots__ = ("auto_renew", "run")
+    __slots__ = ("auto_renew", "run", "timeout")
 
-    def __init__(self, run: Handler, *, auto_renew: bool) -> None:
+    def __init__(self, run: Handler, *, auto_renew: bool, timeout: float | None = None) -> None:
         self.run = run
         self.auto_renew = auto_renew
+        self.timeout = timeout
 
 
 class HandlerRegistry:
@@ -53,31 +54,47 @@ class HandlerRegistry:
         self._handlers: dict[tuple[str, str], RegisteredHandler] = {}
 
     def handler(
-        self, domain: str, command_type: str, *, auto_renew: bool = False
+        self,
+        domain: str,
+        command_type: str,
+        *,
+        auto_renew: bool = False,
+        timeout: float | None = None,
     ) -> Callable[[Handler], Handler]:
         """Register the decorated coroutine function for commands of this type.
 
         What it returns becomes the command's result. With *auto_renew* the worker makes the lease
         longer for as long as the handler runs, so that it may outlast the visibility timeout.
-        Raises HandlerAlreadyRegisteredError for a second handler of the same type.
+        After *timeout* seconds the handler is cancelled, and the attempt fails as a transient
+        error; 0 means no limit, None the worker's ``handler_timeout``.
+        Raises HandlerAlreadyRegisteredError for a second handler of the same type, and ValueError
+        for a negative timeout.
         """
 
         def register(function: Handler) -> Handler:
-            self.register(domain, command_type, function, auto_renew=auto_renew)
+            self.register(domain, command_type, function, auto_renew=auto_renew, timeout=timeout)
             return function
 
         return register
 
     def register(
-        self, domain: str, command_type: str, function: Handler, *, auto_renew: bool = False
+        self,
+        domain: str,
+        command_type: str,
+        function: Handler,
+        *,
+        auto_renew: bool = False,
+        timeout: float | None = None,
     ) -> None:
         """The same as :meth:`handler` without the decorator."""
+        if timeout is not None and timeout < 0:
+            raise ValueError("timeout must not be negative")
         key = (domain, command_type)
         if key in self._handlers:
             raise HandlerAlreadyRegisteredError(
                 f'a handler for "{command_type}" in domain "{domain}" is registered already'
             )
-        self._handlers[key] = RegisteredHandler(function, auto_renew=auto_renew)
+        self._handlers[key] = RegisteredHandler(function, auto_renew=auto_renew, timeout=timeout)
 
     def get(self, domain: str, command_type: str) -> RegisteredHandler | None:
         """The handler for a command type, or None."""

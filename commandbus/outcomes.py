@@ -15,6 +15,7 @@ from commandbus.retry import RetryPolicy
 NO_HANDLER = "NO_HANDLER"
 UNDECODABLE_PAYLOAD = "UNDECODABLE_PAYLOAD"
 UNSTORABLE_RESULT = "UNSTORABLE_RESULT"
+HANDLER_TIMEOUT = "HANDLER_TIMEOUT"
 
 _KINDS: tuple[tuple[type[HandlerError], OutcomeKind], ...] = (
     (BusinessRuleError, OutcomeKind.BUSINESS),
@@ -55,6 +56,19 @@ def failure(
         error_type="UNEXPECTED",
         code=type(error).__name__,
         message=error,
+    )
+
+
+def timed_out(claimed: ClaimedCommand, run_us: int, seconds: float, policy: RetryPolicy) -> Outcome:
+    """The handler was cancelled after the *seconds* that it had."""
+    return _failed(
+        claimed,
+        run_us,
+        OutcomeKind.TRANSIENT,
+        policy,
+        error_type="TRANSIENT",
+        code=HANDLER_TIMEOUT,
+        message=f"The handler had not ended after {seconds:g} s",
     )
 
 

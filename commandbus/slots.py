@@ -24,6 +24,10 @@ logger = logging.getLogger(__name__)
 AHEAD_SECONDS = 0.25
 # A command with less than this part of its lease left is given back instead of started.
 START_MARGIN = 0.1
+# What waits here for this part of its lease is given back: something slow holds the slots.
+WAIT_PART = 0.5
+# A handler that has not ended so long after its cancellation is named in the log.
+CANCEL_SECONDS = 1.0
 
 
 class Slots:
@@ -40,8 +44,8 @@ class Slots:
         self._on_outcome = on_outcome
         self._on_change = on_change
         self._ready: deque[Attempt] = deque()
-        self._running: dict[tuple[str, int], Attempt] = {}
-        self._held: dict[tuple[str, int], Attempt] = {}
+        self._running: dict[tuple[int, int], Attempt] = {}
+        self._held: dict[tuple[int, int], Attempt] = {}
         self._stale: list[Attempt] = []
         self._mean_run_seconds: float | None = None
 
@@ -84,19 +88,29 @@ class Slots:
         for attempt in attempts:
             self._held[attempt.token] = attempt
         self._ready.extend(attempts)
-        self._watch(attempts, attempts[0].deadline)
+        asyncio.get_running_loop().call_later(
+            attempts[0].lease_seconds * WAIT_PART, self._on_waited, attempts
+        )
         self.start_ready()
 
     def start_ready(self) -> None:
         """Start what is ready while slots are free."""
-        now = time.monotonic()
         while self._ready and self.open and len(self._running) < self.concurrency:
             attempt = self._ready.popleft()
-            if attempt.deadline - now < attempt.lease_seconds * START_MARGIN:
-                self._stale.append(attempt)
-                self._on_change()
+            if self._is_stale(attempt):
+                self._put_aside(attempt)
             else:
                 self.start(attempt)
+
+    @staticmethod
+    def _is_stale(attempt: Attempt) -> bool:
+        """Whether too little is left of the lease for its handler to start."""
+        return attempt.deadline - time.monotonic() < attempt.lease_seconds * START_MARGIN
+
+    def _put_aside(self, attempt: Attempt) -> None:
+        """Let the claim loop give it back."""
+        self._stale.append(attempt)
+        self._on_change()
 
     def start(self, attempt: Attempt) -> None:
         """Run the handler of an attempt in a task of its own."""
@@ -104,6 +118,11 @@ class Slots:
         attempt.task = asyncio.create_task(self._run(attempt))
 
     async def _run(self, attempt: Attempt) -> None:
+        if self._is_stale(attempt):
+            # Another handler has kept the event loop from going on since this was to start.
+            self._running.pop(attempt.token, None)
+            self._put_aside(attempt)
+            return
         outcome = await attempt.run(self.retry_policy)
         if self._running.get(attempt.token) is attempt:
             del self._running[attempt.token]
@@ -121,8 +140,7 @@ class Slots:
 
     def recorded(self, outcome: Outcome) -> None:
         """The outcome is in the database: the attempt is not held any more."""
-        claimed = outcome.claimed
-        self._held.pop((str(claimed.command.command_id), claimed.claim_no), None)
+        self._held.pop(outcome.claimed.token, None)
 
     def take_stale(self) -> list[ClaimedCommand]:
         """What waited here until its lease was nearly over, and has to be given back."""
@@ -150,8 +168,22 @@ class Slots:
             attempt.abandon()
         return len(attempts)
 
+    def _on_waited(self, attempts: list[Attempt]) -> None:
+        """Give back what has not begun, at no cost in attempts; watch the leases of the others."""
+        tokens = {attempt.token for attempt in attempts}
+        waiting = [attempt for attempt in self._ready if attempt.token in tokens]
+        if waiting:
+            self._ready = deque(each for each in self._ready if each.token not in tokens)
+            # Else the same ones would be claimed ahead again.
+            self._mean_run_seconds = waiting[0].lease_seconds * WAIT_PART
+            for attempt in waiting:
+                self._put_aside(attempt)
+        running = [attempt for attempt in attempts if attempt.token in self._running]
+        if running:
+            self._watch(running, min(attempt.deadline for attempt in running))
+
     def _watch(self, attempts: list[Attempt], deadline: float) -> None:
-        """Look at attempts when their lease ends."""
+        """Look at attempts that run when their lease ends."""
         asyncio.get_running_loop().call_later(
             max(deadline - time.monotonic(), 0.0), self._on_lease_end, attempts
         )
@@ -160,23 +192,31 @@ class Slots:
         """Give up attempts whose lease is over; look again later at those that were renewed."""
         now = time.monotonic()
         for attempt in attempts:
-            if self._held.get(attempt.token) is not attempt:
+            if attempt.token not in self._running:
                 continue
             if attempt.deadline > now:
                 self._watch([attempt], attempt.deadline)
-            elif self._running.pop(attempt.token, None) is not None:
-                logger.warning(
-                    "lease_over_handler_cancelled",
-                    extra={
-                        "command_id": attempt.token[0],
-                        "domain": attempt.claimed.command.domain,
-                        "command_type": attempt.claimed.command.command_type,
-                        "attempt": attempt.claimed.attempt,
-                    },
+            else:
+                del self._running[attempt.token]
+                asyncio.get_running_loop().call_later(
+                    CANCEL_SECONDS, self._look_at_cancelled, attempt
                 )
+                logger.warning("lease_over_handler_cancelled", extra=_fields(attempt))
                 attempt.abandon()
-            elif attempt in self._ready:
-                self._ready.remove(attempt)
-                del self._held[attempt.token]
         self.start_ready()
         self._on_change()
+
+    @staticmethod
+    def _look_at_cancelled(attempt: Attempt) -> None:
+        if attempt.task is not None and not attempt.task.done():
+            logger.error("handler_ignores_cancellation", extra=_fields(attempt))
+
+
+def _fields(attempt: Attempt) -> dict[str, object]:
+    command = attempt.claimed.command
+    return {
+        "command_id": str(command.command_id),
+        "domain": command.domain,
+        "command_type": command.command_type,
+        "attempt": attempt.claimed.attempt,
+    }

@@ -28,6 +28,7 @@ from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from commandbus.leases import Leases
 from commandbus.listener import listen_for_commands
+from commandbus.loop_watch import LoopWatch
 from commandbus.models import ClaimedCommand, Outcome
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
@@ -48,6 +49,9 @@ class Worker:
 
     * *visibility_timeout* (whole seconds, at least 1): how long a claim holds a command. A handler
       that runs longer without renewal is cancelled, and its command is claimed again.
+    * *handler_timeout* (seconds; 0: no limit): how long a handler may run, renewed or not, unless
+      it was registered with a limit of its own. It is cancelled then, and the attempt fails with
+      the code HANDLER_TIMEOUT, as a transient error.
     * *batch_size*: how many commands one claim takes at most, and how many wait here for a slot.
     * *poll_interval* (seconds): the longest pause between two looks at an empty queue; a
       notification wakes the worker earlier.
@@ -69,6 +73,7 @@ class Worker:
         visibility_timeout: int = 30,
         batch_size: int = 10,
         poll_interval: float = 1.0,
+        handler_timeout: float = 0.0,
         retry_policy: RetryPolicy | None = None,
         drain_timeout: float = 30.0,
         settings: dict[str, Any] | None = None,
@@ -100,6 +105,7 @@ class Worker:
             visibility_timeout=visibility_timeout,
             batch_size=batch_size,
             poll_interval=poll_interval,
+            handler_timeout=handler_timeout,
             retry_policy=retry_policy or RetryPolicy(),
         )
 
@@ -110,6 +116,7 @@ class Worker:
         visibility_timeout: int | None = None,
         batch_size: int | None = None,
         poll_interval: float | None = None,
+        handler_timeout: float | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         """Change options, also while running; claims made from now on follow them.
@@ -124,6 +131,8 @@ class Worker:
             raise ValueError("batch_size must be at least 1")
         if poll_interval is not None and poll_interval <= 0:
             raise ValueError("poll_interval must be positive")
+        if handler_timeout is not None and handler_timeout < 0:
+            raise ValueError("handler_timeout must not be negative")
         if concurrency is not None:
             self._slots.concurrency = concurrency
         if visibility_timeout is not None:
@@ -132,6 +141,8 @@ class Worker:
             self._slots.batch_size = batch_size
         if poll_interval is not None:
             self.poll_interval = poll_interval
+        if handler_timeout is not None:
+            self.handler_timeout = handler_timeout
         if retry_policy is not None:
             self._slots.retry_policy = retry_policy
         self.wake()
@@ -196,6 +207,7 @@ class Worker:
             settling,
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
             asyncio.create_task(self._leases.keep(), name="lease renewal"),
+            asyncio.create_task(LoopWatch(self.ids).run(), name="loop watch"),
             asyncio.create_task(
                 listen_for_commands(self._pool, self.domain, self._wake.set), name="listener"
             ),
@@ -343,13 +355,16 @@ class Worker:
     def _attempts(
         self, claimed: list[ClaimedCommand], asked_at: float, seconds: int
     ) -> list[Attempt]:
+        domain, handler_of, renew = self.domain, self._registry.get, self._leases.extend
+        deadline = asked_at + seconds
         return [
             Attempt(
                 command,
-                self._registry.get(self.domain, command.command.command_type),
-                deadline=asked_at + seconds,
+                handler_of(domain, command.command.command_type),
+                deadline=deadline,
                 lease_seconds=seconds,
-                renew=self._leases.extend,
+                renew=renew,
+                timeout=self.handler_timeout,
             )
             for command in claimed
         ]

@@ -15,7 +15,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import TupleRow, dict_row
 
-from tests.chaos.history import Recorded
+from commandbus.outcomes import HANDLER_TIMEOUT
+from tests.chaos.history import CANCELLED, Recorded
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED")
 CLOSING = ("COMPLETED", "OPERATOR_COMPLETE", "OPERATOR_CANCEL")
@@ -211,7 +212,8 @@ def _outcomes_really_happened(history: Recorded, database: Snapshot) -> Iterator
             elif event["event"] == "COMPLETED":
                 outcomes[event["attempt"]]["completed"] += 1
             elif event["event"] == "FAILED":
-                outcomes[event["attempt"]][event["details"]["error_code"]] += 1
+                code = event["details"]["error_code"]
+                outcomes[event["attempt"]][CANCELLED if code == HANDLER_TIMEOUT else code] += 1
         for attempt, recorded in outcomes.items():
             if history.starts[command_id, attempt] < recorded.total():
                 yield Violation(

@@ -13,6 +13,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+CANCELLED = "cancelled"
+"""How a handler ended that was cancelled, at the end of its time or of its lease."""
+
 
 class History:
     """The record, as the programs that take part write it."""
@@ -36,7 +39,7 @@ class History:
         )
 
     def ended(self, command_id: str, attempt: int, how: str) -> None:
-        """A handler is about to return (completed) or to raise (the name of its error)."""
+        """A handler is about to return (completed) or to raise (its error's code, or CANCELLED)."""
         self._write({"what": "ended", "command_id": command_id, "attempt": attempt, "how": how})
 
     def _write(self, record: dict[str, Any]) -> None:

@@ -14,6 +14,9 @@ import os
 import resource
 import signal
 import sys
+import threading
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +24,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from app.event_loop import end_process, run_to_end
 from commandbus import (
     BusinessRuleError,
     HandlerRegistry,
@@ -31,10 +35,12 @@ from commandbus import (
 )
 from commandbus.handlers import HandlerContext
 from commandbus.models import Command
-from tests.chaos.history import History
+from tests.chaos.history import CANCELLED, History
 
 COMMAND_TYPE = "Chaos"
 RENEWED_TYPE = "Renewed"
+LIMITED_TYPE = "Limited"
+LIMIT_SECONDS = 0.5
 
 
 class ChaosHandler:
@@ -48,6 +54,9 @@ class ChaosHandler:
         self._history.started(command_id, attempt)
         try:
             result = await self._act(command.data, attempt)
+        except asyncio.CancelledError:
+            self._history.ended(command_id, attempt, CANCELLED)
+            raise
         except (BusinessRuleError, PermanentCommandError, TransientCommandError) as exc:
             self._history.ended(command_id, attempt, exc.code)
             raise
@@ -72,8 +81,16 @@ class ChaosHandler:
                 blocked_until = asyncio.get_running_loop().time() + data["seconds"]
                 while asyncio.get_running_loop().time() < blocked_until:
                     pass
+            case "hold" if attempt == 1:
+                _hold(Path(data["until"]))
             case "hang":
                 await asyncio.Event().wait()
+            case "stubborn":
+                while True:
+                    with suppress(asyncio.CancelledError):
+                        await asyncio.Event().wait()
+            case "thread":
+                await asyncio.to_thread(threading.Event().wait)
             case "exit":
                 os._exit(1)
             case "kill":
@@ -83,6 +100,12 @@ class ChaosHandler:
             case "memory":
                 _use_all_memory()
         return {"attempt": attempt}
+
+
+def _hold(until: Path) -> None:
+    """Block until the file is there."""
+    while not until.exists():
+        time.sleep(0.01)
 
 
 def _use_all_memory() -> None:
@@ -101,6 +124,9 @@ async def main(url: str, history: History, options: dict[str, Any]) -> None:
     registry = HandlerRegistry()
     registry.register("test", COMMAND_TYPE, ChaosHandler(history))
     registry.register("test", RENEWED_TYPE, ChaosHandler(history), auto_renew=True)
+    registry.register(
+        "test", LIMITED_TYPE, ChaosHandler(history), auto_renew=True, timeout=LIMIT_SECONDS
+    )
     async with AsyncConnectionPool(
         url,
         connection_class=AsyncConnection[TupleRow],
@@ -144,4 +170,5 @@ def _log_handler() -> logging.Handler:
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, handlers=[_log_handler()])
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    asyncio.run(main(sys.argv[1], History(Path(sys.argv[2])), json.loads(sys.argv[3])))
+    run_to_end(main(sys.argv[1], History(Path(sys.argv[2])), json.loads(sys.argv[3])))
+    end_process(0)
