@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -238,11 +239,20 @@ class Reply:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Page:
-    """One page of a list, newest first."""
+    """One page of a list, newest first; the page itself is read like a list of its commands."""
 
     commands: list[CommandRecord]
     next_cursor: str | None
     """Give it as *cursor* for the page after this one; None: this was the last."""
+
+    def __iter__(self) -> Iterator[CommandRecord]:
+        return iter(self.commands)
+
+    def __len__(self) -> int:
+        return len(self.commands)
+
+    def __getitem__(self, index: int) -> CommandRecord:
+        return self.commands[index]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

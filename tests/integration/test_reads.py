@@ -31,6 +31,17 @@ async def test_commands_are_listed_newest_first(bus, pool):
     assert page.commands[0] == await bus.get_command("test", ids[-1])
 
 
+async def test_a_page_reads_like_a_list_of_its_commands(bus, pool):
+    ids = [command_id for _ in range(3) for command_id in await send(pool)]
+
+    page = await bus.query_commands()
+
+    assert len(page) == 3
+    assert [command.command_id for command in page] == ids[::-1]
+    assert page[0] == page.commands[0]
+    assert len(await bus.query_commands(status="FAILED")) == 0
+
+
 async def test_pages_hold_every_command_once_even_of_one_moment(bus, pool):
     one_moment = await send(pool, 25)
     later = [command_id for _ in range(3) for command_id in await send(pool)]
