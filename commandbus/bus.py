@@ -86,8 +86,12 @@ class CommandBus:
             max_attempts=max_attempts,
             delay=delay,
         )
-        [result] = await self.send_many(domain, [command], conn=conn, batch_id=batch_id)
-        return result
+        _check_domain(domain)
+        row = _row(command)
+        if conn is not None:
+            return await store.send_command(conn, domain, row, batch_id)
+        async with store.autocommit(self._pool) as own:
+            return await store.send_command(own, domain, row, batch_id)
 
     async def send_many(
         self,

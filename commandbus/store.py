@@ -61,12 +61,23 @@ async def send_commands(
     conn: Connection, domain: str, commands: Sequence[dict[str, Any]], batch_id: UUID | None
 ) -> list[SendResult]:
     """Send all of *commands* or none, inside the caller's transaction; answers in any order."""
+    query = "select * from command_bus.send_commands(%s, %s, %s)"
+    return await _send(conn, query, (domain, Jsonb(commands), batch_id))
+
+
+async def send_command(
+    conn: Connection, domain: str, command: dict[str, Any], batch_id: UUID | None
+) -> SendResult:
+    """Send one command, inside the caller's transaction."""
+    query = "select * from command_bus.send_command(%s, %s, %s)"
+    [result] = await _send(conn, query, (domain, Jsonb(command), batch_id))
+    return result
+
+
+async def _send(conn: Connection, query: str, params: tuple[Any, ...]) -> list[SendResult]:
     with translate_errors():
         async with conn.cursor() as cur:
-            await cur.execute(
-                "select * from command_bus.send_commands(%s, %s, %s)",
-                (domain, Jsonb(commands), batch_id),
-            )
+            await cur.execute(query.encode(), params)
             return [
                 SendResult(command_id, msg_id, created, CommandStatus(status))
                 for command_id, msg_id, created, status in await cur.fetchall()

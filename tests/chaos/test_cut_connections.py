@@ -62,6 +62,8 @@ class Stage:
     far: Pool
     worker_id: int
     command_id: UUID
+    backends: set[int]
+    """The server's processes behind the proxy before anything is cut."""
     claimed: ClaimedCommand | None = None
 
     async def send(self) -> None:
@@ -82,17 +84,23 @@ class Stage:
         return self.claimed
 
 
+async def backends(pool: Pool) -> set[int]:
+    """The server's processes behind the proxy."""
+    found = await rows(
+        pool,
+        "select pid from pg_stat_activity"
+        " where application_name = %s and datname = current_database()",
+        THROUGH_PROXY,
+    )
+    return {pid for (pid,) in found}
+
+
 async def server_noticed(stage: Stage) -> None:
-    """Wait until the server is not at work any more on what it was asked before the cut."""
+    """Wait until the server has done what it was asked before the cut, and has seen the cut.
 
-    async def working() -> int:
-        query = (
-            "select count(*) from pg_stat_activity where application_name = %s"
-            " and datname = current_database() and state = 'active'"
-        )
-        return int(await value(stage.far, query, THROUGH_PROXY))
-
-    await eventually(working, lambda count: count == 0)
+    It may not even have begun when the caller hears of it; its process ends after both.
+    """
+    await eventually(lambda: backends(stage.far), stage.backends.isdisjoint)
 
 
 async def again(call: Callable[[], Awaitable[Any]]) -> tuple[Any, bool]:
@@ -230,7 +238,7 @@ async def test_one_cut_anywhere_leaves_one_command_one_message_and_one_reply(
 
     async def run(cut: Cut | None) -> int:
         async with proxied(database_url) as proxy, pool_through(proxy) as near:
-            stage = Stage(near, pool, await register(pool), uuid7())
+            stage = Stage(near, pool, await register(pool), uuid7(), await backends(pool))
             for step in before:
                 await step(stage)
             proxy.arm(cut)

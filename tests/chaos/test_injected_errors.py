@@ -127,7 +127,7 @@ async def test_a_sender_learns_of_a_fault_and_may_send_again(database_url, pool,
         ) as near,
     ):
         await near.wait()
-        proxy.error = Error(b"send_commands", sqlstate)
+        proxy.error = Error(b"send_command(", sqlstate)
         bus = CommandBus(near)
 
         with pytest.raises(INFRASTRUCTURE_ERRORS):

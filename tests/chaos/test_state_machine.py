@@ -115,20 +115,23 @@ class Bus(RuleBasedStateMachine):
             "delay_seconds": 900 if later else 0,
         }
         known = self.model.get(command_id)
-        query = "select created, status::text from command_bus.send_commands('test', %s)"
+        function, given = chance.choice(
+            (("send_command", Jsonb(row)), ("send_commands", Jsonb([row])))
+        )
+        query = f"select created, status::text from command_bus.{function}('test', %s)"
         if known is None:
             known = self.model[command_id] = Modelled(command_type, max_attempts)
             known.waits = "SCHEDULED" if later else None
             known.replies = self.replies.get(command_id, 0)
-            assert self.rows(query, Jsonb([row])) == [(True, "PENDING")]
+            assert self.rows(query, given) == [(True, "PENDING")]
         elif (known.content, known.max_attempts) == (command_type, max_attempts):
-            assert self.rows(query, Jsonb([row])) == [(False, known.status)]
+            assert self.rows(query, given) == [(False, known.status)]
         else:
             with (
                 pytest.raises(psycopg.DatabaseError, match="with other content"),
                 self.conn.transaction(),
             ):
-                self.rows(query, Jsonb([row]))
+                self.rows(query, given)
 
     # Workers
 

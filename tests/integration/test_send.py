@@ -215,6 +215,8 @@ async def test_of_many_who_send_the_same_ids_at_once_one_creates_each(bus, pool)
 
     async def send_all(turn: int):
         order = ids[turn % 20 :] + ids[: turn % 20]
+        if turn % 2:
+            return [await bus.send("test", "DoIt", each, {}) for each in order]
         return await bus.send_many(
             "test", [NewCommand(command_type="DoIt", command_id=each) for each in order]
         )
