@@ -39,7 +39,6 @@ from tests.facts import (
     rows,
     settle,
     status,
-    value,
 )
 from tests.waiting import eventually, until
 
