@@ -21,6 +21,7 @@ from app import create_app
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
+from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
@@ -61,6 +62,7 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         listening = stack.enter_context(_listen(settings.host, settings.port))
         ensure_style_sheet()
         database = stack.enter_context(open_database(settings, on_step=_say))
+        stack.enter_context(database.kept_running())
         app = create_app(settings)
         stack.callback(app.extensions["portal"].close)
         workers = WorkerProcesses(settings)
@@ -79,6 +81,8 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         for _ in range(worker_count):
             workers.start()
         _say_ready(settings, database, workers)
+        portal = app.extensions["portal"]
+        portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
         if not early_stop.came:
             server.run()  # returns after KeyboardInterrupt
         server.close()

@@ -83,6 +83,7 @@ class Portal:
         self._loop: BlockingPortal | None = None
         self._pool: Pool | None = None
         self._background: set[Future[None]] = set()
+        self._endless: list[Future[None]] = []
 
     @property
     def url(self) -> str:
@@ -130,10 +131,13 @@ class Portal:
 
         return loop.call(bounded)
 
-    def start(self, name: str, function: Callable[[], Awaitable[object]]) -> None:
+    def start(
+        self, name: str, function: Callable[[], Awaitable[object]], *, is_endless: bool = False
+    ) -> None:
         """Run *function* in the background; what goes wrong is logged under *name*.
 
-        It has to look at `closing` now and then, because `close` waits for it.
+        It has to look at `closing` now and then, because `close` waits for it; one that
+        *is_endless* is cancelled instead.
         """
         loop, _ = self._start()
 
@@ -144,6 +148,9 @@ class Portal:
                 logger.exception("background_task_failed", extra={"task": name})
 
         task = loop.start_task_soon(logged)
+        if is_endless:
+            self._endless.append(task)
+            return
         self._background.add(task)
         task.add_done_callback(self._background.discard)
 
@@ -171,8 +178,11 @@ class Portal:
             if self._pid != os.getpid():
                 return
             running, database, background = self._running, self._database, self._background
+            endless = self._endless
             self._closing.set()
             self._forget()
+        for task in endless:
+            task.cancel()
         wait(list(background), BACKGROUND_SECONDS)  # it still needs the pool to say how it ended
         running.close()
         if database is not None:

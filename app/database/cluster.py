@@ -84,6 +84,10 @@ class Cluster:
         """The server, if it runs."""
         return find_postmaster(self.data_dir)
 
+    def has_died(self) -> bool:
+        """Whether the server ended without being stopped: then its pid is still recorded."""
+        return (self.data_dir / PID_FILE).exists() and find_postmaster(self.data_dir) is None
+
     def ensure_ready(self) -> Postmaster:
         """The server is ready; its data is created on first use.
 

@@ -4,7 +4,7 @@ A server must neither outlive its users nor die under them, however a process en
 beside the data decide, both by flock, which the kernel frees even on SIGKILL. `start.lock` is held
 while anyone starts, joins, leaves or stops. Whoever uses the server holds a share of `users.lock`;
 who leaves and can take all of it was the last, and stops the server. A server whose users were
-all killed runs on until the next one joins and leaves.
+all killed, or that was left running on purpose, runs on until the next one joins and leaves.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import atexit
 import fcntl
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -34,6 +34,7 @@ class EmbeddedServer:
         self._cluster = Cluster(Path(os.path.realpath(data_dir)))
         self._users: int | None = None  # the descriptor that holds our share of users.lock
         self._joined_by = 0
+        self._has_died = False  # and is not ready again, as far as this process knows
 
     def __enter__(self) -> EmbeddedServer:
         self.join()
@@ -90,6 +91,35 @@ class EmbeddedServer:
             return
         with self._start_lock():
             self._give_up(users)
+
+    def revive(self, on_death: Callable[[], None]) -> bool:
+        """A server that died under its users is ready again; True where it was this call's doing.
+
+        *on_death* hears of it before that. A server that somebody has stopped stays so. Raises
+        EmbeddedServerError with the reason.
+        """
+        if self._users is None or not (self._has_died or self._cluster.has_died()):
+            return False
+        with self._start_lock():
+            # Another user may have been first; a start that failed leaves no trace of the death.
+            self._has_died = self._cluster.running() is None and (
+                self._has_died or self._cluster.has_died()
+            )
+            if not self._has_died:
+                return False
+            on_death()
+            self._cluster.ensure_ready()
+            self._has_died = False
+        return True
+
+    def leave_running(self) -> None:
+        """This process no longer uses the server, which runs on: until `stop`, or until a later
+        user is the last to leave.
+        """
+        users, self._users = self._users, None
+        if users is not None:
+            atexit.unregister(self.leave)
+            os.close(users)
 
     def stop(self, *, force: bool = False) -> bool:
         """The server is stopped; True when it was running.

@@ -69,6 +69,17 @@ class Database:
         """Where the database is, without a password."""
         return without_password(self.url)
 
+    @contextmanager
+    def kept_running(self) -> Iterator[None]:
+        """Meanwhile an embedded server that dies is started again; another is its keeper's."""
+        if self._embedded is None:
+            yield
+            return
+        from app.database.guard import ServerGuard
+
+        with ServerGuard(self._embedded):
+            yield
+
     def close(self) -> None:
         """This process no longer uses the database; an embedded server without users stops.
 
@@ -76,6 +87,11 @@ class Database:
         """
         if self._embedded is not None:
             self._embedded.leave()
+
+    def leave_running(self) -> None:
+        """The same, but an embedded server runs on, as `EmbeddedServer.leave_running` says."""
+        if self._embedded is not None:
+            self._embedded.leave_running()
 
     def __enter__(self) -> Database:
         return self

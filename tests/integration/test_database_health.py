@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import signal
 
 import psycopg
 import pytest
@@ -10,7 +11,9 @@ from psycopg import AsyncConnection
 
 from app import database_health
 from app.database_health import Check, HealthWatch, Level, Limits, findings, look
-from tests.facts import rows
+from tests.e2e.served import served
+from tests.facts import Pool, rows
+from tests.programs import Program, program
 from tests.waiting import eventually
 
 
@@ -50,6 +53,44 @@ async def test_commits_that_do_not_wait_for_the_disk_are_critical(pool, database
 
     assert found.level is Level.CRITICAL
     assert "synchronous_commit" in found.detail
+
+
+@pytest.fixture
+async def unsafe_database_url(pool: Pool, database_url: str) -> str:
+    """A database whose server, at its next crash, loses what it has acknowledged."""
+    name = psycopg.conninfo.conninfo_to_dict(database_url)["dbname"]
+    await rows(pool, f'alter database "{name}" set synchronous_commit = off')
+    await rows(pool, "alter table pgmq.q_test__commands set unlogged")
+    return database_url
+
+
+def told(running: Program, check: str) -> str:
+    """The line of the log that tells of a finding."""
+    return next(line for line in running.lines if f"database_health check={check}" in line)
+
+
+async def test_without_workers_the_web_process_logs_what_endangers_commands(unsafe_database_url):
+    async with served(unsafe_database_url) as web:
+        await web.running.says("database_health check=unlogged_tables")
+        page = await web.get("/")
+        web.running.process.send_signal(signal.SIGTERM)
+        assert await web.running.ends() == 0
+
+    assert "ERROR" in told(web.running, "durability")
+    assert "synchronous_commit" in told(web.running, "durability")
+    assert "pgmq.q_test__commands" in told(web.running, "unlogged_tables")
+    assert "synchronous_commit" in page
+    assert "pgmq.q_test__commands" in page
+    assert "A crash of the server empties them" in page
+
+
+async def test_a_worker_logs_what_endangers_commands(unsafe_database_url):
+    async with program("-m", "app.worker", DATABASE_URL=unsafe_database_url) as worker:
+        await worker.says("database_health check=unlogged_tables")
+
+    assert "ERROR" in told(worker, "durability")
+    assert "synchronous_commit" in told(worker, "durability")
+    assert "pgmq.q_test__commands" in told(worker, "unlogged_tables")
 
 
 async def test_figures_have_their_limits(pool):

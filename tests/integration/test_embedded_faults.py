@@ -18,6 +18,7 @@ import psutil
 import psycopg
 import pytest
 
+from app.database import guard
 from app.database.embedded import EmbeddedServer
 from app.database.postmaster import server_processes
 from tests.chaos.conftest import scaled
@@ -170,6 +171,64 @@ async def test_a_server_whose_user_was_killed_while_starting_it_is_joined(home: 
         assert postmaster is not None
         with psycopg.connect(server.url("postgres")) as conn:
             assert conn.execute("select 1").fetchone() == (1,)
+
+
+async def test_a_server_that_dies_under_the_application_is_started_again(home: Path):
+    async with application(home) as served:
+        await served.running.says("worker_started")
+        acknowledged = [await send(served) for _ in range(5)]
+        postmaster = EmbeddedServer(home).running()
+        assert postmaster is not None
+
+        os.kill(postmaster.pid, signal.SIGKILL)
+
+        await served.running.says("database_restarted")
+
+        async def sent() -> bool:
+            status, answer = await served.request("POST", "/api/v1/commands", COMMAND)
+            if status == 201:
+                acknowledged.append(answer["command_id"])
+            return status == 201
+
+        await eventually(sent)
+
+        async def open_commands() -> list[str]:
+            found = [await served.get(f"/api/v1/commands/{each}") for each in acknowledged]
+            return [each["status"] for each in found if each["status"] != "COMPLETED"]
+
+        await eventually(open_commands, lambda left: left == [], seconds=30)
+        assert (await served.get("/api/v1/invariants"))["violations_count"] == 0
+        assert sum("database_died" in line for line in served.running.lines) == 1
+
+
+async def test_a_server_that_cannot_start_again_is_tried_until_it_can(home, caplog, monkeypatch):
+    monkeypatch.setattr(guard, "AGAIN_SECONDS", 0.1)
+    with EmbeddedServer(home) as server, guard.ServerGuard(server):
+        needed = server.data_dir / "global" / "pg_control"
+        aside = needed.with_name("pg_control.aside")
+        needed.rename(aside)
+        kill_server(home)
+        await until(lambda: "database_not_restarted" in caplog.messages, seconds=30)
+        assert server.running() is None
+
+        aside.rename(needed)
+
+        await until(lambda: "database_restarted" in caplog.messages, seconds=30)
+        with psycopg.connect(server.url("postgres")) as conn:
+            assert conn.execute("select 1").fetchone() == (1,)
+    assert caplog.messages.count("database_died") == 1
+    told = [record for record in caplog.records if record.message == "database_not_restarted"]
+    assert "pg_control" in told[0].error
+
+
+def test_a_server_that_was_stopped_under_its_users_stays_stopped(home: Path):
+    died: list[bool] = []
+    with EmbeddedServer(home) as server:
+        EmbeddedServer(home).stop(force=True)
+
+        assert not server.revive(on_death=lambda: died.append(True))
+        assert server.running() is None
+    assert died == []
 
 
 class Disk:
