@@ -35,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m app.database",
         description="The database is the one of DATABASE_URL (environment or .env); without it the"
         " embedded server under DATA_DIR, which is started where a command needs it and stopped"
-        " again when nobody else uses it.",
+        " again when nobody else uses it. Only migrate leaves it running, for status, url and what"
+        " is done with that, until stop or until the last program that used it has ended.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
@@ -60,6 +61,9 @@ def _migrate(settings: Settings, _: argparse.Namespace) -> int:
         if not done.applied:
             print("Migrations are up to date")
         print(f"Ready: {database}")
+        if database.is_embedded:
+            print("The embedded server keeps running; `python -m app.database stop` ends it")
+        database.leave_running()
     return 0
 
 
@@ -95,7 +99,10 @@ def _url(settings: Settings, _: argparse.Namespace) -> int:
     server = embedded_server(settings)
     print(server.url())
     if server.running() is None:
-        print("The embedded server is not running now", file=sys.stderr)
+        print(
+            "The embedded server is not running now; `python -m app.database migrate` starts it",
+            file=sys.stderr,
+        )
     return 0
 
 

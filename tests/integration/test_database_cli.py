@@ -94,6 +94,25 @@ def test_migrate_prepares_the_embedded_database_and_says_so(data_dir: Path) -> N
     assert "Installed PGMQ " in first
     assert "Applied V001__commandbus_schema.sql in " in first
     assert second.startswith("Migrations are up to date\nReady: postgresql://")
+
+
+def test_after_migrate_the_embedded_database_can_be_looked_at_until_stop(data_dir: Path) -> None:
+    assert "keeps running; `python -m app.database stop` ends it" in run(
+        "migrate", data_dir=data_dir
+    )
+
+    with psycopg.connect(run("url", data_dir=data_dir).strip()) as conn:
+        assert conn.execute("select count(*) from test_command").fetchone() == (0,)
+    assert "commandbus schema                        applied" in run("status", data_dir=data_dir)
+    assert run("stop", data_dir=data_dir) == "The embedded server is stopped\n"
+    assert EmbeddedServer(data_dir).running() is None
+
+
+def test_a_server_left_running_ends_with_the_next_that_uses_it(data_dir: Path) -> None:
+    run("migrate", data_dir=data_dir)
+
+    run("validate", data_dir=data_dir)
+
     assert EmbeddedServer(data_dir).running() is None
 
 
@@ -115,7 +134,7 @@ def test_looking_starts_nothing(data_dir: Path) -> None:
     assert status == f"The embedded server is stopped; its data is in {data_dir / 'pg'}\n"
     assert (out, err) == (
         f"{EmbeddedServer(data_dir).url()}\n",
-        "The embedded server is not running now\n",
+        "The embedded server is not running now; `python -m app.database migrate` starts it\n",
     )
     assert run("stop", data_dir=data_dir) == "The embedded server was not running\n"
     assert not data_dir.exists()
