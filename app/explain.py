@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 
 from commandbus.models import CommandStatus
@@ -81,7 +81,7 @@ def explain(facts: Facts) -> str:
 def _pending(facts: Facts) -> str:
     attempt = f"attempt {facts.attempts + 1} of {facts.budget}"
     if facts.due_at is not None and facts.due_at > facts.now:
-        until = _clock(facts.due_at)
+        until = clock(facts.due_at)
         if facts.waits_for == "OPERATOR_RETRY":
             return f"An operator retried it; until {until} that can be undone."
         if facts.waits_for == "SCHEDULED":
@@ -128,7 +128,7 @@ def _lease(facts: Facts) -> str:
         return ""
     if facts.lease_until <= facts.now:
         return "; its lease is over, so the next worker to claim takes it"
-    return f"; it is delivered again when its lease ends at {_clock(facts.lease_until)}"
+    return f"; it is delivered again when its lease ends at {clock(facts.lease_until)}"
 
 
 def _why_troubled(facts: Facts) -> str:
@@ -148,11 +148,12 @@ def _error(facts: Facts) -> str:
 
 
 def _at(moment: datetime | None) -> str:
-    return "" if moment is None else f" at {_clock(moment)}"
+    return "" if moment is None else f" at {clock(moment)}"
 
 
-def _clock(moment: datetime) -> str:
-    return moment.strftime("%H:%M:%S UTC")
+def clock(moment: datetime) -> str:
+    """A moment as the sentence names it."""
+    return moment.astimezone(UTC).strftime("%H:%M:%S UTC")
 
 
 def _duration(seconds: float) -> str:

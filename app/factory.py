@@ -16,7 +16,7 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from jinja2 import StrictUndefined
 
-from app import access, errors, identity, proxies, rate_limits, security, static_files
+from app import access, clock, errors, identity, proxies, rate_limits, security, static_files
 from app.config import ConfigurationError, Settings
 from app.private_files import PrivateFileError, read_private, write_private
 
@@ -60,6 +60,7 @@ def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
 
     # The order in which a request is looked at: is it meant for us and of a sane size, who makes
     # it and may they, how often, and do they make it themselves.
+    clock.init_app(app)
     security.init_app(app)
     identity.init_app(app)
     access.init_app(app)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from enum import StrEnum
 from uuid import UUID
 
@@ -17,6 +17,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
+
+from commandbus.store import server_time
 
 CHECK_SECONDS = 60
 SHOWN_VIOLATIONS = 50
@@ -190,9 +192,9 @@ async def check(
     Raises CheckRunningError while another check runs, CheckTooLongError after *seconds*.
     """
     started = time.monotonic()
-    checked_at = datetime.now(UTC)
     async with pool.connection() as conn, conn.transaction():
         await conn.execute("set transaction isolation level repeatable read, read only")
+        checked_at = await server_time(conn)
         await conn.execute(
             "select set_config('statement_timeout', %s, true)", (f"{int(seconds * 1000)}ms",)
         )

@@ -306,7 +306,9 @@ def _connection_options(url: str) -> dict[str, Any]:
         "tcp_user_timeout": int(CALL_SECONDS * 1000),
     }
     options = {name: value for name, value in options.items() if name not in given}
-    return {**options, "options": f"{limits} {given.get('options', '')}".strip()}
+    # In a zone with summer time, differences between the times that come back would be wrong.
+    zone = "-c timezone=UTC"
+    return {**options, "options": f"{limits} {given.get('options', '')} {zone}"}
 
 
 def _too_slow(_: Exception) -> Any:

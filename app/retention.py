@@ -149,7 +149,10 @@ with_test_commands: OnPruned = store.delete_orphaned_test_commands
 
 async def connect(url: str) -> AsyncConnection[TupleRow]:
     """A connection for a Pruner; the caller closes it."""
-    return await AsyncConnection.connect(url, autocommit=True, application_name=APPLICATION_NAME)
+    conn = await AsyncConnection.connect(url, autocommit=True, application_name=APPLICATION_NAME)
+    # A day is 24 hours here, also where the database's zone has summer time.
+    await conn.execute("set timezone to 'UTC'")
+    return conn
 
 
 async def prune_history(

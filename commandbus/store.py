@@ -10,7 +10,7 @@ import json
 from collections.abc import Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -371,11 +371,11 @@ async def become_pruner(conn: Connection) -> bool:
 
 
 async def server_time(conn: Connection) -> datetime:
-    """What the server's clock says."""
+    """What the server's clock says, in UTC: in a zone with summer time, sums would be wrong."""
     cur = await conn.execute("select clock_timestamp()")
     row = await cur.fetchone()
     assert row is not None  # a select without a table
-    return cast(datetime, row[0])
+    return cast(datetime, row[0]).astimezone(UTC)
 
 
 def dumps(value: Any) -> str:

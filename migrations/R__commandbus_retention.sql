@@ -259,7 +259,7 @@ begin
         delete from command_bus_worker where worker_id in (
             select w.worker_id from command_bus_worker as w
             where coalesce(w.stopped_at, w.heartbeat_at) < p_before
-                and w.heartbeat_at < clock_timestamp() - interval '1 day'
+                and w.heartbeat_at < clock_timestamp() - interval '24 hours'
             order by w.worker_id limit p_limit for update skip locked
         )
         returning worker_id

@@ -156,7 +156,7 @@ begin
     ) as d
     where g.group_id = d.group_id;
     insert into command_bus_tsq_trend as t (group_id, hour, entered)
-    select group_id, date_trunc('hour', at), sum(entered)
+    select group_id, date_trunc('hour', at, 'UTC'), sum(entered)
     from unnest(v_deltas)
     where entered > 0
     group by 1, 2

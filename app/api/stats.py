@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Any
 from uuid import UUID
 
@@ -14,6 +14,7 @@ from app.api import bp
 from app.api.answers import CommandItem
 from app.api.routing import WHOLE, Answer, Id, Query
 from app.api.schemas import DomainName
+from app.clock import now
 from app.models import count_active, count_by_status, statistics
 from app.models.load_test import find_load_test
 from app.portal import current_portal
@@ -149,7 +150,7 @@ def stats() -> Any:
         recent_created=_items(statistics.recent_created()),
         recent_completed=_items(statistics.recent_completed()),
         metrics=MetricsItem.model_validate(statistics.metrics()),
-        last_updated=datetime.now(UTC),
+        last_updated=now(),
     )
 
 

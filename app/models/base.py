@@ -15,9 +15,12 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 from sqlalchemy.orm import DeclarativeBase, registry
 
+from app.clock import DatabaseClock
 from app.portal import Portal, connect_to_read
 
 READABLE_DEPTH = 100
+RECYCLE_SECONDS = 600
+"""A connection of this age is replaced, and the database asked for its time again."""
 
 
 class Base(DeclarativeBase):
@@ -37,16 +40,19 @@ def init_app(app: Flask) -> None:
     """
     app.config["SQLALCHEMY_DATABASE_URI"] = "postgresql+psycopg://"
     app.config["SQLALCHEMY_ENGINE_OPTIONS"] = {
-        "creator": partial(_connect, app.extensions["portal"]),
+        "creator": partial(_connect, app.extensions["portal"], app.extensions["clock"]),
         "isolation_level": "AUTOCOMMIT",
         "pool_pre_ping": True,
         "pool_timeout": 5,
+        "pool_recycle": RECYCLE_SECONDS,
     }
     db.init_app(app)
 
 
-def _connect(portal: Portal) -> Connection[TupleRow]:
+def _connect(portal: Portal, clock: DatabaseClock) -> Connection[TupleRow]:
     conn = connect_to_read(portal)
+    conn.autocommit = True
+    clock.read(conn)
     set_json_loads(readable_json, conn)  # a creator's connections miss what SQLAlchemy would set
     return conn
 

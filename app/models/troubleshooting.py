@@ -259,14 +259,14 @@ def _rows(keys: Sequence[Key]) -> list[TroubledRow]:
 
 
 def _trends(group_ids: Sequence[UUID]) -> dict[UUID, list[int]]:
-    this_hour = sa.type_coerce(sa.func.date_trunc("hour", sa.func.now()), Time)
+    this_hour = sa.type_coerce(sa.func.date_trunc("hour", sa.func.now(), "UTC"), Time)
     since = db.session.execute(sa.select(this_hour)).scalar_one() - timedelta(hours=TREND_HOURS - 1)
     folded = sa.select(TroubledTrend.group_id, TroubledTrend.hour, TroubledTrend.entered).where(
         TroubledTrend.group_id.in_(group_ids), TroubledTrend.hour >= since
     )
     unfolded = sa.select(
         troubled_delta.c.group_id,
-        sa.func.date_trunc("hour", troubled_delta.c.at),
+        sa.func.date_trunc("hour", troubled_delta.c.at, "UTC"),
         troubled_delta.c.entered,
     ).where(troubled_delta.c.group_id.in_(group_ids), troubled_delta.c.at >= since)
     trends = {group_id: [0] * TREND_HOURS for group_id in group_ids}

@@ -13,6 +13,7 @@ from flask.typing import ResponseReturnValue
 from app import access
 from app.config import ConfigStore
 from app.errors import Problem
+from app.explain import clock
 from app.models import (
     CommandDetail,
     CommandFilters,
@@ -136,5 +137,5 @@ def explained(found: CommandDetail) -> list[str | datetime]:
 def _split(piece: str | datetime, moment: datetime | None) -> Sequence[str | datetime]:
     if moment is None or isinstance(piece, datetime):
         return (piece,)
-    before, found, after = piece.partition(moment.strftime("%H:%M:%S UTC"))
+    before, found, after = piece.partition(clock(moment))
     return (before, moment, after) if found else (piece,)

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from app.clock import now
+
 NOTHING = "\N{EN DASH}"
 SHORT_ID_LENGTH = 13
 
@@ -70,13 +72,13 @@ def utc(value: datetime | None) -> str:
 def moment(value: datetime) -> str:
     """31 Jan, 14:02:10, with the year where it is another one; in UTC, as times.js writes it."""
     value = value.astimezone(UTC)
-    year = "" if value.year == datetime.now(UTC).year else f" {value.year}"
+    year = "" if value.year == now().year else f" {value.year}"
     return f"{value.day} {value:%b}{year}, {value:%H:%M:%S}"
 
 
 def age(value: datetime) -> str:
     """3 s ago, in 10 s: as times.js writes it, so that nothing moves when it takes over."""
-    past = round((datetime.now(UTC) - value).total_seconds())
+    past = round((now() - value).total_seconds())
     if past == 0:
         return "now"
     length, unit = _largest_unit(abs(past))
@@ -85,7 +87,7 @@ def age(value: datetime) -> str:
 
 def elapsed(value: datetime) -> str:
     """How long it has been: 00:01:12"""
-    return clock(max(timedelta(), datetime.now(UTC) - value))
+    return clock(max(timedelta(), now() - value))
 
 
 def iso(value: datetime) -> str:

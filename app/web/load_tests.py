@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +9,7 @@ from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app import access, load_tests
+from app.clock import now
 from app.errors import Problem
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
 from app.models.statistics import run_progress
@@ -78,9 +78,10 @@ def runs_context() -> dict[str, Any]:
     """The page of the list that the address asks for."""
     load_tests.settle()
     listing = list_runs(window())
-    now = datetime.now(UTC)
+    moment = now()
     views = [
-        RunView(run, run_progress(run.run_id) if run.is_open else None, now) for run in listing.rows
+        RunView(run, run_progress(run.run_id) if run.is_open else None, moment)
+        for run in listing.rows
     ]
     is_moving = any(view.is_moving for view in views)
     return {
@@ -96,7 +97,7 @@ def run_context(run_id: UUID) -> dict[str, Any]:
     load_tests.settle()
     current_portal().fold_soon()
     run = _found(run_id)
-    view = RunView(run, run_progress(run_id), datetime.now(UTC))
+    view = RunView(run, run_progress(run_id), now())
     series = series_of(run)
     return {
         "view": view,

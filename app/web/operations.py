@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import urlsplit
 from uuid import UUID
@@ -20,6 +20,7 @@ from markupsafe import Markup, escape
 
 from app import access, bulk_operations
 from app.bulk_operations import AT_ONCE, Action, CommandKey, Order
+from app.clock import now
 from app.errors import Problem, wants_json
 from app.models import TroubledFilters, domains
 from app.models.operator_jobs import JobRow, JobSummary, get_job
@@ -313,7 +314,7 @@ def _cancelled(domain: str, command_id: UUID, operator: str, reason: str) -> tup
 def _undo_until(job: JobSummary) -> datetime | None:
     """Until when the job's retries have not begun; None where that is over."""
     until = job.created_at + timedelta(seconds=job.delay_seconds)
-    open_still = job.delay_seconds and job.undone_at is None and until > datetime.now(UTC)
+    open_still = job.delay_seconds and job.undone_at is None and until > now()
     return until if open_still else None
 
 
