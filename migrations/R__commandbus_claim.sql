@@ -33,23 +33,31 @@ declare
     v_now timestamptz;
     v_queue text := command_bus.command_queue(p_domain);
     v_msg_ids bigint[];
+    v_texts text[];
     v_ids uuid[];
     v_claimed integer;
 begin
     perform command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000));
 
-    select array_agg(r.msg_id order by r.msg_id),
-        array_agg(
-            case when r.message ->> 'command_id'
-                ~ '^[0-9a-fA-F]{8}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{4}-[0-9a-fA-F]{12}$'
-            then (r.message ->> 'command_id')::uuid end
-            order by r.msg_id
-        )
-    into v_msg_ids, v_ids
-    from pgmq.read(v_queue, p_lease_seconds, p_limit) as r;
+    select array_agg(r.msg_id), array_agg(r.message ->> 'command_id')
+    into v_msg_ids, v_texts
+    from (
+        select * from pgmq.read(v_queue, p_lease_seconds, p_limit) order by msg_id
+    ) as r;
     if v_msg_ids is null then
         return;
     end if;
+    begin
+        v_ids := v_texts::uuid[];
+    exception when invalid_text_representation then
+        -- Somebody else's message; seldom enough that to look at each first would cost more.
+        v_ids := array(
+            select case when id ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+                        then id::uuid end
+            from unnest(v_texts) with ordinality as t (id, position)
+            order by position
+        );
+    end;
 
     v_now := clock_timestamp();
     return query

@@ -48,7 +48,7 @@ begin
                 and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
             returning c.command_id, c.msg_id, c.attempts, c.batch_id, c.reply_to, c.worker_id,
                 o.run_us,
-                (extract(epoch from v_now - c.created_at) * 1000000)::bigint as total_us
+                (date_part('epoch', v_now - c.created_at) * 1000000)::bigint as total_us
         ),
         audited as (
             insert into command_bus_audit (
@@ -162,7 +162,7 @@ begin
             coalesce(c.max_attempts, o.max_attempts) as budget,
             o.kind, o.run_us, o.error_type, o.error_code, o.error_message, o.error_details,
             greatest(o.retry_delay_ms, 0) as retry_delay_ms,
-            (extract(epoch from p_now - c.created_at) * 1000000)::bigint as total_us
+            (date_part('epoch', p_now - c.created_at) * 1000000)::bigint as total_us
     ),
     audited as (
         insert into command_bus_audit (
