@@ -10,11 +10,11 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-import uvloop
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from app.config import PROJECT_ROOT
+from app.worker_process import run_in_loop
 from commandbus import HandlerRegistry, Worker
 
 
@@ -51,4 +51,4 @@ async def work(url: str, options: dict[str, float]) -> None:
 
 
 if __name__ == "__main__":
-    uvloop.run(work(sys.argv[1], json.loads(sys.argv[2])))
+    run_in_loop(work(sys.argv[1], json.loads(sys.argv[2])))
