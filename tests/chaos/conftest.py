@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+import shutil
+import tempfile
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import psycopg
 import pytest
+from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
 
+from app.database.opening import prepare
+from tests.chaos.faults import OwnServer
 from tests.chaos.history import History
+from tests.chaos.scenes import Pool
 
 LONG = os.environ.get("CHAOS") == "long"
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "20")) if LONG else 1
@@ -54,4 +61,34 @@ def log(tmp_path: Path) -> Path:
 def conn(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
     """A connection to the test's database, to look at it without an event loop."""
     with psycopg.connect(database_url, autocommit=True) as opened:
+        yield opened
+
+
+@pytest.fixture
+def server() -> Iterator[OwnServer]:
+    """A server that this test may kill, in a folder that its account can reach."""
+    home = Path(tempfile.mkdtemp(prefix="commandbus-kill-")).resolve()
+    own = OwnServer(home)
+    own.start()
+    try:
+        yield own
+    finally:
+        own.stop()
+        shutil.rmtree(home)
+
+
+@pytest.fixture
+def own_url(server: OwnServer) -> str:
+    """A migrated database on it."""
+    url = server.url("chaos")
+    prepare(url, on_step=lambda _: None)
+    return url
+
+
+@pytest.fixture
+async def own_pool(own_url: str) -> AsyncIterator[Pool]:
+    """The sender's pool."""
+    async with AsyncConnectionPool(
+        own_url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=4, open=False
+    ) as opened:
         yield opened

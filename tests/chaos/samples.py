@@ -25,19 +25,58 @@ _TABLES = (
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One moment. Memory (MB) and descriptors are those of the process that uses most."""
+    """One moment; memory and descriptors are those of the worker that uses most."""
 
     seconds: float
     memory_mb: float
     descriptors: int
+    web_memory_mb: float
+    web_descriptors: int
     connections: int
+    web_connections: int
+    database_mb: float
     small_tables_kb: int
     queued: int
     done: int
 
 
-def take(url: str, pids: Iterable[int], began: float) -> Sample | None:
-    """A sample, or None while a fault keeps the server away."""
+def take(url: str, workers: Iterable[int], web: int, began: float) -> Sample | None:
+    """A sample of these processes, or None while a fault keeps the server away."""
+    memory, descriptors = _most_used(workers)
+    web_memory, web_descriptors = _most_used([web])
+    try:
+        with psycopg.connect(url, autocommit=True, connect_timeout=5) as conn:
+            row = conn.execute(
+                "select count(*), count(*) filter (where application_name = 'commandbus-web'),"
+                " pg_database_size(current_database()) / 1024,"
+                " (select coalesce(sum(pg_total_relation_size(to_regclass(name))), 0) / 1024"
+                "  from unnest(%s::text[]) as name),"
+                " (select count(*) from pgmq.q_test__commands),"
+                " (select count(*) from command_bus_command where finished_at is not null)"
+                " from pg_stat_activity where datname = current_database()",
+                (list(_TABLES),),
+            ).fetchone()
+    except psycopg.OperationalError:
+        return None
+    assert row is not None
+    connections, web_connections, database_kb, small_tables_kb, queued, done = map(int, row)
+    return Sample(
+        seconds=round(time.monotonic() - began, 2),
+        memory_mb=memory,
+        descriptors=descriptors,
+        web_memory_mb=web_memory,
+        web_descriptors=web_descriptors,
+        connections=connections,
+        web_connections=web_connections,
+        database_mb=round(database_kb / 1024, 1),
+        small_tables_kb=small_tables_kb,
+        queued=queued,
+        done=done,
+    )
+
+
+def _most_used(pids: Iterable[int]) -> tuple[float, int]:
+    """Memory in MB and descriptors, each of the process that uses most."""
     memory, descriptors = 0.0, 0
     for pid in pids:
         try:
@@ -46,29 +85,7 @@ def take(url: str, pids: Iterable[int], began: float) -> Sample | None:
             descriptors = max(descriptors, process.num_fds())
         except (psutil.NoSuchProcess, psutil.AccessDenied):
             continue  # a fault was faster
-    try:
-        with psycopg.connect(url, autocommit=True, connect_timeout=5) as conn:
-            row = conn.execute(
-                "select (select count(*) from pg_stat_activity where datname = current_database()),"
-                " (select coalesce(sum(pg_total_relation_size(to_regclass(name))), 0) / 1024"
-                "  from unnest(%s::text[]) as name),"
-                " (select count(*) from pgmq.q_test__commands),"
-                " (select count(*) from command_bus_command where finished_at is not null)",
-                (list(_TABLES),),
-            ).fetchone()
-    except psycopg.OperationalError:
-        return None
-    assert row is not None
-    connections, small_tables_kb, queued, done = (int(value) for value in row)
-    return Sample(
-        round(time.monotonic() - began, 2),
-        round(memory, 1),
-        descriptors,
-        connections,
-        small_tables_kb,
-        queued,
-        done,
-    )
+    return round(memory, 1), descriptors
 
 
 def write(samples: Sequence[Sample], path: Path) -> None:

@@ -8,23 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import random
-import shutil
-import tempfile
-from collections.abc import AsyncIterator, Iterator
 from datetime import datetime
-from pathlib import Path
 
 import psycopg
-import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
-from app.database.opening import prepare
 from tests.chaos.checker import assert_clean
 from tests.chaos.conftest import LONG, scaled
-from tests.chaos.faults import Faults, Fleet, OwnServer, running
-from tests.chaos.scenes import Pool, all_ended, mixture, send_on_record
+from tests.chaos.faults import Faults, Fleet, running
+from tests.chaos.scenes import all_ended, mixture, send_on_record
 
 KILLS = scaled(2, 30)
 PAUSE_SECONDS = (2.0, 3.0) if not LONG else (5.0, 15.0)
@@ -33,36 +26,6 @@ COMMANDS = scaled(400, 20_000)
 LEASE_SECONDS = 2
 # A worker tries again after a second at most; the short form runs beside many other tests.
 RESUMED_SECONDS = scaled(20, 2)
-
-
-@pytest.fixture
-def server() -> Iterator[OwnServer]:
-    """A server that this test may kill, in a folder that its account can reach."""
-    home = Path(tempfile.mkdtemp(prefix="commandbus-kill-")).resolve()
-    own = OwnServer(home)
-    own.start()
-    try:
-        yield own
-    finally:
-        own.stop()
-        shutil.rmtree(home)
-
-
-@pytest.fixture
-def own_url(server: OwnServer) -> str:
-    """A migrated database on it."""
-    url = server.url("chaos")
-    prepare(url, on_step=lambda _: None)
-    return url
-
-
-@pytest.fixture
-async def own_pool(own_url: str) -> AsyncIterator[Pool]:
-    """The sender's pool."""
-    async with AsyncConnectionPool(
-        own_url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=4, open=False
-    ) as opened:
-        yield opened
 
 
 async def test_a_server_that_is_killed_loses_nothing_and_work_goes_on(
