@@ -78,7 +78,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 )
                 print(f"Cancelled {count:,} commands of run {run}")
                 return 130 if stop.asked else 0
-            quiet = dataclasses.replace(settings, log_level="WARNING")
+            # Commands that fail are part of the test; a warning for each would bury its results.
+            quiet = dataclasses.replace(settings, log_level="ERROR")
             workers = WorkerProcesses(quiet)
             done = asyncio.run(
                 run_load_test(plan, database.url, workers, console, lambda: stop.asked)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
 from rich.console import Console
@@ -213,32 +213,8 @@ def _rate(count: int, seconds: float) -> float | None:
 
 
 def print_results(console: Console, run: Run) -> None:
-    """The same for people."""
-    report = results(run)
-    table = Table(title="Load Test Results", show_header=False, title_justify="left")
-    table.add_column(justify="left")
-    table.add_column(justify="right")
-    rows = [
-        *([("Name", run.plan.name)] if run.plan.name else []),
-        ("Total Commands", f"{run.plan.order.count:,}"),
-        ("Workers", str(run.plan.workers)),
-        ("Total Time", f"{run.total_seconds:.2f}s"),
-        ("Throughput", _shown(report["throughput_per_second"], " commands/sec")),
-        ("Generation", f"{run.generation_seconds:.2f}s"),
-        ("Generated", _shown(report["generated_per_second"], " commands/sec")),
-        ("Waiting for workers", f"{run.waiting_seconds:.2f}s"),
-        ("Processing", f"{run.processing_seconds:.2f}s"),
-        ("Processed", _shown(report["processed_per_second"], " commands/sec")),
-        *((status, f"{count:,}") for status, count in report["counts"].items() if count),
-        ("Retries", f"{report['retried']:,}"),
-    ]
-    for label, value in rows:
-        table.add_row(label, value)
-    console.print(table)
-    latency = Table("", "p50", "p95", "p99", title="Latency Percentiles", title_justify="left")
-    for name, part in _latencies(run.progress):
-        latency.add_row(name, *(_shown(value, "ms") for value in (part.p50, part.p95, part.p99)))
-    console.print(latency)
+    """The same for people: tables in a terminal, else plain lines that are easy to search."""
+    (_print_tables if console.is_terminal else _print_lines)(console, run)
     _print_comparison(console, run)
     for ended in run.ended:
         if ended.code != 0:
@@ -259,6 +235,54 @@ def print_results(console: Console, run: Run) -> None:
             soft_wrap=True,
         )
     console.print(f"Run {run.plan.order.batch_id}")
+
+
+def _rows(run: Run, comma: str) -> list[tuple[str, str]]:
+    """The figures by their labels; *comma* separates thousands."""
+    report = results(run)
+
+    def rate(name: str) -> str:
+        return _shown(report[name], " commands/sec", comma)
+
+    return [
+        *([("Name", run.plan.name)] if run.plan.name else []),
+        ("Total Commands", f"{run.plan.order.count:{comma}}"),
+        ("Workers", str(run.plan.workers)),
+        ("Total Time", f"{run.total_seconds:.2f}s"),
+        ("Throughput", rate("throughput_per_second")),
+        ("Generation", f"{run.generation_seconds:.2f}s"),
+        ("Generated", rate("generated_per_second")),
+        ("Waiting for workers", f"{run.waiting_seconds:.2f}s"),
+        ("Processing", f"{run.processing_seconds:.2f}s"),
+        ("Processed", rate("processed_per_second")),
+        *((status, f"{count:{comma}}") for status, count in report["counts"].items() if count),
+        ("Retries", f"{report['retried']:{comma}}"),
+    ]
+
+
+def _print_tables(console: Console, run: Run) -> None:
+    table = Table(title="Load Test Results", show_header=False, title_justify="left")
+    table.add_column(justify="left")
+    table.add_column(justify="right")
+    for label, value in _rows(run, ","):
+        table.add_row(label, value)
+    console.print(table)
+    latency = Table("", "p50", "p95", "p99", title="Latency Percentiles", title_justify="left")
+    for name, part in _latencies(run.progress):
+        latency.add_row(name, *(_shown(value, "ms") for value in astuple(part)))
+    console.print(latency)
+
+
+def _print_lines(console: Console, run: Run) -> None:
+    """The percentiles without a name are those of the handlers, as in `results`."""
+    rule = "=" * 50
+    lines = [rule, "Load Test Results", rule]
+    lines += [f"{label}: {value}" for label, value in _rows(run, "")]
+    lines += ["", "Latency Percentiles:"]
+    for name, part in sorted(_latencies(run.progress), key=lambda named: named[0] != "running"):
+        prefix = "" if name == "running" else f"{name} "
+        lines += [f"  {prefix}{of}: {_shown(ms, 'ms', '')}" for of, ms in asdict(part).items()]
+    console.print("\n".join([*lines, ""]), soft_wrap=True, markup=False, highlight=False)
 
 
 def _print_left(console: Console, run: Run) -> None:
@@ -313,8 +337,8 @@ def _print_comparison(console: Console, run: Run) -> None:
         )
 
 
-def _shown(value: float | None, unit: str) -> str:
-    return "-" if value is None else f"{value:,.1f}{unit}"
+def _shown(value: float | None, unit: str, comma: str = ",") -> str:
+    return "-" if value is None else f"{value:{comma}.1f}{unit}"
 
 
 def _print_differences(console: Console, found: list[Difference]) -> None:

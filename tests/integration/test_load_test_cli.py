@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 from contextlib import asynccontextmanager
 from uuid import UUID
@@ -65,8 +66,18 @@ async def test_every_command_is_generated_and_processed(database_url, pool, tmp_
     # One that was still starting when the other had done everything is ended by the signal itself.
     assert {ended["code"] for ended in results["workers_ended"]} <= {0, -signal.SIGTERM}
     assert results["latency_ms"]["total"]["p99"] > 0
-    for text in ("Load Test Results", "Total Commands", "Throughput", "Latency Percentiles", "p95"):
-        assert text in running.output
+    for line in (
+        "Load Test Results",
+        "Total Commands: 500",
+        "Workers: 2",
+        f"Throughput: {results['throughput_per_second']:.1f} commands/sec",
+        "Latency Percentiles:",
+        *(f"  {of}: {results[f'{of}_ms']:.1f}ms" for of in ("p50", "p95", "p99")),
+    ):
+        assert line in running.lines
+    time = re.search(r"^Total Time: (\d+\.\d\d)s$", running.output, re.MULTILINE)
+    assert time is not None
+    assert float(time[1]) == pytest.approx(results["total_seconds"], abs=0.011)
     counts = await CommandBus(pool).count_by_status()
     assert counts[CommandStatus.COMPLETED] == 500
 
