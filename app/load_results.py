@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from dataclasses import asdict, astuple, dataclass, field
 from typing import Any
 
@@ -217,7 +218,8 @@ def print_results(console: Console, run: Run) -> None:
     (_print_tables if console.is_terminal else _print_lines)(console, run)
     _print_comparison(console, run)
     for ended in run.ended:
-        if ended.code != 0:
+        # One that was still starting when the others had done everything ends by the signal itself.
+        if ended.code not in (0, -signal.SIGTERM):
             console.print(f"{ended}", style="red")
     if run.stopped_by is not None:
         console.print(f"Stopped: {run.stopped_by}", style="red")
