@@ -7,7 +7,7 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -56,12 +56,17 @@ class Served:
 
 
 @asynccontextmanager
-async def served(database_url: str, *arguments: str, **environment: str) -> AsyncIterator[Served]:
-    """`python run.py` on a free port, ready."""
+async def served(
+    database_url: str,
+    *arguments: str,
+    script: Sequence[str] = ("run.py",),
+    **environment: str,
+) -> AsyncIterator[Served]:
+    """`python run.py` on a free port, ready; *script* starts it in another way."""
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
     async with program(
-        "run.py", "--port", str(port), *arguments, DATABASE_URL=database_url, **environment
+        *script, "--port", str(port), *arguments, DATABASE_URL=database_url, **environment
     ) as running:
         await running.says("is ready")
         yield Served(running, port)
