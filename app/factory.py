@@ -30,8 +30,8 @@ def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
     """A web application that is ready to serve.
 
     *config* is the complete settings; or a mapping that overrides single settings by their field
-    name (`{"database_url": …}`) and Flask's own by theirs (`{"TESTING": True}`), the rest coming
-    from the environment.
+    name (`{"database_url": …}`, or `DATABASE_URL` as in the environment) and Flask's own by theirs
+    (`{"TESTING": True}`), the rest coming from the environment.
     """
     settings, flask_config = _read(config)
     app = OpenAPI(
@@ -96,10 +96,11 @@ def _read(config: Settings | Mapping[str, Any] | None) -> tuple[Settings, dict[s
     """The settings, and what is meant for Flask itself."""
     if isinstance(config, Settings):
         return config, {}
-    overrides = dict(config or {})
     fields = {field.name for field in dataclasses.fields(Settings)}
-    ours = {name: overrides.pop(name) for name in fields & overrides.keys()}
-    return dataclasses.replace(Settings.from_env(), **ours), overrides
+    given = dict(config or {})
+    ours = {name.lower(): value for name, value in given.items() if name.lower() in fields}
+    flask_config = {name: value for name, value in given.items() if name.lower() not in fields}
+    return dataclasses.replace(Settings.from_env(), **ours), flask_config
 
 
 def _register(app: OpenAPI, name: str) -> None:

@@ -21,6 +21,19 @@ from app.web.rendering import ask_to_confirm
 API = "/api/v1/echo"
 
 
+@pytest.mark.parametrize("spelt", [str.lower, str.upper])
+def test_settings_are_given_by_field_or_as_in_the_environment(tmp_path, spelt):
+    url = "postgresql://somebody@127.0.0.1:1/somewhere"
+    given = {"database_url": url, "data_dir": tmp_path, "secret_key": "not a secret"}
+
+    app = create_app({"TESTING": True, **{spelt(name): value for name, value in given.items()}})
+
+    settings = app.config["SETTINGS"]
+    assert (settings.database_url, settings.data_dir) == (url, tmp_path)
+    assert (app.config["SECRET_KEY"], app.config["TESTING"]) == ("not a secret", True)
+    app.extensions["portal"].close()
+
+
 @pytest.fixture
 def make_app(tmp_path):
     """Applications that give back what they hold after the test."""
