@@ -102,6 +102,7 @@ def list_(query: schemas.CommandsQuery) -> Any:
         created_after=query.created_after,
         created_before=query.created_before,
         q=query.q,
+        run_id=query.run_id,
     )
     page = list_commands(filters, window(query))
     return answers.CommandList(

@@ -61,6 +61,7 @@ class CommandsQuery(PageQuery):
     q: Search | None = Field(
         None, description="A command id or its beginning, a correlation id, or an error code"
     )
+    run_id: Id | None = Field(None, description="Of one load-test run")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from app.models.base import db
+from app.models.load_test_runs import get_run
 from app.models.paging import SCAN_LIMIT, Condition, Key, Listing, Source, Total, Window
 from app.models.search import CANDIDATE_LIMIT, candidates
 from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, Waiting, queue_table
+from app.runs import SILENT_SECONDS, RunState
 from commandbus.models import CommandStatus
 
 FEW_PENDING = 5_000
@@ -34,6 +36,8 @@ class CommandFilters:
     """Exclusive."""
     q: str | None = None
     """An id or its beginning, a correlation id, or an error code."""
+    run_id: UUID | None = None
+    """Of one load-test run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +66,7 @@ _COLUMNS = tuple(getattr(Command, name) for name in CommandRow.__slots__)
 
 def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow]:
     """The commands that match every filter, newest first."""
-    source = _source(filters)
+    source = _source(_while_generated(filters))
     found = source.scan(window)
     total = _counted(filters) or source.count()
     return found.listing(command_rows(found.keys), total)
@@ -115,10 +119,28 @@ def count_by_status(domain: str | None = None) -> dict[CommandStatus, int]:
     return dict(zip(CommandStatus, row, strict=True))
 
 
+def _while_generated(filters: CommandFilters) -> CommandFilters:
+    """Commands of a run have no index of their own: they are among those sent while it was made."""
+    run = None if filters.run_id is None else get_run(filters.run_id)
+    if run is None:
+        return filters
+    # A run is recorded before its first command is sent, and its end after the last one; that of a
+    # generation which died is only the last time it was heard of.
+    end = run.generated_at
+    if end is not None and run.state == RunState.FAILED:
+        end += timedelta(seconds=SILENT_SECONDS)
+    ends = [moment for moment in (filters.created_before, end) if moment is not None]
+    return replace(
+        filters,
+        created_after=max(filters.created_after or run.created_at, run.created_at),
+        created_before=min(ends, default=None),
+    )
+
+
 def _source(filters: CommandFilters) -> Source:
     """Where the commands that match are found with the least looking."""
     if filters.q:
-        found = candidates(filters.q).c
+        found = _with_batch(candidates(filters.q).c, filters)
         rare = [*_created(found, filters), *_named(found, filters), sa.true()]
         if filters.status is not None:
             rare.append(found.status == filters.status)
@@ -127,8 +149,9 @@ def _source(filters: CommandFilters) -> Source:
         case CommandStatus.IN_TSQ:
             return _scanned(Troubled, _created(Troubled, filters), _named(Troubled, filters))
         case CommandStatus.FAILED | CommandStatus.CANCELLED:
-            ended = [Unsuccessful.status == filters.status, *_created(Unsuccessful, filters)]
-            return _scanned(Unsuccessful, ended, _named(Unsuccessful, filters))
+            listed = _with_batch(Unsuccessful, filters)
+            ended = [listed.status == filters.status, *_created(listed, filters)]
+            return _scanned(listed, ended, _named(listed, filters))
         case CommandStatus.IN_PROGRESS:
             return _among(_in_progress(filters.domain), filters)
         case CommandStatus.PENDING if count_by_status()[CommandStatus.PENDING] <= FEW_PENDING:
@@ -155,6 +178,7 @@ def _among(ids: sa.Subquery, filters: CommandFilters) -> Source:
             Command.command_id,
             Command.domain,
             Command.command_type,
+            Command.batch_id,
         )
         .join(ids, sa.and_(Command.command_id == ids.c.command_id, Command.domain == ids.c.domain))
         .where(Command.status == filters.status)
@@ -178,7 +202,29 @@ def _named(columns: Any, filters: CommandFilters) -> list[Condition]:
         conditions.append(columns.domain == filters.domain)
     if filters.command_type is not None:
         conditions.append(columns.command_type == filters.command_type)
+    if filters.run_id is not None:
+        conditions.append(columns.batch_id == filters.run_id)
     return conditions
+
+
+def _with_batch(columns: Any, filters: CommandFilters) -> Any:
+    """*columns*, and the batch where it is asked for, which only the command itself knows."""
+    if filters.run_id is None:
+        return columns
+    same = sa.and_(Command.command_id == columns.command_id, Command.domain == columns.domain)
+    return (
+        sa.select(
+            columns.created_at,
+            columns.command_id,
+            columns.domain,
+            columns.command_type,
+            columns.status,
+            Command.batch_id,
+        )
+        .join(Command, same)
+        .subquery()
+        .c
+    )
 
 
 def command_queues(domain: str | None = None) -> list[tuple[str, sa.TableClause]]:

@@ -22,15 +22,25 @@ from app.models import (
     get_command_detail,
     list_commands,
 )
+from app.models.load_test_runs import get_run
 from app.portal import call, current_portal
 from app.web import bp
-from app.web.listing import choice_arg, moment_arg, pager_of, text_arg, window, zone_arg
+from app.web.listing import (
+    choice_arg,
+    moment_arg,
+    pager_of,
+    parsed_arg,
+    text_arg,
+    window,
+    zone_arg,
+)
 from app.web.rendering import render_page
+from app.web.run_texts import title_of
 from app.web.timeline import OUTCOMES, sections_of
 from app.web.vocabulary import STATUSES
 from commandbus.models import CommandStatus
 
-FILTER_NAMES = ("status", "domain", "command_type", "created_from", "created_before", "q")
+FILTER_NAMES = ("status", "domain", "command_type", "created_from", "created_before", "q", "run")
 MOVING_SECONDS = 2
 RESTING_SECONDS = 15
 
@@ -63,6 +73,7 @@ def commands_context() -> dict[str, Any]:
         created_after=moment_arg("created_from"),
         created_before=moment_arg("created_before"),
         q=text_arg("q"),
+        run_id=parsed_arg("run", UUID),
     )
     listing = list_commands(filters, window())
     return {
@@ -72,6 +83,8 @@ def commands_context() -> dict[str, Any]:
         "zone_given": text_arg("tz") or "",
         "status_choices": [("", "Any"), *((s.value, s.label) for s in STATUSES.values())],
         "domain_choices": domain_choices(),
+        "run": None if filters.run_id is None else get_run(filters.run_id),
+        "title_of": title_of,
         "listing": listing,
         "pager": pager_of(listing, "command"),
     }

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime
 from typing import Any, NamedTuple
 
 from app.models.load_test_runs import RunRow
@@ -58,16 +58,6 @@ class RunView:
         """Who began it; None where nobody is known beyond where it came from."""
         name = self.run.started_by
         return None if name.lower() in ("", self.run.origin) else name
-
-    @property
-    def sending_window(self) -> dict[str, str]:
-        """Filter of the commands list for what was sent meanwhile: its domain and times, in UTC."""
-        first = self.run.created_at.astimezone(UTC).replace(microsecond=0, tzinfo=None)
-        window = {"domain": str(self.run.settings["domain"]), "created_from": first.isoformat()}
-        if self.run.generated_at is not None:
-            end = self.run.generated_at.astimezone(UTC).replace(microsecond=0, tzinfo=None)
-            window["created_before"] = (end + timedelta(seconds=1)).isoformat()
-        return window
 
     @property
     def is_generating(self) -> bool:

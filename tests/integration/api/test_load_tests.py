@@ -80,6 +80,43 @@ def test_above_ten_thousand_a_run_is_followed_and_cancelled(
     assert (again.status_code, got(again)["current_state"]) == (409, "cancelled")
 
 
+def test_commands_are_listed_by_their_run(
+    client: FlaskClient,
+    generate: Callable[..., str],
+    run_all: Callable[..., None],
+    send: Callable[..., str],
+    conn: psycopg.Connection[TupleRow],
+) -> None:
+    def generate_and_run(count: int, kind: str) -> str:
+        run_id = generate(count)
+        run_all(kind)
+        return run_id
+
+    ended = generate_and_run(2, "success")
+    failing = generate_and_run(3, "permanent")
+    refused = generate_and_run(4, "business")
+    waiting = generate(5)
+    alone = send()
+
+    def listed(run_id: str, **filters: Any) -> tuple[int, set[str]]:
+        page = got(client.get("/api/v1/commands", query_string={"run_id": run_id, **filters}))
+        ids = [command["command_id"] for command in page["commands"]]
+        assert len(ids) == page["total"]
+        query = "select distinct batch_id::text from command_bus_command where command_id = any(%s)"
+        return len(ids), {row[0] for row in conn.execute(query, (ids,))}
+
+    assert listed(ended) == listed(ended, status="COMPLETED") == (2, {ended})
+    assert listed(failing) == listed(failing, status="IN_TSQ") == (3, {failing})
+    assert listed(refused) == listed(refused, status="FAILED", q="BROKEN") == (4, {refused})
+    assert listed(waiting) == listed(waiting, status="PENDING") == (5, {waiting})
+    assert listed(waiting, q=alone) == listed(waiting, status="FAILED") == (0, set())
+    assert listed(str(uuid4())) == (0, set())
+    assert client.get("/api/v1/commands?run_id=nothing").status_code == 422
+    page = client.get(f"/commands?run={failing}&status=IN_TSQ").text
+    assert "3 commands, page 1 of 1" in page
+    assert f"/load-tests/{failing}" in page
+
+
 def test_two_runs_are_compared(
     client: FlaskClient,
     generate: Callable[..., str],
