@@ -138,13 +138,14 @@ def results(run: Run) -> dict[str, Any]:
     `latency_ms` has them for waiting, running and both.
     """
     progress, plan = run.progress, run.plan
+    processed = progress.processed if progress else 0
     running = progress.run_ms if progress else Percentiles(None, None, None)
     return {
         "commands": plan.order.count,
         "workers": plan.workers,
         "total_seconds": round(run.total_seconds, 3),
         "generation_seconds": round(run.generation_seconds, 3),
-        "throughput_per_second": _rate(run.finished, run.total_seconds),
+        "throughput_per_second": _rate(processed, run.total_seconds),
         "p50_ms": running.p50,
         "p95_ms": running.p95,
         "p99_ms": running.p99,
@@ -163,7 +164,7 @@ def results(run: Run) -> dict[str, Any]:
         "waiting_seconds": round(run.waiting_seconds, 3),
         "processing_seconds": round(run.processing_seconds, 3),
         "generated_per_second": _rate(run.created, run.generation_seconds),
-        "processed_per_second": _rate(run.finished, run.processing_seconds),
+        "processed_per_second": _rate(processed, run.processing_seconds),
         "latency_ms": {name: asdict(part) for name, part in _latencies(progress)},
         "left": run.left,
         "deletion": None if run.deletion is None else asdict(run.deletion),

@@ -104,10 +104,10 @@ class RunView:
 
     @property
     def rate(self) -> float:
-        """Commands done per second, from the first one generated to the last one ended."""
+        """Commands that workers did per second, from the first generated to the last one ended."""
         if self.run.outcome is not None:
             return float(self.run.outcome["throughput_per_second"])
-        return self.done / self.elapsed_seconds
+        return 0.0 if self.progress is None else self.progress.processed / self.elapsed_seconds
 
     @property
     def generation_rate(self) -> float | None:
@@ -124,7 +124,7 @@ class RunView:
     @property
     def left_seconds(self) -> float | None:
         """How long the rest takes at the rate so far; None while nothing is done."""
-        return None if not self.done else (self.wanted - self.done) / self.rate
+        return None if not self.rate else (self.wanted - self.done) / self.rate
 
     @property
     def latencies(self) -> list[Latency]:

@@ -137,7 +137,9 @@ def test_the_dashboard_leads_to_the_run_that_is_under_way(live_page: Page):
 
 def test_a_count_leads_to_the_commands_that_it_counts(live_page: Page, live_worker):
     shares = {"success": 75, "fail_permanent": 25}
-    ended(live_page, generate(live_page, 8, behavior_distribution=shares))
+    run_id = generate(live_page, 8, behavior_distribution=shares, name="Eight")
+    generate(live_page, 4, behavior_distribution=shares, name="Four")
+    ended(live_page, run_id)
 
     live_page.get_by_role("link", name=re.compile("^In TSQ 2")).click()
 
@@ -145,6 +147,11 @@ def test_a_count_leads_to_the_commands_that_it_counts(live_page: Page, live_work
     live_page.go_back()
     live_page.get_by_role("link", name=re.compile("^Completed 6")).click()
     expect(live_page.locator("tr[id^=command-]")).to_have_count(6)
+    live_page.get_by_role("combobox", name="Status").select_option("In TSQ")
+    live_page.get_by_role("button", name="Apply").click()
+    expect(live_page.locator("tr[id^=command-]")).to_have_count(2)
+    live_page.get_by_role("link", name="Eight").click()
+    expect(live_page).to_have_url(RUN_PAGE)
 
 
 def test_a_run_of_a_moment_is_drawn_as_a_point(live_page: Page, live_worker):

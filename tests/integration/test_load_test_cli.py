@@ -278,7 +278,9 @@ async def test_a_run_ends_when_its_waiting_commands_are_cancelled(database_url, 
         assert await running.ends() == 0
     results = json.loads(file.read_text())
     assert (results["counts"]["CANCELLED"], results["unaccounted"]) == (5, 0)
-    assert results["p50_ms"] is None
+    assert (results["p50_ms"], results["throughput_per_second"]) == (None, 0.0)
+    outcome = await value(pool, "select outcome from load_test_run")
+    assert (outcome["processed"], outcome["throughput_per_second"]) == (0, 0.0)
     assert await value(pool, "select state from load_test_run") == "finished"
 
 
