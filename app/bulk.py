@@ -18,6 +18,7 @@ from app import store
 from app.behaviors import Behavior, BehaviorDistribution, BehaviorType
 from app.handlers import COMMAND_TYPE
 from commandbus import uuid7
+from commandbus.limits import ANSWER_SECONDS, answered_within
 
 CHUNK = 1_000
 MAX_COUNT = 1_000_000
@@ -99,11 +100,12 @@ async def generate(
     result = BulkResult(order.batch_id)
     templates = {kind: _row_template(order, kind) for kind in order.types()}
     sequence = order.sequence()
-    async with pool.connection() as conn:
+    async with answered_within(ANSWER_SECONDS) as limit, pool.connection() as conn:
         while result.created < order.count:
             if is_cancelled is not None and is_cancelled():
                 result.cancelled = True
                 break
+            limit.renew()
             began = time.perf_counter()
             kinds = list(islice(sequence, CHUNK))
             command_ids = [uuid7() for _ in kinds]

@@ -26,7 +26,8 @@ from app import job_store
 from app.database import DatabaseError
 from app.models import TroubledFilters, count_troubled, troubled_keys
 from app.models.operator_jobs import JobRow, get_job
-from app.portal import DatabaseSlowError, Pool, Portal, current_portal
+from app.pools import Pool
+from app.portal import DatabaseSlowError, Portal, current_portal
 from commandbus import store, uuid7
 from commandbus.models import OperatorResult, OperatorVerdict
 

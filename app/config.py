@@ -65,6 +65,8 @@ class Settings:
     rate_limit_per_minute: int = 30_000
     # Failed attempts to sign in, a minute, from each address.
     sign_in_failures_per_minute: int = 10
+    # Seconds: how long a request, or a call of a worker, waits for the database.
+    answer_timeout: int = 15
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "INFO"
 
@@ -101,6 +103,7 @@ class Settings:
             sign_in_failures_per_minute=values.integer(
                 "SIGN_IN_FAILURES_PER_MINUTE", cls.sign_in_failures_per_minute, low=1, high=10_000
             ),
+            answer_timeout=values.integer("ANSWER_TIMEOUT", cls.answer_timeout, low=1, high=3600),
             log_format=LogFormat(
                 values.choice("LOG_FORMAT", tuple(LogFormat), cls.log_format, fold=str.lower)
             ),

@@ -23,45 +23,38 @@ from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import psycopg
-from anyio import fail_after
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from flask import Flask, current_app
-from psycopg import AsyncConnection
+from flask import Flask, current_app, g, has_app_context
 from psycopg.abc import PQGen
-from psycopg.conninfo import conninfo_to_dict
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import PoolClosed, PoolTimeout
 
 from app.config import Settings
 from app.database import Database, DatabaseError, open_database
 from app.errors import RETRY_AFTER_SECONDS, Problem, answer
+from app.pools import Pool, connection_options, new_pool
 from commandbus import store
 from commandbus.bus import CommandBus
+from commandbus.errors import NoAnswerError
+from commandbus.limits import answered_within
 from commandbus.ops import TroubleshootingQueue
 
+APPLICATION_NAME = "commandbus-web"
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
-CONNECT_SECONDS = 5
-STATEMENT_SECONDS = 10
-"""The server ends a statement after this time."""
-LOCK_SECONDS = 5
-CALL_SECONDS = 15.0
-"""A call gives up after this time, also where the server has fallen silent."""
-
 BACKGROUND_SECONDS = 10.0
 """So long background work may take to end when the process does."""
 FOLD_SECONDS = 1.0
+LEAST_SECONDS = 0.05
 
 logger = logging.getLogger(__name__)
-
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 _P = ParamSpec("_P")
 _R = TypeVar("_R")
 
 
 class DatabaseSlowError(Exception):
-    """The database did not answer within CALL_SECONDS; whether it acted is not known."""
+    """The database did not answer in time; whether it acted is not known."""
 
 
 class Portal:
@@ -114,9 +107,9 @@ class Portal:
     ) -> _R:
         """Run *function* on the loop and return its result; its errors are raised here.
 
-        Raises DatabaseSlowError after CALL_SECONDS.
+        Raises DatabaseSlowError when the time of the request, or of a call outside one, is over.
         """
-        return self.call_within(CALL_SECONDS, partial(function, *args, **kwargs))
+        return self.call_within(self.seconds_left, partial(function, *args, **kwargs))
 
     def call_within(self, seconds: float, function: Callable[[], Awaitable[_R]]) -> _R:
         """`call` with another limit, for what is known to take long."""
@@ -124,12 +117,29 @@ class Portal:
 
         async def bounded() -> _R:
             try:
-                with fail_after(seconds):
+                async with answered_within(seconds):
                     return await function()
-            except TimeoutError as exc:
-                raise DatabaseSlowError(f"no answer within {seconds} s") from exc
+            except NoAnswerError as exc:
+                raise DatabaseSlowError(str(exc)) from exc
 
-        return loop.call(bounded)
+        try:
+            return loop.call(bounded)
+        finally:
+            if seconds > self._settings.answer_timeout:
+                self.begin_waiting()
+
+    def begin_waiting(self) -> None:
+        """Count the time of the request anew."""
+        if has_app_context():
+            g.database_until = time.monotonic() + self._settings.answer_timeout
+
+    @property
+    def seconds_left(self) -> float:
+        """How long the current request, or a call outside one, may still wait."""
+        until: float | None = g.get("database_until") if has_app_context() else None
+        if until is None:
+            return self._settings.answer_timeout
+        return max(until - time.monotonic(), LEAST_SECONDS)
 
     def start(
         self, name: str, function: Callable[[], Awaitable[object]], *, is_endless: bool = False
@@ -153,6 +163,11 @@ class Portal:
             return
         self._background.add(task)
         task.add_done_callback(self._background.discard)
+
+    @property
+    def answer_timeout(self) -> int:
+        """How long a request waits for the database, in seconds."""
+        return self._settings.answer_timeout
 
     @property
     def closing(self) -> threading.Event:
@@ -207,7 +222,15 @@ class Portal:
                     loop = starting.enter_context(
                         start_blocking_portal(backend_options=options, name="database-portal")
                     )
-                    pool = _new_pool(url)
+                    pool = new_pool(
+                        url,
+                        application_name=APPLICATION_NAME,
+                        name="web",
+                        answer_timeout=self._settings.answer_timeout,
+                        max_size=POOL_SIZE,
+                        timeout=POOL_WAIT_SECONDS,
+                        checked=True,
+                    )
                     loop.call(pool.open)
                     starting.callback(lambda: loop.call(pool.close))
                     self._loop, self._pool = loop, pool
@@ -218,9 +241,11 @@ class Portal:
 class ReadConnection(psycopg.Connection[TupleRow]):
     """A synchronous connection that gives up when the server falls silent."""
 
-    def wait(
-        self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = CALL_SECONDS
-    ) -> Any:
+    seconds_left: Callable[[], float] | None = None
+
+    def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
+        if timeout is None and self.seconds_left is not None:
+            timeout = self.seconds_left()
         try:
             return super().wait(gen, interval, timeout)
         except psycopg.errors._WaitTimeout as exc:
@@ -230,13 +255,17 @@ class ReadConnection(psycopg.Connection[TupleRow]):
 
 def connect_to_read(portal: Portal) -> psycopg.Connection[TupleRow]:
     """A new connection for read queries, each planned for the values that it is asked with."""
-    options = _connection_options(portal.url)
-    return ReadConnection.connect(portal.url, prepare_threshold=None, **options)
+    options = connection_options(portal.url, APPLICATION_NAME, portal.answer_timeout)
+    conn = ReadConnection.connect(portal.url, prepare_threshold=None, **options)
+    conn.seconds_left = lambda: portal.seconds_left
+    return conn
 
 
 def init_app(app: Flask) -> None:
     """Give *app* a portal, and an answer for what the database keeps from us."""
-    app.extensions["portal"] = Portal(app.config["SETTINGS"])
+    portal = Portal(app.config["SETTINGS"])
+    app.extensions["portal"] = portal
+    app.before_request(portal.begin_waiting)
     app.register_error_handler(DatabaseSlowError, _too_slow)
     app.register_error_handler(DatabaseError, _away)
 
@@ -261,24 +290,6 @@ def call(function: Callable[_P, Awaitable[_R]], /, *args: _P.args, **kwargs: _P.
     return current_portal().call(function, *args, **kwargs)
 
 
-def _new_pool(url: str) -> Pool:
-    return AsyncConnectionPool(
-        url,
-        connection_class=AsyncConnection[TupleRow],
-        kwargs={"autocommit": True, **_connection_options(url)},
-        min_size=1,
-        max_size=POOL_SIZE,
-        timeout=POOL_WAIT_SECONDS,
-        # Its pauses between attempts double, so that it would notice late that the server is back;
-        # giving up early, it tries anew with each call.
-        reconnect_timeout=1.0,
-        # A connection that the server has ended meanwhile is replaced before anybody gets it.
-        check=AsyncConnectionPool.check_connection,
-        open=False,
-        name="web",
-    )
-
-
 async def _fold(pool: Pool) -> None:
     try:
         async with store.autocommit(pool) as conn:
@@ -286,29 +297,6 @@ async def _fold(pool: Pool) -> None:
     except (psycopg.Error, PoolTimeout, PoolClosed):
         # Nobody waits for it, and the next one makes up for it.
         logger.warning("fold_failed", exc_info=True)
-
-
-def _connection_options(url: str) -> dict[str, Any]:
-    """Parameters that bound every wait; what the URI says of the same wins."""
-    given = conninfo_to_dict(url)
-    limits = (
-        f"-c statement_timeout={STATEMENT_SECONDS}s -c lock_timeout={LOCK_SECONDS}s"
-        " -c idle_in_transaction_session_timeout=60s"
-        # Compiling a statement that is over in milliseconds takes hundreds of them.
-        " -c jit=off"
-    )
-    options: dict[str, Any] = {
-        "connect_timeout": CONNECT_SECONDS,
-        "application_name": "commandbus-web",
-        "keepalives_idle": 10,
-        "keepalives_interval": 3,
-        "keepalives_count": 3,
-        "tcp_user_timeout": int(CALL_SECONDS * 1000),
-    }
-    options = {name: value for name, value in options.items() if name not in given}
-    # In a zone with summer time, differences between the times that come back would be wrong.
-    zone = "-c timezone=UTC"
-    return {**options, "options": f"{limits} {given.get('options', '')} {zone}"}
 
 
 def _too_slow(_: Exception) -> Any:

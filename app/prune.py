@@ -61,8 +61,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with open_database(settings) as database:
             if options.scheduled:
                 configure_logging(settings.log_format, settings.log_level)
-                return asyncio.run(_prune_on_schedule(database.url, config))
-            return asyncio.run(_prune_once(database.url, options, rules))
+                return asyncio.run(
+                    _prune_on_schedule(database.url, config, settings.answer_timeout)
+                )
+            return asyncio.run(_prune_once(database.url, options, rules, settings.answer_timeout))
     except psycopg.errors.InsufficientPrivilege as exc:
         hint = "pruning is granted to the owner and to the maintenance role"
         return _complain(f"{exc.diag.message_primary} ({hint})", FAILED)
@@ -77,7 +79,9 @@ def _complain(error: object, code: int) -> int:
     return code
 
 
-async def _prune_once(url: str, options: argparse.Namespace, rules: Sequence[RetentionRule]) -> int:
+async def _prune_once(
+    url: str, options: argparse.Namespace, rules: Sequence[RetentionRule], answer_timeout: int
+) -> int:
     console = Console(highlight=False, soft_wrap=True)
     progress = Progress(
         SpinnerColumn(),
@@ -89,7 +93,7 @@ async def _prune_once(url: str, options: argparse.Namespace, rules: Sequence[Ret
     )
     history: Counter[str] = Counter()
     interrupted = False
-    async with await connect(url) as conn:
+    async with await connect(url, answer_timeout) as conn:
         with progress:
             task = progress.add_task("Looking for finished commands", total=None)
             pruner = Pruner(
@@ -121,12 +125,12 @@ async def _prune_once(url: str, options: argparse.Namespace, rules: Sequence[Ret
     return DONE
 
 
-async def _prune_on_schedule(url: str, config: RetentionConfig) -> int:
+async def _prune_on_schedule(url: str, config: RetentionConfig, answer_timeout: int) -> int:
     running = asyncio.current_task()
     assert running is not None  # asyncio.run() made it
     _on_signals(running.cancel)
     with suppress(asyncio.CancelledError):
-        await RetentionSchedule(url, config).run()
+        await RetentionSchedule(url, config, answer_timeout).run()
         return FAILED  # its log says why
     return DONE
 

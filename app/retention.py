@@ -16,8 +16,10 @@ from psycopg.rows import TupleRow
 
 from app import job_store, store
 from app.options import choose, option, options_of
+from app.pools import network_options
 from commandbus import CommandBusError, CommandStatus
 from commandbus import store as bus_store
+from commandbus.limits import answered_within
 from commandbus.retention import BATCH_SIZE, OnPruned, Pruned, Pruner, RetentionRule
 
 logger = logging.getLogger(__name__)
@@ -147,11 +149,13 @@ RETENTION_OPTIONS = options_of(RetentionConfig)
 with_test_commands: OnPruned = store.delete_orphaned_test_commands
 
 
-async def connect(url: str) -> AsyncConnection[TupleRow]:
-    """A connection for a Pruner; the caller closes it."""
-    conn = await AsyncConnection.connect(url, autocommit=True, application_name=APPLICATION_NAME)
+async def connect(url: str, answer_timeout: int) -> AsyncConnection[TupleRow]:
+    """A connection for a Pruner, whose statements may take longer; the caller closes it."""
+    options = network_options(url, APPLICATION_NAME, answer_timeout)
+    conn = await AsyncConnection.connect(url, autocommit=True, **options)
     # A day is 24 hours here, also where the database's zone has summer time.
-    await conn.execute("set timezone to 'UTC'")
+    async with answered_within(answer_timeout):
+        await conn.execute("set timezone to 'UTC'")
     return conn
 
 
@@ -172,8 +176,9 @@ class RetentionSchedule:
     others look now and then whether it still does.
     """
 
-    def __init__(self, url: str, config: RetentionConfig) -> None:
+    def __init__(self, url: str, config: RetentionConfig, answer_timeout: int) -> None:
         self._url = url
+        self._answer_timeout = answer_timeout
         self._config = config
 
     async def run(self) -> None:
@@ -193,11 +198,14 @@ class RetentionSchedule:
 
         False: this process need not try again.
         """
-        async with await connect(self._url) as conn:
-            if not await bus_store.may_prune(conn):
+        async with await connect(self._url, self._answer_timeout) as conn:
+            async with answered_within(self._answer_timeout):
+                permitted = await bus_store.may_prune(conn)
+                chosen = permitted and await bus_store.become_pruner(conn)
+            if not permitted:
                 logger.warning("retention_not_permitted", extra={"role": conn.info.user})
                 return False
-            if not await bus_store.become_pruner(conn):
+            if not chosen:
                 return True
             logger.info("retention_started", extra=dataclasses.asdict(self._config))
             while True:

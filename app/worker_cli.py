@@ -104,6 +104,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     flags=flags,
                     environ=environ,
                     drain_timeout=process["drain_timeout"].value,
+                    answer_timeout=settings.answer_timeout,
                     stop_with_parent=options.stop_with_parent,
                     early_stop=early_stop,
                 )

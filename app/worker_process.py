@@ -9,23 +9,21 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Coroutine, Iterable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, TypeVar
-
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
 from app.database import Database, DatabaseError, open_database
 from app.database_health import HealthWatch
 from app.event_loop import run_to_end
 from app.options import Chosen, InvalidOptionError, Source, choose
+from app.pools import new_pool, opened
 from app.retention import RetentionConfig, RetentionSchedule
 from app.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from commandbus import Worker
 from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.limits import end_tasks
 
 logger = logging.getLogger(__name__)
 
@@ -33,9 +31,9 @@ T = TypeVar("T")
 
 FOLLOW_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 5.0
-CANCEL_AGAIN_SECONDS = 1.0
 POOL_SIZE = 8
 GARBAGE_THRESHOLD = 5_000
+POOL_WAIT_SECONDS = 2.0
 OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
 _RETRY_NAMES = frozenset(option.name for option in RETRY_OPTIONS)
 
@@ -88,6 +86,7 @@ async def serve(
     flags: Mapping[str, int | float | None],
     environ: Mapping[str, str],
     drain_timeout: float,
+    answer_timeout: int,
     stop_with_parent: bool,
     early_stop: EarlyStop,
 ) -> int:
@@ -97,22 +96,22 @@ async def serve(
     while it runs, for every option that neither *flags* nor *environ* set. Of all workers one
     prunes what *environ* says.
     """
-    pool = AsyncConnectionPool(
+    pool = new_pool(
         url,
-        connection_class=AsyncConnection[TupleRow],
-        min_size=2,
-        max_size=POOL_SIZE,
+        application_name=f"commandbus worker {domain}",
         name=f"worker-{domain}",
-        kwargs={"application_name": f"commandbus worker {domain}"},
-        open=False,
+        answer_timeout=answer_timeout,
+        max_size=POOL_SIZE,
+        timeout=min(POOL_WAIT_SECONDS, answer_timeout),
     )
-    async with pool:
+    async with opened(pool):
         configuration = FollowedConfiguration(ConfigStore(pool), flags, environ)
         await configuration.read()
         worker = await create_worker(
             pool,
             domain,
             drain_timeout=drain_timeout,
+            answer_timeout=answer_timeout,
             settings=configuration.shown(),
             **configuration.worker_options(),
         )
@@ -122,31 +121,18 @@ async def serve(
             worker.stop()
         following = asyncio.create_task(configuration.follow(worker), name="configuration")
         following.add_done_callback(lambda task: _on_following_ended(task, worker))
-        schedule = RetentionSchedule(url, RetentionConfig.from_environment(environ))
+        schedule = RetentionSchedule(url, RetentionConfig.from_environment(environ), answer_timeout)
         pruning = asyncio.create_task(schedule.run(), name="retention")
         watching = asyncio.create_task(HealthWatch(pool).run(), name="database-health")
         beside = (following, pruning, watching)
         try:
             await worker.run()
         finally:
-            await _end(beside)
+            await end_tasks(beside)
         for task in beside:
             if not task.cancelled():
                 task.result()
     return stop.exit_code
-
-
-async def _end(tasks: Iterable[asyncio.Task[None]]) -> None:
-    """Cancel *tasks* until they have ended.
-
-    Once may not do: an error that the database answers meanwhile takes the cancellation's place,
-    and a loop that survives errors goes on.
-    """
-    left = set(tasks)
-    while left:
-        for task in left:
-            task.cancel()
-        _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_SECONDS)
 
 
 def _on_following_ended(task: asyncio.Task[None], worker: Worker) -> None:

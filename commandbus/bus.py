@@ -6,7 +6,7 @@ import base64
 import math
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,6 +17,7 @@ from psycopg.rows import TupleRow
 
 from commandbus import queries, store
 from commandbus.errors import InvalidCommandError, InvalidDomainError
+from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     AuditEvent,
     BatchProgress,
@@ -45,11 +46,21 @@ class CommandBus:
     The pool belongs to the caller, who opens and closes it, on the event loop on which the bus is
     used. Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
     ``OperationalError``: a send may be repeated with the same ``command_id`` then, since a known
-    one with the same content is not sent twice.
+    one with the same content is not sent twice. A call that the database has not answered within
+    *answer_timeout* seconds raises NoAnswerError, which is such a fault.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+        *,
+        answer_timeout: float = ANSWER_SECONDS,
+    ) -> None:
         self._pool = pool
+        self._answer_timeout = answer_timeout
+
+    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
+        return store.autocommit(self._pool, within=self._answer_timeout)
 
     async def send(
         self,
@@ -108,12 +119,17 @@ class CommandBus:
         _check_domain(domain)
         rows = [_row(command) for command in commands]
         if conn is not None:
-            return await self._send_rows(conn, domain, rows, batch_id)
+            async with answered_within(self._answer_timeout) as limit:
+                return await self._send_rows(conn, domain, rows, batch_id, limit)
         if len(rows) <= SEND_CHUNK:
-            async with store.autocommit(self._pool) as own:
+            async with self._autocommit() as own:
                 return await self._send_rows(own, domain, rows, batch_id)
-        async with self._pool.connection() as own, own.transaction():
-            return await self._send_rows(own, domain, rows, batch_id)
+        async with (
+            answered_within(self._answer_timeout) as limit,
+            self._pool.connection() as own,
+            own.transaction(),
+        ):
+            return await self._send_rows(own, domain, rows, batch_id, limit)
 
     async def _send_rows(
         self,
@@ -121,6 +137,7 @@ class CommandBus:
         domain: str,
         rows: Sequence[dict[str, Any]],
         batch_id: UUID | None,
+        limit: answered_within | None = None,
     ) -> list[SendResult]:
         answers: dict[UUID, SendResult] = {}
         # Sorted across the chunks too: two who send the same ids must not wait for each other.
@@ -129,6 +146,8 @@ class CommandBus:
             chunk = in_order[start : start + SEND_CHUNK]
             for result in await store.send_commands(conn, domain, chunk, batch_id):
                 answers.setdefault(result.command_id, result)
+            if limit is not None:
+                limit.renew()
         return [answers[UUID(row["command_id"])] for row in rows]
 
     async def create_domain(self, name: str) -> None:
@@ -137,12 +156,12 @@ class CommandBus:
         Raises InvalidDomainError unless *name* matches ``^[a-z][a-z0-9_]{0,39}$``.
         """
         _check_domain(name)
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             await store.create_domain(conn, name)
 
     async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
         """The command as it stands, or None."""
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await queries.get_command(conn, domain, command_id)
 
     async def query_commands(
@@ -174,7 +193,7 @@ class CommandBus:
         }
         given = {name: value for name, value in filters.items() if value is not None}
         _check_limit(limit)
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             found = await queries.query_commands(
                 conn, given, before=decode_cursor(cursor), limit=limit + 1
             )
@@ -192,17 +211,17 @@ class CommandBus:
 
         Without *domain* an id that exists in several domains gives the events of all of them.
         """
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await queries.get_audit_trail(conn, command_id, domain)
 
     async def count_by_status(self, domain: str | None = None) -> dict[CommandStatus, int]:
         """How many commands are in each status: exact, and cheap at any number."""
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await queries.count_by_status(conn, domain)
 
     async def get_batch(self, batch_id: UUID) -> BatchProgress | None:
         """The counters and latencies of the commands sent with this *batch_id*, or None."""
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await queries.get_batch(conn, batch_id)
 
     async def read_replies(
@@ -212,20 +231,28 @@ class CommandBus:
 
         Raises UnknownReplyQueueError when *queue* does not exist.
         """
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
         return [_reply(msg_id, message) for msg_id, message in messages]
 
     async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:
         """Delete replies that were dealt with; returns how many were still there."""
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return len(await queries.delete_messages(conn, queue, [r.msg_id for r in replies]))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
         """A connection with an open transaction, to be given to ``send(conn=…)``."""
-        async with self._pool.connection() as conn, conn.transaction():
-            yield conn
+        async with (
+            answered_within(self._answer_timeout) as limit,
+            self._pool.connection() as conn,
+            conn.transaction(),
+        ):
+            limit.pause()  # what the caller does takes as long as it takes
+            try:
+                yield conn
+            finally:
+                limit.renew()
 
 
 def _check_domain(domain: str) -> None:

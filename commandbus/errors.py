@@ -61,6 +61,13 @@ class LeaseLostError(CommandBusError):
     """The attempt is over: its lease ran out and somebody else may hold the command."""
 
 
+class NoAnswerError(CommandBusError, psycopg.OperationalError):
+    """The database did not answer in time; whether it did what it was asked is not known.
+
+    Sending again with the same command id is safe.
+    """
+
+
 class HandlerAlreadyRegisteredError(CommandBusError):
     """Two handlers for one domain and command type."""
 

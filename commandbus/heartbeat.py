@@ -55,7 +55,7 @@ class Heartbeat:
     async def _beat(self) -> None:
         worker = self._worker
         assert worker.worker_id is not None  # run() starts this task after it registered
-        async with store.autocommit(self._pool) as conn:
+        async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
             stop = await store.heartbeat(
                 conn,
                 worker.worker_id,

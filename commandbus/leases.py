@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 from psycopg import AsyncConnection
@@ -16,14 +17,19 @@ from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.models import ClaimedCommand
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from psycopg_pool import AsyncConnectionPool
 
     from commandbus.worker import Worker
 
 logger = logging.getLogger(__name__)
 
-# How long after a broken call its effects may still appear.
+# How long after a broken call its effects may still appear, where its session cannot be seen.
 DOUBT_SECONDS = 2.0
+# A renewal is given up in time for another one, but not before this; that one comes soon.
+SHORTEST_SECONDS = 0.5
+AGAIN_SECONDS = 0.25
 
 
 class Leases:
@@ -35,10 +41,22 @@ class Leases:
         self._pool = pool
         self._worker = worker
         self._doubted_at: float | None = None
+        self._doubted_sessions: set[int] = set()
 
-    def doubt(self) -> None:
-        """The database may count commands as this worker's that the worker never heard of."""
-        self._doubted_at = time.monotonic()
+    @asynccontextmanager
+    async def doubted_if_broken(self, conn: AsyncConnection[TupleRow]) -> AsyncIterator[None]:
+        """When what is done on *conn* fails, its effects are looked for later.
+
+        The database may count commands as this worker's then that the worker never heard of.
+        """
+        session = conn.info.backend_pid
+        try:
+            yield
+        except BaseException:
+            self._doubted_at = time.monotonic()
+            if conn.closed:
+                self._doubted_sessions.add(session)
+            raise
 
     async def extend(self, attempt: Attempt, seconds: int) -> bool:
         """Make one lease end *seconds* from now; False: the attempt is over."""
@@ -47,12 +65,13 @@ class Leases:
     async def _renew(self, attempts: list[Attempt], seconds: int) -> int:
         worker = self._worker
         asked_at = time.monotonic()
-        async with store.autocommit(self._pool) as conn:
+        within = min(worker.call_seconds, max(seconds / 4, SHORTEST_SECONDS))
+        async with store.autocommit(self._pool, within=within) as conn:
             held = await store.renew_leases(
                 conn,
                 worker.domain,
                 worker.registered_id,
-                [attempt.claimed for attempt in attempts],
+                store.tokens_of(attempt.claimed for attempt in attempts),
                 seconds,
             )
         for attempt in attempts:
@@ -64,14 +83,18 @@ class Leases:
     async def keep(self) -> None:
         """Renew the leases of handlers that asked for it, three times within each, for ever."""
         worker = self._worker
+        failed = False
         while True:
-            await asyncio.sleep(worker.visibility_timeout / 3)
+            third = worker.visibility_timeout / 3
+            await asyncio.sleep(min(third, AGAIN_SECONDS) if failed else third)
+            failed = False
             attempts = [attempt for attempt in worker.running if attempt.auto_renew]
             if not attempts:
                 continue
             try:
                 await self._renew(attempts, worker.visibility_timeout)
             except INFRASTRUCTURE_ERRORS as exc:
+                failed = True
                 logger.warning(
                     "renewal_failed",
                     extra={**worker.ids, "count": len(attempts), "error": str(exc).strip()},
@@ -83,12 +106,14 @@ class Leases:
             return
         worker = self._worker
         try:
-            async with store.autocommit(self._pool) as conn:
+            async with (
+                store.autocommit(self._pool, within=worker.call_seconds) as conn,
+                self.doubted_if_broken(conn),
+            ):
                 count = await store.release_commands(
-                    conn, worker.domain, worker.registered_id, claimed
+                    conn, worker.domain, worker.registered_id, store.tokens_of(claimed)
                 )
         except INFRASTRUCTURE_ERRORS as exc:
-            self.doubt()
             logger.warning(
                 "release_failed",
                 extra={**worker.ids, "count": len(claimed), "error": str(exc).strip()},
@@ -96,21 +121,42 @@ class Leases:
         else:
             logger.info("commands_released", extra={**worker.ids, "count": count})
 
+    async def settle_doubt(self, held: list[ClaimedCommand]) -> None:
+        """`give_back_unknown` on a connection of its own; where that fails, leases do it later."""
+        if self._doubted_at is None:
+            return
+        worker = self._worker
+        try:
+            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+                await self.give_back_unknown(conn, held)
+        except INFRASTRUCTURE_ERRORS as exc:
+            logger.warning("release_failed", extra={**worker.ids, "error": str(exc).strip()})
+
     async def give_back_unknown(
         self, conn: AsyncConnection[TupleRow], held: list[ClaimedCommand]
     ) -> None:
         """Release what a claim gave this worker whose answer was lost with the connection.
 
-        Nothing is done when there is no doubt.
+        Nothing is done when there is no doubt. The server may still be at work on what it was asked
+        then, and goes on with it late where its process was stopped; so there is doubt until that
+        session is gone, which is ended for it.
         """
         if self._doubted_at is None:
             return
         worker = self._worker
-        released = await store.release_commands(
-            conn, worker.domain, worker.registered_id, held, all_but=True
-        )
-        # The server may still be at work on what it was asked before the connection broke.
-        if time.monotonic() - self._doubted_at > DOUBT_SECONDS:
+        quiet = time.monotonic() - self._doubted_at > DOUBT_SECONDS
+        left = await store.end_sessions(conn, self._doubted_sessions)
+        known = set(store.tokens_of(held))
+        found = await store.claimed_by_worker(conn, worker.domain, worker.registered_id)
+        unknown = [token for token in found if token not in known]
+        released = 0
+        if unknown:
+            # Each is named, so that a release that itself comes late hits nothing claimed since.
+            released = await store.release_commands(
+                conn, worker.domain, worker.registered_id, unknown
+            )
+        self._doubted_sessions = left
+        if quiet and not left:
             self._doubted_at = None
         if released:
             logger.info("lost_claim_released", extra={**worker.ids, "count": released})

@@ -13,15 +13,23 @@ from psycopg.rows import TupleRow
 from commandbus import store
 from commandbus.backoff import Backoff
 from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.limits import ANSWER_SECONDS, answered_within
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 logger = logging.getLogger(__name__)
 
+# A connection that a network has forgotten stays silent for ever, so it is asked now and then.
+CHECK_SECONDS = 10.0
+
 
 async def listen_for_commands(
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], domain: str, wake: Callable[[], None]
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+    domain: str,
+    wake: Callable[[], None],
+    *,
+    answer_timeout: float = ANSWER_SECONDS,
 ) -> None:
     """Call *wake* for each notification, for ever, on a connection of its own.
 
@@ -31,12 +39,16 @@ async def listen_for_commands(
     backoff = Backoff(limit=5.0)
     while True:
         try:
-            async with await _connect(pool) as conn:
+            async with answered_within(answer_timeout) as limit, await _connect(pool) as conn:
                 await store.listen(conn, domain)
                 backoff.reset()
                 wake()
-                async for _ in conn.notifies():
-                    wake()
+                while True:
+                    limit.pause()
+                    async for _ in conn.notifies(timeout=CHECK_SECONDS):
+                        wake()
+                    limit.renew()
+                    await conn.execute("")
         except INFRASTRUCTURE_ERRORS as exc:
             delay = backoff.next_delay()
             logger.warning(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -13,6 +14,7 @@ from psycopg.types.json import Jsonb
 from commandbus import queries, store
 from commandbus.bus import decode_cursor
 from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus.limits import ANSWER_SECONDS
 from commandbus.models import (
     CommandStatus,
     OperatorResult,
@@ -32,11 +34,21 @@ class TroubleshootingQueue:
 
     Each action exists for one command and, with ``_many``, for a set. The first raises
     CommandNotFoundError or InvalidStateError when it cannot be done, the second answers for each
-    command. Of two operators who act on one command at once, exactly one wins.
+    command. Of two operators who act on one command at once, exactly one wins. A call that the
+    database has not answered within *answer_timeout* seconds raises NoAnswerError.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]]) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+        *,
+        answer_timeout: float = ANSWER_SECONDS,
+    ) -> None:
         self._pool = pool
+        self._answer_timeout = answer_timeout
+
+    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
+        return store.autocommit(self._pool, within=self._answer_timeout)
 
     async def list(
         self,
@@ -52,7 +64,7 @@ class TroubleshootingQueue:
 
         For the next page give ``encode_cursor(last.entered_at, last.command_id)``.
         """
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await queries.list_troubled(
                 conn,
                 _given(domain, command_type, error_code, group_id),
@@ -69,7 +81,7 @@ class TroubleshootingQueue:
         group_id: UUID | None = None,
     ) -> int:
         """How many commands in the queue match."""
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await queries.count_troubled(
                 conn, _given(domain, command_type, error_code, group_id)
             )
@@ -190,7 +202,7 @@ class TroubleshootingQueue:
         )
 
     async def _operate(self, function: str, *args: Any) -> Sequence[OperatorResult]:
-        async with store.autocommit(self._pool) as conn:
+        async with self._autocommit() as conn:
             return await store.operate(conn, function, *args)
 
 

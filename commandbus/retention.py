@@ -16,6 +16,7 @@ from uuid import UUID
 
 from commandbus import queries, store
 from commandbus.errors import UnknownDomainError
+from commandbus.limits import answered_within
 from commandbus.models import CommandStatus
 
 FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELLED)
@@ -23,6 +24,7 @@ FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELL
 
 BATCH_SIZE = 500
 PAUSE_RATIO = 1.0
+BATCH_SECONDS = 60.0
 """After a batch, pruning rests for so many times as long as the batch took."""
 
 OnPruned = Callable[[store.Connection, list[UUID]], Awaitable[object]]
@@ -73,7 +75,8 @@ class Pruner:
     transaction of at most *batch_size* commands of *domain* (None: all); *on_pruned* is called
     inside it with the ids that were deleted, so that an application can delete its own rows with
     them. *on_batch* hears after each batch how far it is. Errors of the server pass as psycopg's;
-    what was deleted before stays deleted.
+    what was deleted before stays deleted. Raises NoAnswerError for a batch that the database has
+    not answered within *answer_timeout* seconds.
     """
 
     def __init__(
@@ -84,8 +87,10 @@ class Pruner:
         batch_size: int = BATCH_SIZE,
         on_pruned: OnPruned | None = None,
         on_batch: Callable[[Pruned], object] | None = None,
+        answer_timeout: float = BATCH_SECONDS,
     ) -> None:
         self._conn = conn
+        self._limit = answered_within(answer_timeout)
         self._domain = domain
         self._batch_size = batch_size
         self._on_pruned = on_pruned
@@ -107,11 +112,24 @@ class Pruner:
 
         Raises UnknownDomainError.
         """
-        if self._domain is not None and await queries.reply_queue(self._conn, self._domain) is None:
-            raise UnknownDomainError(f'domain "{self._domain}" does not exist')
         started = time.monotonic()
         deadline = None if max_seconds is None else started + max_seconds
         done = Pruned()
+        async with self._limit:
+            await self._prune(done, rules, deadline, dry_run=dry_run)
+        done.seconds = time.monotonic() - started
+        return done
+
+    async def _prune(
+        self,
+        done: Pruned,
+        rules: Iterable[RetentionRule],
+        deadline: float | None,
+        *,
+        dry_run: bool,
+    ) -> None:
+        if self._domain is not None and await queries.reply_queue(self._conn, self._domain) is None:
+            raise UnknownDomainError(f'domain "{self._domain}" does not exist')
         for rule in rules:
             now = await store.server_time(self._conn)
             if rule.older_than is not None:
@@ -123,8 +141,6 @@ class Pruner:
                 if dry_run:  # what the age would have deleted is still counted
                     surplus -= done.commands[rule.status]
                 await self._walk(done, rule.status, now, surplus, deadline, dry_run=dry_run)
-        done.seconds = time.monotonic() - started
-        return done
 
     async def prune_history(self, older_than: timedelta) -> Counter[str]:
         """Delete what the bus remembers besides commands for longer than *older_than*, by kind.
@@ -132,15 +148,16 @@ class Pruner:
         Statistics by the second, workers that are gone, batches whose commands are all pruned,
         rejected messages with PGMQ's archive of them, and what failure groups were.
         """
-        before = await store.server_time(self._conn) - older_than
         total: Counter[str] = Counter()
-        while not self._stopping.is_set():
-            began = time.monotonic()
-            deleted = await store.prune_history(self._conn, before, self._batch_size)
-            total.update(deleted)
-            if max(deleted.values()) < self._batch_size:
-                break
-            await self._rest(time.monotonic() - began)
+        async with self._limit:
+            before = await store.server_time(self._conn) - older_than
+            while not self._stopping.is_set():
+                began = time.monotonic()
+                deleted = await store.prune_history(self._conn, before, self._batch_size)
+                total.update(deleted)
+                if max(deleted.values()) < self._batch_size:
+                    break
+                await self._rest(time.monotonic() - began)
         return +total
 
     async def _walk(
@@ -176,6 +193,7 @@ class Pruner:
             done.commands[status] += len(batch.command_ids)
             done.events += batch.events
             done.batches += 1
+            self._limit.renew()
             if self._on_batch is not None:
                 self._on_batch(done)
             if not batch.more:
@@ -187,8 +205,10 @@ class Pruner:
 
     async def _rest(self, seconds: float) -> None:
         """Leave the server to others for a while, unless somebody wants this to stop."""
+        self._limit.pause()
         try:
             async with asyncio.timeout(seconds * PAUSE_RATIO):
                 await self._stopping.wait()
         except TimeoutError:
             pass
+        self._limit.renew()

@@ -45,6 +45,7 @@ class Settler:
         more_may_come: Callable[[], bool],
         settled: Callable[[Outcome], None],
         policy: Callable[[], RetryPolicy],
+        answer_timeout: Callable[[], float],
     ) -> None:
         self._pool = pool
         self._domain = domain
@@ -52,6 +53,7 @@ class Settler:
         self._more_may_come = more_may_come
         self._settled = settled
         self._policy = policy
+        self._answer_timeout = answer_timeout
         self._pending: deque[Outcome] = deque()
         self._arrived = asyncio.Event()
         self._closing = False
@@ -135,7 +137,7 @@ class Settler:
     async def _settle(self, group: Sequence[Outcome]) -> list[Settlement]:
         completed = [o for o in group if o.kind is OutcomeKind.SUCCESS]
         failed = [o for o in group if o.kind is not OutcomeKind.SUCCESS]
-        async with store.autocommit(self._pool) as conn:
+        async with store.autocommit(self._pool, within=self._answer_timeout()) as conn:
             return await store.settle_commands(
                 conn,
                 self._domain,

@@ -7,11 +7,11 @@ connection in autocommit mode each call is a transaction of its own, in one roun
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
 from psycopg import AsyncConnection, sql
@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from commandbus.errors import translate_errors
+from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     ClaimedCommand,
     Command,
@@ -41,10 +42,13 @@ Connection = AsyncConnection[TupleRow]
 
 @asynccontextmanager
 async def autocommit(
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], *, within: float = ANSWER_SECONDS
 ) -> AsyncIterator[Connection]:
-    """A connection on which each call is a transaction of its own; no round trips for BEGIN."""
-    async with pool.connection() as conn:
+    """A connection on which each call is a transaction of its own; no round trips for BEGIN.
+
+    Raises NoAnswerError when getting it and using it took longer than *within* seconds.
+    """
+    async with answered_within(within), pool.connection() as conn:
         before = conn.autocommit
         await conn.set_autocommit(True)
         try:
@@ -183,48 +187,83 @@ async def settle_commands(
             ]
 
 
-def tokens_json(claimed: Iterable[ClaimedCommand]) -> Jsonb:
-    """The tokens of attempts, as the functions take them."""
-    return Jsonb(
-        [
-            {"command_id": str(c.command.command_id), "msg_id": c.msg_id, "claim_no": c.claim_no}
-            for c in claimed
-        ]
-    )
+class Token(NamedTuple):
+    """What names an attempt to the database."""
+
+    command_id: UUID
+    msg_id: int
+    claim_no: int
+
+
+def tokens_of(claimed: Iterable[ClaimedCommand]) -> list[Token]:
+    """The tokens of attempts."""
+    return [Token(c.command.command_id, c.msg_id, c.claim_no) for c in claimed]
+
+
+def _tokens_json(tokens: Iterable[Token]) -> Jsonb:
+    return Jsonb([{**token._asdict(), "command_id": str(token.command_id)} for token in tokens])
 
 
 async def renew_leases(
     conn: Connection,
     domain: str,
     worker_id: int,
-    claimed: Sequence[ClaimedCommand],
+    tokens: Iterable[Token],
     lease_seconds: int,
 ) -> set[tuple[UUID, int]]:
     """Make leases end *lease_seconds* from now; returns (command_id, claim_no) of those held."""
     with translate_errors():
         cur = await conn.execute(
             "select * from command_bus.renew_leases(%s, %s, %s, %s)",
-            (domain, worker_id, tokens_json(claimed), lease_seconds),
+            (domain, worker_id, _tokens_json(tokens), lease_seconds),
         )
         return {(command_id, claim_no) for command_id, claim_no in await cur.fetchall()}
 
 
 async def release_commands(
-    conn: Connection,
-    domain: str,
-    worker_id: int,
-    claimed: Iterable[ClaimedCommand],
-    *,
-    all_but: bool = False,
+    conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]
 ) -> int:
-    """Give back *claimed*, which never started (or all that the worker holds but these)."""
+    """Give back what a worker claimed and never started; returns how many it still held."""
     with translate_errors():
         cur = await conn.execute(
-            "select command_bus.release_commands(%s, %s, %s, %s)",
-            (domain, worker_id, tokens_json(claimed), all_but),
+            "select command_bus.release_commands(%s, %s, %s)",
+            (domain, worker_id, _tokens_json(tokens)),
         )
         row = await cur.fetchone()
         return int(row[0]) if row else 0
+
+
+async def claimed_by_worker(conn: Connection, domain: str, worker_id: int) -> list[Token]:
+    """Everything that counts as this worker's, whether it has heard of it or not."""
+    with translate_errors():
+        cur = await conn.execute(
+            "select * from command_bus.claimed_by_worker(%s, %s)", (domain, worker_id)
+        )
+        return [Token(*row) for row in await cur.fetchall()]
+
+
+async def end_sessions(conn: Connection, sessions: Collection[int]) -> set[int]:
+    """Let the server end *sessions* (process ids), as soon as they can; returns those still there.
+
+    Only sessions like this one: of the same login, database and application name.
+    """
+    if not sessions:
+        return set()
+    cur = await conn.execute(
+        """
+        with session as materialized (
+            select pid, usesysid
+            from pg_stat_activity
+            where pid = any(%s) and pid <> pg_backend_pid() and datname = current_database()
+                and usename = session_user
+                and application_name = current_setting('application_name')
+        )
+        select pid, case when pg_has_role(usesysid, 'usage') then pg_terminate_backend(pid) end
+        from session
+        """,
+        (list(sessions),),
+    )
+    return {pid for pid, _ in await cur.fetchall()}
 
 
 async def register_worker(conn: Connection, worker: dict[str, Any]) -> int:

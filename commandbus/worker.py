@@ -14,7 +14,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import AsyncConnection
@@ -27,6 +27,7 @@ from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import HEARTBEAT_SECONDS, Heartbeat
 from commandbus.leases import Leases
+from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import ClaimedCommand, Outcome
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 logger = logging.getLogger(__name__)
+
+# So long a stop waits for each call of the database that it finds under way or has to make.
+STOP_SECONDS = 1.0
 
 T = TypeVar("T")
 Call = Callable[[AsyncConnection[TupleRow]], Awaitable[T]]
@@ -57,6 +61,8 @@ class Worker:
       notification wakes the worker earlier.
     * *retry_policy*: backoff, and the budget of commands that have none of their own.
     * *drain_timeout* (seconds): how long handlers may go on after ``stop()``.
+    * *answer_timeout* (seconds): how long a call of the database may take before its connection is
+      given up and the call is tried again on another one; less where a lease is shorter.
     * *settings*: shown beside the worker on pages, used for nothing else.
 
     The pool belongs to the caller; each call takes a connection for as long as it lasts, and none
@@ -76,17 +82,22 @@ class Worker:
         handler_timeout: float = 0.0,
         retry_policy: RetryPolicy | None = None,
         drain_timeout: float = 30.0,
+        answer_timeout: float = ANSWER_SECONDS,
         settings: dict[str, Any] | None = None,
     ) -> None:
         self.domain = domain
         self.settings = settings or {}
+        if answer_timeout <= 0:
+            raise ValueError("answer_timeout must be positive")
         self.drain_timeout = drain_timeout
+        self.answer_timeout = answer_timeout
         self.worker_id: int | None = None
         self.outcomes_recorded = 0
         self._pool = pool
         self._registry = handler_registry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
+        self._stop_asked = asyncio.Event()
         self._stopping = False
         self._forced = False
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
@@ -97,6 +108,7 @@ class Worker:
             more_may_come=lambda: self._slots.running_count > 0,
             settled=self._on_settled,
             policy=lambda: self.retry_policy,
+            answer_timeout=lambda: self.call_seconds,
         )
         self._heartbeat = Heartbeat(pool, self)
         self._leases = Leases(pool, self)
@@ -185,6 +197,8 @@ class Worker:
         self._slots.open = False
         self._forced = self._forced or force
         self.wake()
+        if self._loop is not None and not self._loop.is_closed():
+            self._loop.call_soon_threadsafe(self._stop_asked.set)
 
     @property
     def is_stopping(self) -> bool:
@@ -199,7 +213,7 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Faults of the database are waited out; other errors are raised."""
         self._loop = asyncio.get_running_loop()
-        if not await self._register():
+        if self._stopping or not await self._until_stopped(self._register()):
             return
         logger.info("worker_started", extra={**self.ids, "concurrency": self.concurrency})
         settling = asyncio.create_task(self._settler.run(), name="settler")
@@ -209,26 +223,46 @@ class Worker:
             asyncio.create_task(self._leases.keep(), name="lease renewal"),
             asyncio.create_task(LoopWatch(self.ids).run(), name="loop watch"),
             asyncio.create_task(
-                listen_for_commands(self._pool, self.domain, self._wake.set), name="listener"
+                listen_for_commands(
+                    self._pool, self.domain, self._wake.set, answer_timeout=self.answer_timeout
+                ),
+                name="listener",
             ),
         ]
         for task in side_tasks:
             task.add_done_callback(self._on_side_task_done)
         try:
-            await self._claim_until_stopped()
-            await self._drain()
+            await self._until_stopped(self._claim_until_stopped())
+            deadline = time.monotonic() + self.drain_timeout
+            await self._drain(deadline)
             self._settler.close()
-            await self._wait_for_settler(settling)
+            await self._wait_for_settler(settling, deadline)
         finally:
             self._slots.abandon_running()
-            for task in side_tasks:
-                task.cancel()
+            await end_tasks(side_tasks)
             results = await asyncio.gather(*side_tasks, return_exceptions=True)
         await self._tell_stopped()
         logger.info("worker_stopped", extra=self.ids)
         for result in results:
             if isinstance(result, Exception):
                 raise result
+
+    @property
+    def call_seconds(self) -> float:
+        """How long a call of the database may take now."""
+        return min(self.answer_timeout, STOP_SECONDS) if self._stopping else self.answer_timeout
+
+    async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
+        """Do *work*, which ends after a stop; None where a silent database keeps it from that."""
+        task = asyncio.create_task(work)
+        stop_asked = asyncio.create_task(self._stop_asked.wait())
+        try:
+            await asyncio.wait({task, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
+            if not task.done():
+                await asyncio.wait({task}, timeout=STOP_SECONDS)
+        finally:
+            await end_tasks([task, stop_asked])
+        return None if task.cancelled() else task.result()
 
     @property
     def ids(self) -> dict[str, Any]:
@@ -266,7 +300,7 @@ class Worker:
 
     async def _tell_stopped(self) -> None:
         try:
-            async with store.autocommit(self._pool) as conn:
+            async with store.autocommit(self._pool, within=self.call_seconds) as conn:
                 await store.worker_stopped(conn, self.registered_id)
         except INFRASTRUCTURE_ERRORS as exc:
             # Its heartbeats end, which says the same a little later.
@@ -286,7 +320,7 @@ class Worker:
         backoff = Backoff()
         while not self._stopping:
             try:
-                async with store.autocommit(self._pool) as conn:
+                async with store.autocommit(self._pool, within=self.call_seconds) as conn:
                     return await call(conn)
             except INFRASTRUCTURE_ERRORS as exc:
                 delay = backoff.next_delay()
@@ -329,7 +363,10 @@ class Worker:
         seconds = self.visibility_timeout
         asked_at = time.monotonic()
         try:
-            async with store.autocommit(self._pool) as conn:
+            async with (
+                store.autocommit(self._pool, within=min(self.answer_timeout, seconds)) as conn,
+                self._leases.doubted_if_broken(conn),
+            ):
                 await self._leases.give_back_unknown(conn, self._slots.held)
                 claimed = await store.claim_commands(
                     conn,
@@ -340,7 +377,6 @@ class Worker:
                     self.retry_policy.max_attempts,
                 )
         except INFRASTRUCTURE_ERRORS as exc:
-            self._leases.doubt()
             delay = backoff.next_delay()
             logger.warning(
                 "claim_retried",
@@ -372,7 +408,7 @@ class Worker:
     async def _idle_seconds(self) -> float:
         """How long an idle worker may sleep: until the next due command, or poll_interval."""
         try:
-            async with store.autocommit(self._pool) as conn:
+            async with store.autocommit(self._pool, within=self.call_seconds) as conn:
                 due, self._heartbeat.suspects_wait = await store.look_ahead(conn, self.domain)
         except INFRASTRUCTURE_ERRORS as exc:
             logger.warning("look_ahead_failed", extra={**self.ids, "error": str(exc).strip()})
@@ -400,8 +436,8 @@ class Worker:
         self._slots.open = not self._stopping
 
     async def _claim_suspect(self, conn: AsyncConnection[TupleRow]) -> list[ClaimedCommand]:
-        await self._leases.give_back_unknown(conn, self._slots.held)
-        try:
+        async with self._leases.doubted_if_broken(conn):
+            await self._leases.give_back_unknown(conn, self._slots.held)
             return await store.claim_suspect(
                 conn,
                 self.domain,
@@ -409,9 +445,6 @@ class Worker:
                 self.visibility_timeout,
                 self.retry_policy.max_attempts,
             )
-        except INFRASTRUCTURE_ERRORS:
-            self._leases.doubt()
-            raise
 
     async def _wait_until_idle(self) -> None:
         """Wait until no handler runs, or the worker is stopped."""
@@ -419,11 +452,11 @@ class Worker:
             self._wake.clear()
             await self._pause(self.poll_interval)
 
-    async def _drain(self) -> None:
-        """Give back what never started, and let what runs finish within the drain time."""
+    async def _drain(self, deadline: float) -> None:
+        """Give back what never started, and let what runs finish until *deadline*."""
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
-        deadline = time.monotonic() + self.drain_timeout
+        await self._leases.settle_doubt(self._slots.held)
         while self._slots.running_count and not self._forced and time.monotonic() < deadline:
             self._wake.clear()
             await self._pause(min(deadline - time.monotonic(), 1.0))
@@ -431,9 +464,10 @@ class Worker:
         if left:
             logger.warning("handlers_cancelled_by_stop", extra={**self.ids, "count": left})
 
-    async def _wait_for_settler(self, settling: asyncio.Task[None]) -> None:
+    async def _wait_for_settler(self, settling: asyncio.Task[None], deadline: float) -> None:
         """Let the settler record what is there; without a database not for ever."""
-        seconds = 1.0 if self._forced else max(self.drain_timeout, 1.0)
+        left = 0.0 if self._forced else deadline - time.monotonic()
+        seconds = max(left, STOP_SECONDS)
         done, _ = await asyncio.wait([settling], timeout=seconds)
         if not done:
             logger.error(

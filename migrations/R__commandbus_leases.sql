@@ -46,9 +46,34 @@ begin
 end;
 $$;
 
+-- Everything that a worker holds, also what it was given and never heard of, because the connection
+-- broke.
+create or replace function command_bus.claimed_by_worker(p_domain text, p_worker_id bigint)
+returns table (command_id uuid, msg_id bigint, claim_no integer)
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+as $$
+begin
+    -- It is a part of what is invisible in the queue, which is short.
+    return query execute format(
+        $query$
+        select c.command_id, c.msg_id, c.claim_no
+        from pgmq.%I as q
+        join command_bus_command as c
+            on c.command_id = (q.message ->> 'command_id')::uuid and c.domain = $1
+            and c.msg_id = q.msg_id
+        where q.vt > clock_timestamp() and c.worker_id = $2 and c.status = 'IN_PROGRESS'
+        $query$, 'q_' || command_bus.command_queue(p_domain)
+    ) using p_domain, p_worker_id;
+end;
+$$;
+
 -- Give back commands that the worker claimed and did not start: PENDING at once, no attempt spent.
 -- Elements: {command_id, msg_id, claim_no}; with p_all_but, everything that the worker holds
--- except those (what it was given and never heard of, because the connection broke).
+-- except those, as workers of earlier versions want it.
 create or replace function command_bus.release_commands(
     p_domain text, p_worker_id bigint, p_tokens jsonb, p_all_but boolean default false
 )
@@ -66,21 +91,11 @@ declare
     v_msg_ids bigint[];
 begin
     if p_all_but then
-        -- What is held is the part of the queue that is invisible, which is short.
-        execute format(
-            $query$
-            select jsonb_agg(jsonb_build_object(
-                'command_id', c.command_id, 'msg_id', c.msg_id, 'claim_no', c.claim_no))
-            from pgmq.%I as q
-            join command_bus_command as c
-                on c.command_id = (q.message ->> 'command_id')::uuid and c.domain = $1
-                and c.msg_id = q.msg_id
-            where q.vt > clock_timestamp() and c.worker_id = $2 and c.status = 'IN_PROGRESS'
-                and not exists (
-                    select from jsonb_to_recordset($3) as t (command_id uuid, claim_no integer)
-                    where t.command_id = c.command_id and t.claim_no = c.claim_no)
-            $query$, 'q_' || v_queue
-        ) into v_tokens using p_domain, p_worker_id, p_tokens;
+        select jsonb_agg(to_jsonb(c)) into v_tokens
+        from command_bus.claimed_by_worker(p_domain, p_worker_id) as c
+        where not exists (
+            select from jsonb_to_recordset(p_tokens) as t (command_id uuid, claim_no integer)
+            where t.command_id = c.command_id and t.claim_no = c.claim_no);
     end if;
 
     with token as materialized (

@@ -140,13 +140,14 @@ async def settle(
 async def release(pool: Pool, worker_id: int, claimed: Iterable[ClaimedCommand]) -> int:
     """How many were given back."""
     async with store.autocommit(pool) as conn:
-        return await store.release_commands(conn, DOMAIN, worker_id, claimed)
+        return await store.release_commands(conn, DOMAIN, worker_id, store.tokens_of(claimed))
 
 
 async def renew(pool: Pool, worker_id: int, claimed: ClaimedCommand, seconds: int = 60) -> bool:
     """Whether the lease was made longer."""
     async with store.autocommit(pool) as conn:
-        return bool(await store.renew_leases(conn, DOMAIN, worker_id, [claimed], seconds))
+        tokens = store.tokens_of([claimed])
+        return bool(await store.renew_leases(conn, DOMAIN, worker_id, tokens, seconds))
 
 
 # Moving time

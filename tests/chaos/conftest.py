@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import tempfile
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
@@ -15,7 +13,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app.database.opening import prepare
-from tests.chaos.faults import OwnServer
+from tests.chaos.faults import OwnServer, own_server
 from tests.chaos.history import History
 from tests.chaos.scenes import Pool
 
@@ -66,15 +64,9 @@ def conn(database_url: str) -> Iterator[psycopg.Connection[TupleRow]]:
 
 @pytest.fixture
 def server() -> Iterator[OwnServer]:
-    """A server that this test may kill, in a folder that its account can reach."""
-    home = Path(tempfile.mkdtemp(prefix="commandbus-kill-")).resolve()
-    own = OwnServer(home)
-    own.start()
-    try:
+    """A server that this test may kill."""
+    with own_server() as own:
         yield own
-    finally:
-        own.stop()
-        shutil.rmtree(home)
 
 
 @pytest.fixture

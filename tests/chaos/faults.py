@@ -6,12 +6,14 @@ import asyncio
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +132,32 @@ async def every(seconds: float, times: int, act: Callable[[], object]) -> None:
         act()
 
 
+@contextmanager
+def stopped(*pids: int) -> Iterator[None]:
+    """Processes that do nothing and answer nothing, and go on after."""
+    try:
+        for pid in pids:
+            os.kill(pid, signal.SIGSTOP)
+        yield
+    finally:
+        for pid in pids:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGCONT)
+
+
+@contextmanager
+def own_server() -> Iterator[OwnServer]:
+    """A server that runs for this test, in a folder that its account can reach."""
+    home = Path(tempfile.mkdtemp(prefix="commandbus-kill-")).resolve()
+    own = OwnServer(home)
+    own.start()
+    try:
+        yield own
+    finally:
+        own.stop()
+        shutil.rmtree(home)
+
+
 class OwnServer:
     """A PostgreSQL server of the test's own, which it may kill."""
 
@@ -159,6 +187,13 @@ class OwnServer:
                 process.kill()
             except psutil.NoSuchProcess:
                 continue
+
+    def frozen(self) -> AbstractContextManager[None]:
+        """None of its processes does anything, the postmaster first."""
+        postmaster = self._cluster.running()
+        assert postmaster is not None, "there was no server to freeze"
+        pids = [process.pid for process in server_processes(self._cluster.data_dir)]
+        return stopped(postmaster.pid, *(pid for pid in pids if pid != postmaster.pid))
 
     def stop(self) -> None:
         """It is gone."""

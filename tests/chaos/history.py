@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import time
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -35,7 +36,13 @@ class History:
     def started(self, command_id: str, attempt: int) -> None:
         """A handler is about to do its work."""
         self._write(
-            {"what": "started", "command_id": command_id, "attempt": attempt, "pid": os.getpid()}
+            {
+                "what": "started",
+                "command_id": command_id,
+                "attempt": attempt,
+                "pid": os.getpid(),
+                "at": time.time(),
+            }
         )
 
     def ended(self, command_id: str, attempt: int, how: str) -> None:
@@ -62,6 +69,9 @@ class Recorded:
     attempted: dict[str, dict[str, Any]] = field(default_factory=dict)
     acknowledged: set[str] = field(default_factory=set)
     starts: Counter[tuple[str, int]] = field(default_factory=Counter)
+    started_at: defaultdict[tuple[str, int], list[float]] = field(
+        default_factory=lambda: defaultdict(list)
+    )
     ends: defaultdict[tuple[str, int], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, record: dict[str, Any]) -> None:
@@ -74,6 +84,7 @@ class Recorded:
                 self.acknowledged.add(command_id)
             case "started":
                 self.starts[command_id, record["attempt"]] += 1
+                self.started_at[command_id, record["attempt"]].append(record["at"])
             case "ended":
                 self.ends[command_id, record["attempt"]].append(record["how"])
             case unknown:

@@ -12,7 +12,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg.conninfo import conninfo_to_dict
+
+from app.database.urls import build_url
 
 THROUGH_PROXY = "through the proxy"
 
@@ -57,19 +59,18 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """The same database, through the proxy."""
+        """The same database, through the proxy, as a URI."""
         assert self._server is not None
         port = self._server.sockets[0].getsockname()[1]
-        return make_conninfo(
-            **{
-                **self._target,
-                "host": "127.0.0.1",
-                "port": port,
-                "application_name": THROUGH_PROXY,
-                "sslmode": "disable",
-                "gssencmode": "disable",
-            }
-        )
+        parameters = {
+            **self._target,
+            "host": "127.0.0.1",
+            "port": port,
+            "application_name": THROUGH_PROXY,
+            "sslmode": "disable",
+            "gssencmode": "disable",
+        }
+        return build_url({name: str(given) for name, given in parameters.items()})
 
     async def start(self) -> None:
         """It listens."""
@@ -101,14 +102,24 @@ class Proxy:
         """Everything comes through again, also what was sent meanwhile."""
         self._flowing.set()
 
+    def forget(self) -> None:
+        """New connections work; those there are stay silent for ever, and nobody is told.
+
+        So it is behind a firewall that was restarted and drops what it does not know.
+        """
+        self._flowing.clear()
+        self._flowing = asyncio.Event()
+        self._flowing.set()
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._tasks.add(task)
+        flowing = self._flowing
         try:
-            await self._flowing.wait()
+            await flowing.wait()
             upstream = await self._connect()
-            link = _Link(self, (reader, writer), upstream)
+            link = _Link(self, flowing, (reader, writer), upstream)
             await link.run()
         except (OSError, asyncio.CancelledError):
             pass  # the server is away, which the client sees by the end of its connection
@@ -138,10 +149,6 @@ class Proxy:
         self.was_cut = self.was_cut or hit
         return hit
 
-    async def flows(self) -> None:
-        """Wait while the network is silent."""
-        await self._flowing.wait()
-
 
 class _Link:
     """One connection through the proxy."""
@@ -149,10 +156,12 @@ class _Link:
     def __init__(
         self,
         proxy: Proxy,
+        flowing: asyncio.Event,
         client: tuple[asyncio.StreamReader, asyncio.StreamWriter],
         server: tuple[asyncio.StreamReader, asyncio.StreamWriter],
     ) -> None:
         self._proxy = proxy
+        self._flowing = flowing
         self._client, self._server = client, server
         self._swallowing = False  # up to Sync: the statement is answered with an error
 
@@ -176,7 +185,7 @@ class _Link:
         # The first message has no type.
         message: bytes | None = await _message(reader, typed=False)
         while message is not None:
-            await self._proxy.flows()
+            await self._flowing.wait()
             if self._swallows(message):
                 if message[:1] in b"SQ" and not self._answer_error():
                     return
@@ -187,7 +196,7 @@ class _Link:
     async def _from_server(self) -> None:
         reader, writer = self._server[0], self._client[1]
         while (message := await _message(reader)) is not None:
-            await self._proxy.flows()
+            await self._flowing.wait()
             if not await self._pass(message, writer):
                 return
 

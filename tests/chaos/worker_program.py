@@ -132,7 +132,7 @@ async def main(url: str, history: History, options: dict[str, Any]) -> None:
         connection_class=AsyncConnection[TupleRow],
         min_size=1,
         max_size=6,
-        kwargs={"application_name": f"chaos worker {os.getpid()}"},
+        kwargs={"application_name": f"chaos worker {os.getpid()}", "connect_timeout": 2},
         open=False,
     ) as pool:
         worker = Worker(

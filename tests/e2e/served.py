@@ -7,8 +7,9 @@ import json
 import socket
 import urllib.error
 import urllib.request
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
+from email.message import Message
 from typing import Any
 
 from tests.programs import Program, program
@@ -34,9 +35,16 @@ class Served:
         return answer
 
     async def request(self, method: str, path: str, body: Any = None) -> tuple[int, Any]:
-        return await asyncio.to_thread(self._request, method, path, body)
+        code, headers, text = await asyncio.to_thread(self._request, method, path, body)
+        kind = headers.get("Content-Type") or ""
+        return code, json.loads(text) if "json" in kind else text.decode()
 
-    def _request(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+    async def raw(self, method: str, path: str, body: Any = None) -> tuple[int, Mapping[str, str]]:
+        """The status and the headers of an answer, whatever they are."""
+        code, headers, _ = await asyncio.to_thread(self._request, method, path, body)
+        return code, dict(headers)
+
+    def _request(self, method: str, path: str, body: Any) -> tuple[int, Message, bytes]:
         request = urllib.request.Request(
             self.url + path,
             method=method,
@@ -45,14 +53,9 @@ class Served:
         )
         try:
             with urllib.request.urlopen(request, timeout=30) as response:
-                status, kind, text = (
-                    response.status,
-                    response.headers["Content-Type"],
-                    response.read(),
-                )
+                return response.status, response.headers, response.read()
         except urllib.error.HTTPError as error:
-            status, kind, text = error.code, error.headers["Content-Type"], error.read()
-        return status, json.loads(text) if "json" in (kind or "") else text.decode()
+            return error.code, error.headers, error.read()
 
 
 @asynccontextmanager

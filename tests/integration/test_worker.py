@@ -199,7 +199,7 @@ async def test_a_worker_whose_row_was_pruned_registers_again(pool, recorded, sta
 async def test_a_side_task_that_dies_stops_the_worker_with_its_error(
     pool, gate, make_worker, monkeypatch
 ):
-    async def die(*_: Any) -> None:
+    async def die(*_: Any, **__: Any) -> None:
         raise RuntimeError("no more notifications")
 
     monkeypatch.setattr("commandbus.worker.listen_for_commands", die)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -158,17 +159,25 @@ def test_a_database_that_is_away_is_answered_503(unreachable: FlaskClient) -> No
 
 
 def test_a_database_that_is_slow_is_answered_504(
-    client: FlaskClient, conn: psycopg.Connection[Any], monkeypatch: pytest.MonkeyPatch
+    database_url: str, conn: psycopg.Connection[Any], tmp_path: Path
 ) -> None:
-    client.get(f"{API}/config")
-    monkeypatch.setattr("app.portal.CALL_SECONDS", 0.2)
-    with conn.transaction():
-        conn.execute("lock table app_config")
-        answer = client.get(f"{API}/config")
+    unlimited = "options=-c%20statement_timeout%3D0%20-c%20lock_timeout%3D0"
+    url = f"{database_url}{'&' if '?' in database_url else '?'}{unlimited}"
+    patient = create_app(
+        {"database_url": url, "data_dir": tmp_path, "secret_key": "for tests", "answer_timeout": 1}
+    )
+    try:
+        client = patient.test_client()
+        client.get(f"{API}/config")
+        with conn.transaction():
+            conn.execute("lock table app_config")
+            answer = client.get(f"{API}/config")
 
-    assert answer.status_code == 504
-    assert int(answer.headers["Retry-After"]) > 0
-    assert client.get(f"{API}/config").status_code == 200
+        assert answer.status_code == 504
+        assert int(answer.headers["Retry-After"]) > 0
+        assert client.get(f"{API}/config").status_code == 200
+    finally:
+        patient.extensions["portal"].close()
 
 
 def test_every_route_says_who_may_call_it(app: Flask) -> None:
