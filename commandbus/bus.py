@@ -100,8 +100,9 @@ class CommandBus:
         _check_domain(domain)
         row = _row(command)
         if conn is not None:
-            return await store.send_command(conn, domain, row, batch_id)
-        async with store.autocommit(self._pool) as own:
+            async with answered_within(self._answer_timeout):
+                return await store.send_command(conn, domain, row, batch_id)
+        async with self._autocommit() as own:
             return await store.send_command(own, domain, row, batch_id)
 
     async def send_many(
