@@ -26,6 +26,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
@@ -67,7 +69,8 @@ begin
             worker_id = p_worker_id, started_at = v_now, updated_at = v_now,
             lease_until = v_now + make_interval(secs => p_lease_seconds)
         from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
-        where c.command_id = m.command_id and c.domain = p_domain and c.msg_id = m.msg_id
+        where command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
+            and c.msg_id = m.msg_id
             and c.status = 'PENDING' and c.attempts < coalesce(c.max_attempts, p_max_attempts)
         returning c.*
     ),
@@ -116,6 +119,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -134,9 +139,10 @@ begin
             coalesce(c.max_attempts, p_max_attempts) as budget,
             w.heartbeat_at, w.heartbeat_seconds, w.stopped_at
         from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
-        join command_bus_command as c on c.command_id = m.command_id and c.domain = p_domain
+        join command_bus_command as c
+            on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
         left join command_bus_worker as w on w.worker_id = c.worker_id
-        order by c.command_id
+        order by m.command_id
         for update of c skip locked
     loop
         v_seen := v_seen || r.seen_msg_id;
@@ -244,6 +250,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_rejected bigint[];
@@ -252,7 +260,7 @@ begin
     from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
     where m.command_id is null or not exists (
         select from command_bus_command as c
-        where c.command_id = m.command_id and c.domain = p_domain
+        where command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
     );
     if v_rejected is null then
         return '{}';

@@ -14,6 +14,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -30,7 +32,8 @@ begin
         update command_bus_command as c
         set lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
         from token as t
-        where c.command_id = t.command_id and c.domain = p_domain and c.msg_id = t.msg_id
+        where command_bus.has_key(c.command_id, c.domain, t.command_id, p_domain)
+            and c.msg_id = t.msg_id
             and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
         returning c.command_id, c.msg_id
     )
@@ -83,6 +86,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -107,7 +112,8 @@ begin
         update command_bus_command as c
         set status = 'PENDING', attempts = c.attempts - 1, lease_until = null, updated_at = v_now
         from token as t
-        where c.command_id = t.command_id and c.domain = p_domain and c.msg_id = t.msg_id
+        where command_bus.has_key(c.command_id, c.domain, t.command_id, p_domain)
+            and c.msg_id = t.msg_id
             and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
         returning c.command_id, c.msg_id, c.attempts, c.batch_id
     ),

@@ -11,6 +11,11 @@ create or replace function command_bus.operator_answers(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language sql stable
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
     select wanted.id,
         case when wanted.id = any (p_done) then 'done'
@@ -19,7 +24,8 @@ as $$
         c.status
     from (select id, min(position) as position
           from unnest(p_ids) with ordinality as i (id, position) group by id) as wanted
-    left join command_bus_command as c on c.command_id = wanted.id and c.domain = p_domain
+    left join command_bus_command as c
+        on command_bus.has_key(c.command_id, c.domain, wanted.id, p_domain)
     order by wanted.position;
 $$;
 
@@ -51,6 +57,11 @@ create or replace function command_bus.operator_retry(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -80,7 +91,7 @@ begin
         set status = 'PENDING', attempts = 0, msg_id = i.msg_id, updated_at = v_now,
             finished_at = null
         from unnest(v_ids, v_msg_ids) as i (command_id, msg_id)
-        where c.command_id = i.command_id and c.domain = p_domain;
+        where command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain);
         perform command_bus.leave_tsq(p_domain, v_ids);
         perform command_bus.record_operator(
             p_domain, v_ids, 'OPERATOR_RETRY', 'IN_TSQ', 'PENDING',
@@ -102,6 +113,11 @@ create or replace function command_bus.undo_operator_retry(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -128,7 +144,7 @@ begin
         update command_bus_command as c
         set status = 'IN_TSQ', attempts = (b.before ->> 'attempts')::integer, updated_at = v_now
         from unnest(v_ids, v_before) as b (command_id, before)
-        where c.command_id = b.command_id and c.domain = p_domain;
+        where command_bus.has_key(c.command_id, c.domain, b.command_id, p_domain);
         insert into command_bus_tsq
         select t.* from unnest(v_before) as before,
             jsonb_populate_record(null::command_bus_tsq, before) as t;

@@ -43,6 +43,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_after_created_at timestamptz := coalesce(p_after_created_at, '-infinity');
@@ -115,6 +117,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -124,15 +128,16 @@ begin
     with held as materialized (
         select c.command_id, c.domain
         from unnest(p_ids, p_domains) as k (command_id, domain)
-        join command_bus_command as c on c.command_id = k.command_id and c.domain = k.domain
+        join command_bus_command as c
+            on command_bus.has_key(c.command_id, c.domain, k.command_id, k.domain)
         where c.status = p_status and c.finished_at < p_before
-        order by c.command_id
+        order by k.command_id
         for update of c skip locked
     ),
     gone as (
         delete from command_bus_command as c
         using held as h
-        where c.command_id = h.command_id and c.domain = h.domain
+        where command_bus.has_key(c.command_id, c.domain, h.command_id, h.domain)
         returning c.command_id, c.domain, c.batch_id
     ),
     counted as (
@@ -156,14 +161,14 @@ begin
     if p_status <> 'COMPLETED' then
         delete from command_bus_unsuccessful as u
         using unnest(v_ids, v_domains) as k (command_id, domain)
-        where u.command_id = k.command_id and u.domain = k.domain;
+        where command_bus.has_key(u.command_id, u.domain, k.command_id, k.domain);
     end if;
 
     -- Worker totals are recounted from the trails, so what a trail said of its worker is kept.
     with gone as (
         delete from command_bus_audit as a
         using unnest(v_ids, v_domains) as k (command_id, domain)
-        where a.command_id = k.command_id and a.domain = k.domain
+        where command_bus.has_key(a.command_id, a.domain, k.command_id, k.domain)
         returning a.worker_id, a.event_type, a.details
     ),
     kept as (
@@ -201,6 +206,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_began timestamptz := (select b.created_at from command_bus.batch_progress(p_batch_id) as b);

@@ -202,6 +202,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -217,7 +219,8 @@ begin
     select array_agg(distinct i.command_id)
     into v_conflicts
     from input as i
-    join command_bus_command as c on c.command_id = i.command_id and c.domain = p_domain
+    join command_bus_command as c
+        on command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
     where (c.command_type, c.data) is distinct from (i.command_type, coalesce(i.data, '{}'))
         or c.reply_to is distinct from i.reply_to
         or c.max_attempts is distinct from i.max_attempts
@@ -234,7 +237,8 @@ begin
     where not exists (
         select
         from jsonb_to_recordset(p_commands) as i (command_id uuid)
-        join command_bus_command as c on c.command_id = i.command_id and c.domain = p_domain
+        join command_bus_command as c
+            on command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
         where c.msg_id = m and c.created_at = p_sent_at
     );
     if v_spare is not null then
@@ -245,7 +249,8 @@ begin
     select distinct i.command_id, c.msg_id, case when c.command_id is not null then false end,
         c.status
     from jsonb_to_recordset(p_commands) as i (command_id uuid)
-    left join command_bus_command as c on c.command_id = i.command_id and c.domain = p_domain
+    left join command_bus_command as c
+        on command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
     -- Not those just created; two senders may meet in one microsecond, but never in a message.
     where c.command_id is null
         or c.created_at <> p_sent_at or coalesce(c.msg_id <> all (p_msg_ids), false);
@@ -286,6 +291,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_ids uuid[];
@@ -302,7 +309,7 @@ begin
     taken as (
         delete from command_bus_waiting as w
         using due
-        where w.command_id = due.command_id and w.domain = p_domain
+        where command_bus.has_key(w.command_id, w.domain, due.command_id, p_domain)
         returning w.command_id
     )
     select array_agg(t.command_id order by t.command_id) into v_ids from taken as t;
@@ -321,7 +328,8 @@ begin
     update command_bus_command as c
     set msg_id = i.msg_id
     from unnest(v_ids, v_msg_ids) as i (command_id, msg_id)
-    where c.command_id = i.command_id and c.domain = p_domain and c.status = 'PENDING';
+    where command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
+        and c.status = 'PENDING';
     return cardinality(v_ids);
 end;
 $$;

@@ -22,6 +22,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 #variable_conflict use_column
@@ -44,7 +46,8 @@ begin
             set status = 'COMPLETED', result = o.result, settled_claim = o.claim_no,
                 lease_until = null, finished_at = v_now, updated_at = v_now
             from outcome as o
-            where c.command_id = o.command_id and c.domain = p_domain and c.msg_id = o.msg_id
+            where command_bus.has_key(c.command_id, c.domain, o.command_id, p_domain)
+                and c.msg_id = o.msg_id
                 and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
             returning c.command_id, c.msg_id, c.attempts, c.batch_id, c.reply_to, c.worker_id,
                 o.run_us,
@@ -122,6 +125,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -155,7 +160,8 @@ begin
             last_error_type = o.error_type, last_error_code = o.error_code,
             last_error_message = o.error_message
         from outcome as o
-        where c.command_id = o.command_id and c.domain = p_domain and c.msg_id = o.msg_id
+        where command_bus.has_key(c.command_id, c.domain, o.command_id, p_domain)
+            and c.msg_id = o.msg_id
             and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
         returning c.command_id, o.msg_id, c.claim_no, c.status, c.attempts, c.batch_id,
             c.worker_id, c.created_at, c.command_type, c.data,
@@ -292,6 +298,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -310,7 +318,7 @@ begin
             command_id uuid, msg_id bigint, claim_no integer, kind text, error_code text
         )
         left join command_bus_command as c
-            on c.command_id = o.command_id and c.domain = p_domain
+            on command_bus.has_key(c.command_id, c.domain, o.command_id, p_domain)
     ) as v;
     if v_verdicts @> '[{"verdict": "late"}]' then
         perform command_bus.record_late_results(p_domain, p_worker_id, v_verdicts, p_now);
@@ -335,6 +343,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 begin
     perform pg_advisory_xact_lock_shared(command_bus.prune_lock('commands'));
@@ -348,7 +358,8 @@ begin
     from jsonb_to_recordset(p_verdicts) as v (
         command_id uuid, msg_id bigint, claim_no integer, kind text, error_code text, verdict text
     )
-    join command_bus_command as c on c.command_id = v.command_id and c.domain = p_domain
+    join command_bus_command as c
+        on command_bus.has_key(c.command_id, c.domain, v.command_id, p_domain)
     where v.verdict = 'late';
 end;
 $$;

@@ -11,6 +11,8 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -26,15 +28,15 @@ begin
         select c.command_id, v_now, c.created_at,
             coalesce((
                 select min(a.created_at) from command_bus_audit as a
-                where a.command_id = c.command_id and a.domain = p_domain
+                where command_bus.has_key(a.command_id, a.domain, c.command_id, p_domain)
                     and a.event_type in ('FAILED', 'LEASE_EXPIRED')
             ), v_now),
             v_now, command_bus.error_group(p_domain, c.last_error_code, c.last_error_message),
             c.batch_id, c.correlation_id, c.attempts, p_domain, c.command_type,
             c.last_error_type, c.last_error_code, c.last_error_message
         from unnest(p_ids) as id
-        join command_bus_command as c on c.command_id = id and c.domain = p_domain
-        order by c.command_id
+        join command_bus_command as c on command_bus.has_key(c.command_id, c.domain, id, p_domain)
+        order by id
         returning group_id, error_type, error_code, error_message
     ),
     counted as (

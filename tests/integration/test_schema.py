@@ -14,6 +14,13 @@ from commandbus import AuditEventType, CommandStatus
 from tests.facts import Pool, rows, value
 
 FILLED = 5_000
+REGISTER = """
+    select command_bus.register_worker('{"domain": "test", "host": "h", "pid": 1,
+        "version": "0", "concurrency": 1, "heartbeat_seconds": 1}')"""
+SEND = """
+    select command_bus.send_commands('test', jsonb_agg(jsonb_build_object(
+        'command_id', gen_random_uuid(), 'command_type', 'DoIt', 'data', '{}'::jsonb)))
+    from generate_series(1, %(count)s)"""
 
 
 async def test_no_index_of_the_command_table_touches_what_changes(pool: Pool):
@@ -68,17 +75,10 @@ def filled_database_url(server_url: str, template_database: str):
         conn.execute(f'create database "{name}" template "{template_database}"')
     url = with_database(server_url, name)
     with psycopg.connect(url, autocommit=True) as conn:
-        worker = conn.execute(
-            """select command_bus.register_worker('{"domain": "test", "host": "h", "pid": 1,
-            "version": "0", "concurrency": 1, "heartbeat_seconds": 1}')"""
-        ).fetchone()
+        worker = conn.execute(REGISTER).fetchone()
         assert worker is not None
         for _ in range(FILLED // 1000):
-            conn.execute(
-                """select command_bus.send_commands('test', jsonb_agg(jsonb_build_object(
-                    'command_id', gen_random_uuid(), 'command_type', 'DoIt', 'data', '{}'::jsonb)))
-                from generate_series(1, 1000)"""
-            )
+            conn.execute(SEND, {"count": 1000})
             conn.execute(
                 """select command_bus.settle_commands('test', %(w)s, jsonb_agg(jsonb_build_object(
                     'command_id', c.command_id, 'msg_id', c.msg_id, 'claim_no', c.claim_no,
@@ -86,11 +86,7 @@ def filled_database_url(server_url: str, template_database: str):
                 from command_bus.claim_commands('test', %(w)s, 1000, 30, 3) as c""",
                 {"w": worker[0]},
             )
-        conn.execute(
-            """select command_bus.send_commands('test', jsonb_agg(jsonb_build_object(
-                'command_id', gen_random_uuid(), 'command_type', 'DoIt', 'data', '{}'::jsonb)))
-            from generate_series(1, 300)"""
-        )
+        conn.execute(SEND, {"count": 300})
         conn.execute("analyze")
     yield url
     with psycopg.connect(server_url, autocommit=True) as conn:
@@ -152,6 +148,27 @@ def test_no_step_of_the_work_reads_the_whole_command_table(filled_database_url, 
     assert commands[0] == 0, f"{commands[1]} rows read by sequential scans"
     assert commands[2] > 0, "an index was used"
     assert audit[0] == 0
+
+
+@pytest.mark.parametrize("work", WORK)
+def test_a_plan_made_while_there_was_hardly_anything_serves_when_there_is_much(database_url, work):
+    """Plans last as long as their session, and the first are made without any statistics."""
+    fetched = (
+        "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
+        " where relname = 'command_bus_command'"
+    )
+    with psycopg.connect(database_url) as conn:
+        conn.execute(REGISTER)
+        conn.execute(SEND, {"count": 10})
+        conn.execute(WORK[work].encode())
+        conn.commit()
+        conn.execute(SEND, {"count": 3000})
+        conn.commit()
+        conn.execute(WORK[work].encode())
+        row = conn.execute(fetched).fetchone()
+
+    assert row is not None
+    assert 0 < row[0] < 500
 
 
 async def test_migrating_again_gives_the_same_functions(pool, database_url):
