@@ -54,6 +54,17 @@ def test_what_makes_no_sense_is_refused(values):
         Behavior.model_validate(values)
 
 
+@pytest.mark.parametrize("unknown", ["nope", "crash_process", ""])
+def test_an_unknown_type_is_answered_with_those_that_are_offered(monkeypatch, unknown):
+    monkeypatch.delenv("ALLOW_CRASH_BEHAVIOR", raising=False)
+    with pytest.raises(ValidationError) as refused:
+        parse(type=unknown)
+    [error] = refused.value.errors()
+    assert error["type"] == "enum"
+    assert error["msg"].startswith("Input should be one of success, fail_permanent, ")
+    assert "crash_process" not in error["msg"]
+
+
 def test_crash_process_exists_only_where_the_environment_says_so(monkeypatch):
     monkeypatch.setenv("ALLOW_CRASH_BEHAVIOR", "true")
     assert parse(type="crash_process").type is BehaviorType.CRASH_PROCESS
