@@ -269,6 +269,15 @@ class WorkerConfig:
         variable="WORKER_BATCH_SIZE",
         help="How many commands one claim takes at most.",
     )
+    handler_timeout: float = option(
+        0.0,
+        "Handler timeout",
+        unit="seconds",
+        low=0,
+        high=86_400,
+        variable="WORKER_HANDLER_TIMEOUT",
+        help="How long a handler may run before its attempt fails; 0: as long as it has its lease.",
+    )
 
 
 @dataclass

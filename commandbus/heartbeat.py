@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +14,7 @@ from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.version import VERSION
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -40,6 +43,33 @@ class Heartbeat:
         self._beaten_at = time.monotonic()
         self.suspects_wait = False
 
+    async def register(self, conn: AsyncConnection[TupleRow]) -> int:
+        """Make the worker known; returns its id."""
+        worker = self._worker
+        return await store.register_worker(
+            conn,
+            {
+                "domain": worker.domain,
+                "host": socket.gethostname(),
+                "pid": os.getpid(),
+                "version": VERSION,
+                "concurrency": worker.concurrency,
+                "settings": worker.settings,
+                "heartbeat_seconds": HEARTBEAT_SECONDS,
+            },
+        )
+
+    async def end(self) -> None:
+        """Say that the worker stopped; where that fails, the end of its heartbeats says it."""
+        worker = self._worker
+        try:
+            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+                await store.worker_stopped(conn, worker.registered_id)
+        except INFRASTRUCTURE_ERRORS as exc:
+            logger.warning(
+                "worker_stop_not_recorded", extra={**worker.ids, "error": str(exc).strip()}
+            )
+
     async def run(self) -> None:
         """Beat for ever."""
         while True:
@@ -54,11 +84,10 @@ class Heartbeat:
 
     async def _beat(self) -> None:
         worker = self._worker
-        assert worker.worker_id is not None  # run() starts this task after it registered
         async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
             stop = await store.heartbeat(
                 conn,
-                worker.worker_id,
+                worker.registered_id,
                 running=self._running(),
                 running_count=worker.running_count,
                 rate=self._rate(),
@@ -66,12 +95,11 @@ class Heartbeat:
                 settings=worker.settings,
             )
             await store.fold_deltas(conn)
-            _, suspects = await store.look_ahead(conn, worker.domain)
-        if suspects:
-            self.suspects_wait = True
+            _, self.suspects_wait = await store.look_ahead(conn, worker.domain)
+        if self.suspects_wait:
             worker.wake()
         if stop is None:
-            await worker.re_register()
+            await worker.register()  # its row was pruned
         elif stop and not worker.is_stopping:
             logger.info("worker_stop_requested", extra={"worker_id": worker.worker_id})
             worker.stop()

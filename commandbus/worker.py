@@ -11,8 +11,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
-import socket
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -25,7 +23,7 @@ from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.handlers import HandlerRegistry
-from commandbus.heartbeat import HEARTBEAT_SECONDS, Heartbeat
+from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
@@ -34,7 +32,6 @@ from commandbus.models import ClaimedCommand, Outcome
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
-from commandbus.version import VERSION
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -135,16 +132,16 @@ class Worker:
 
         Raises ValueError for values that make no sense, and changes nothing then.
         """
-        if concurrency is not None and concurrency < 1:
-            raise ValueError("concurrency must be at least 1")
-        if visibility_timeout is not None and visibility_timeout < 1:
-            raise ValueError("visibility_timeout must be at least 1 second")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError("batch_size must be at least 1")
+        for name, value, least in (
+            ("concurrency", concurrency, 1),
+            ("visibility_timeout", visibility_timeout, 1),
+            ("batch_size", batch_size, 1),
+            ("handler_timeout", handler_timeout, 0),
+        ):
+            if value is not None and value < least:
+                raise ValueError(f"{name} must be at least {least}")
         if poll_interval is not None and poll_interval <= 0:
             raise ValueError("poll_interval must be positive")
-        if handler_timeout is not None and handler_timeout < 0:
-            raise ValueError("handler_timeout must not be negative")
         if concurrency is not None:
             self._slots.concurrency = concurrency
         if visibility_timeout is not None:
@@ -213,7 +210,7 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Faults of the database are waited out; other errors are raised."""
         self._loop = asyncio.get_running_loop()
-        if self._stopping or not await self._until_stopped(self._register()):
+        if self._stopping or not await self._until_stopped(self.register()):
             return
         logger.info("worker_started", extra={**self.ids, "concurrency": self.concurrency})
         settling = asyncio.create_task(self._settler.run(), name="settler")
@@ -241,7 +238,7 @@ class Worker:
             self._slots.abandon_running()
             await end_tasks(side_tasks)
             results = await asyncio.gather(*side_tasks, return_exceptions=True)
-        await self._tell_stopped()
+        await self._heartbeat.end()
         logger.info("worker_stopped", extra=self.ids)
         for result in results:
             if isinstance(result, Exception):
@@ -276,37 +273,12 @@ class Worker:
             )
             self.stop()
 
-    async def _register(self) -> bool:
+    async def register(self) -> bool:
         """Get a worker id, however long the database is away; False: stopped meanwhile."""
-        description = {
-            "domain": self.domain,
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "version": VERSION,
-            "concurrency": self.concurrency,
-            "settings": self.settings,
-            "heartbeat_seconds": HEARTBEAT_SECONDS,
-        }
-        worker_id = await self._persist(
-            "register", lambda conn: store.register_worker(conn, description)
-        )
+        worker_id = await self._persist("register", self._heartbeat.register)
         if worker_id is not None:
             self.worker_id = worker_id
         return worker_id is not None
-
-    async def re_register(self) -> None:
-        """Get a new worker id, after the row of the old one was pruned."""
-        await self._register()
-
-    async def _tell_stopped(self) -> None:
-        try:
-            async with store.autocommit(self._pool, within=self.call_seconds) as conn:
-                await store.worker_stopped(conn, self.registered_id)
-        except INFRASTRUCTURE_ERRORS as exc:
-            # Its heartbeats end, which says the same a little later.
-            logger.warning(
-                "worker_stop_not_recorded", extra={**self.ids, "error": str(exc).strip()}
-            )
 
     @property
     def registered_id(self) -> int:
@@ -418,11 +390,14 @@ class Worker:
         return self.poll_interval if due is None else min(max(due, 0.001), self.poll_interval)
 
     async def _run_suspects(self) -> None:
-        """Run commands that may kill their worker, each alone, until none waits."""
+        """Run commands that may kill their worker, each alone, until none waits.
+
+        While its handlers still run, other workers may take them all; then it goes on as before.
+        """
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
-        await self._wait_until_idle()
-        while not self._stopping:
+        await self._wait_until_idle(lambda: self._heartbeat.suspects_wait)
+        while not self._slots.running_count and not self._stopping:
             seconds = self.visibility_timeout
             asked_at = time.monotonic()
             claimed = await self._persist("claim_suspect", self._claim_suspect)
@@ -446,9 +421,9 @@ class Worker:
                 self.retry_policy.max_attempts,
             )
 
-    async def _wait_until_idle(self) -> None:
-        """Wait until no handler runs, or the worker is stopped."""
-        while self._slots.running_count and not self._stopping:
+    async def _wait_until_idle(self, still: Callable[[], bool] = lambda: True) -> None:
+        """Wait until no handler runs, the worker is stopped, or *still* is no longer true."""
+        while self._slots.running_count and not self._stopping and still():
             self._wake.clear()
             await self._pause(self.poll_interval)
 

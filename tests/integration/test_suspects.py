@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
+from operator import ne
 
 from commandbus import CommandStatus, store
 from commandbus.ops import TroubleshootingQueue
@@ -14,6 +16,7 @@ from tests.facts import (
     claim_suspect,
     completed,
     count,
+    ended,
     events,
     expire_leases,
     queued,
@@ -200,3 +203,34 @@ async def test_a_worker_runs_suspects_alone_while_others_wait(pool, registry, st
     assert alone == [True] * 4
     assert {await value(pool, "select max(attempts) from command_bus_command")} == {2}
     await assert_books_balance(pool)
+
+
+async def test_a_worker_whose_handler_hangs_goes_on_when_another_takes_the_suspect(
+    pool, registry, start_worker
+):
+    hangs = asyncio.Event()
+
+    @registry.handler("test", "DoIt", auto_renew=True)
+    async def handle(command, context):
+        if command.data == "hang":
+            hangs.set()
+            await asyncio.Event().wait()
+
+    [suspect] = await send(pool)
+    await claim(pool, await register(pool))
+    await send(pool, data="hang")
+    worker = await start_worker(concurrency=2)
+    await hangs.wait()
+    await expire_leases(pool, suspect, worker_lives=False)
+    await eventually(lambda: count(pool, "command_bus_suspect", suspect))
+    last_beat = "select heartbeat_at from command_bus_worker where worker_id = %s"
+    beat = partial(value, pool, last_beat, worker.worker_id)
+    for _ in range(2):  # by then it waits for its handler, to run the suspect alone
+        await eventually(beat, partial(ne, await beat()))
+    [other] = await send(pool)
+
+    another = await register(pool)
+    [taken] = await claim_suspect(pool, another)
+    await settle(pool, another, completed(taken))
+
+    await ended(pool, other)

@@ -152,7 +152,13 @@ async def test_settings_take_effect_while_the_worker_runs(pool, gate, start_work
 
 @pytest.mark.parametrize(
     "bad",
-    [{"concurrency": 0}, {"visibility_timeout": 0}, {"batch_size": 0}, {"poll_interval": 0}],
+    [
+        {"concurrency": 0},
+        {"visibility_timeout": 0},
+        {"batch_size": 0},
+        {"poll_interval": 0},
+        {"handler_timeout": -1},
+    ],
     ids=str,
 )
 async def test_settings_that_make_no_sense_are_refused_and_change_nothing(make_worker, bad):

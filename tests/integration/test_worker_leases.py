@@ -124,3 +124,26 @@ async def test_a_handler_whose_command_was_taken_over_learns_so(pool, registry, 
         lambda: events(pool, command_id), lambda trail: trail.count("LATE_RESULT") == 1
     )
     assert await status(pool, command_id) == CommandStatus.COMPLETED
+
+
+async def test_a_limit_of_time_ends_an_attempt_as_its_own_error_does_not(
+    bus, pool, registry, start_worker
+):
+    @registry.handler("test", "DoIt", timeout=0.05)
+    async def handle(command, context):
+        if command.data == "own":
+            raise TimeoutError("nobody answered")
+        await asyncio.sleep(60)
+
+    [own] = await send(pool, data="own", max_attempts=1)
+    [limited] = await send(pool, max_attempts=1)
+    await start_worker(handler_timeout=60)
+
+    await ended(pool, own, limited, expected="IN_TSQ")
+    codes = {
+        command_id: (await bus.get_command("test", command_id)).last_error_code
+        for command_id in (own, limited)
+    }
+    assert codes == {own: "TimeoutError", limited: "HANDLER_TIMEOUT"}
+    trail = await events(pool, limited)
+    assert trail == ["SENT", "RECEIVED", "FAILED", "RETRY_EXHAUSTED", "MOVED_TO_TSQ"]

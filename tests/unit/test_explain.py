@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -39,6 +40,10 @@ SOON = NOW + timedelta(seconds=130)
         (
             replace(FACTS, due_at=SOON, waits_for="RETRY"),
             "It waits for attempt 2 of 3 until 14:02:10 UTC, after BUSY (Try later).",
+        ),
+        (
+            replace(FACTS, due_at=SOON.astimezone(ZoneInfo("Asia/Tokyo")), waits_for="SCHEDULED"),
+            "It was sent to start at 14:02:10 UTC.",
         ),
         (
             replace(FACTS, due_at=SOON, waits_for="SCHEDULED"),

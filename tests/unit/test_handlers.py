@@ -72,3 +72,8 @@ async def test_extending_asks_the_worker():
     await HandlerContext(attempt=1, max_attempts=3, extend=extend).extend_visibility(12.5)
 
     assert asked == [12.5]
+
+
+def test_a_negative_limit_of_time_is_refused():
+    with pytest.raises(ValueError, match="timeout must not be negative"):
+        HandlerRegistry().register("test", "DoIt", do_nothing, timeout=-1)
