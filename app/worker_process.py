@@ -39,9 +39,9 @@ _RETRY_NAMES = frozenset(option.name for option in RETRY_OPTIONS)
 
 
 def wait_for_database(settings: Settings, seconds: float) -> Database:
-    """The database, migrated; while it cannot be used, try again for up to *seconds*.
+    """The database, migrated; while it is away, try again for up to *seconds*.
 
-    Raises DatabaseError with the last reason.
+    Raises DatabaseError with the last reason, at once where waiting does not help.
     """
     deadline = time.monotonic() + seconds
     delay = 0.5
@@ -49,7 +49,7 @@ def wait_for_database(settings: Settings, seconds: float) -> Database:
         try:
             return open_database(settings)
         except DatabaseError as exc:
-            if time.monotonic() + delay > deadline:
+            if not exc.may_pass or time.monotonic() + delay > deadline:
                 raise
             logger.warning("database_away", extra={"error": str(exc), "retry_seconds": delay})
         time.sleep(delay)

@@ -8,9 +8,18 @@ import psycopg
 class DatabaseError(Exception):
     """The database cannot be used; the message is one line for the user and holds no secret."""
 
+    @property
+    def may_pass(self) -> bool:
+        """Whether waiting can help: a connection or the server failed, and nothing was refused."""
+        return isinstance(self.__cause__, psycopg.OperationalError)
+
 
 class EmbeddedServerError(DatabaseError):
     """The embedded server cannot be created, started, joined or stopped."""
+
+    @property
+    def may_pass(self) -> bool:
+        return True
 
 
 class MigrationError(DatabaseError):

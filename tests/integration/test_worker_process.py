@@ -7,12 +7,16 @@ import json
 import os
 import signal
 import time
+from uuid import uuid4
 
+import psycopg
 import pytest
+from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
 from app import store
 from app.config import ConfigStore
+from app.database.urls import build_url, parameters
 from app.processes import request_stop
 from commandbus import CommandBus, CommandStatus, uuid7
 from tests.programs import PATIENCE, program
@@ -215,6 +219,34 @@ async def test_a_database_that_is_away_is_waited_for(database_url):
         await running.says("database_away")
         running.process.terminate()
         assert await running.ends() == 0
+
+
+@pytest.mark.parametrize(
+    ("url", "reason"),
+    [
+        ("postgresql://nobody@127.0.0.1:1", "names no database"),
+        ("postgresql://nobody@127.0.0.1:x/y", "not a valid PostgreSQL URI"),
+    ],
+)
+async def test_what_waiting_does_not_mend_is_not_waited_for(url, reason):
+    async with worker(url, "--database-wait", "3600") as running:
+        assert await running.ends() == 1
+    assert reason in running.output
+    assert "database_away" not in running.output
+
+
+async def test_a_role_without_the_right_to_install_is_told_at_once(empty_database_url):
+    role = f"test_worker_{uuid4().hex[:12]}"
+    with psycopg.connect(empty_database_url, autocommit=True) as conn:
+        conn.execute(sql.SQL("create role {} login password 'p'").format(sql.Identifier(role)))
+        try:
+            url = build_url({**parameters(empty_database_url), "user": role, "password": "p"})
+            async with worker(url, "--database-wait", "3600") as running:
+                assert await running.ends() == 1
+            assert f"Role {role} may not" in running.output
+            assert "database_away" not in running.output
+        finally:
+            conn.execute(sql.SQL("drop role {}").format(sql.Identifier(role)))
 
 
 async def test_help_names_variables_defaults_and_ranges():
