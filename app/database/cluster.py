@@ -74,7 +74,8 @@ class Cluster:
         if _fits(self.data_dir):
             return self.data_dir
         name = f"commandbus-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]}"
-        for folder in (tempfile.gettempdir(), "/tmp"):  # nosec B108: a private folder in it
+        # What is made there is private.
+        for folder in (tempfile.gettempdir(), "/tmp"):  # nosec B108
             path = Path(os.path.realpath(folder)) / name
             if _fits(path):
                 return path
