@@ -94,7 +94,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _complain(exc, MISUSED)
     configure_logging(settings.log_format, settings.log_level)
     try:
-        with wait_for_database(settings, process["database_wait"].value) as database:
+        with (
+            wait_for_database(settings, process["database_wait"].value) as database,
+            database.kept_running(),
+        ):
             if process["processes"].value > 1:
                 return _look_after(settings, int(process["processes"].value), domain, flags)
             return run_in_loop(

@@ -17,7 +17,11 @@ from pathlib import Path
 import psutil
 import psycopg
 import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool
 
+from app.bulk import BulkOrder, generate
 from app.database import guard
 from app.database.embedded import EmbeddedServer
 from app.database.postmaster import server_processes
@@ -199,6 +203,21 @@ async def test_a_server_that_dies_under_the_application_is_started_again(home: P
         await eventually(open_commands, lambda left: left == [], seconds=30)
         assert (await served.get("/api/v1/invariants"))["violations_count"] == 0
         assert sum("database_died" in line for line in served.running.lines) == 1
+
+
+async def test_a_server_that_dies_under_a_worker_alone_is_started_again(home: Path):
+    given = {"DATABASE_URL": "", "DATA_DIR": str(home)}
+    async with program("-m", "app.worker", **given) as worker:
+        await worker.says("worker_started")
+        kill_server(home)
+        await worker.says("database_restarted")
+
+        async with AsyncConnectionPool(
+            EmbeddedServer(home).url(), connection_class=AsyncConnection[TupleRow], open=False
+        ) as pool:
+            await generate(pool, BulkOrder(count=1))
+
+        await worker.says("command_completed")
 
 
 async def test_a_server_that_cannot_start_again_is_tried_until_it_can(home, caplog, monkeypatch):
