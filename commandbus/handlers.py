@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Awaitable, Callable
+from functools import wraps
 from typing import Any
 
-from commandbus.errors import HandlerAlreadyRegisteredError
+from commandbus.errors import HandlerAlreadyRegisteredError, PermanentCommandError
 from commandbus.models import Command
 
 Handler = Callable[[Command, "HandlerContext"], Awaitable[Any]]
@@ -66,7 +68,8 @@ class HandlerRegistry:
         What it returns becomes the command's result. With *auto_renew* the worker makes the lease
         longer for as long as the handler runs, so that it may outlast the visibility timeout.
         After *timeout* seconds the handler is cancelled, and the attempt fails as a transient
-        error; 0 means no limit, None the worker's ``handler_timeout``.
+        error; 0 means no limit, None the worker's ``handler_timeout``. What a plain function
+        returns cannot be awaited: its command goes to the troubleshooting queue, which says so.
         Raises HandlerAlreadyRegisteredError for a second handler of the same type, and ValueError
         for a negative timeout.
         """
@@ -94,6 +97,8 @@ class HandlerRegistry:
             raise HandlerAlreadyRegisteredError(
                 f'a handler for "{command_type}" in domain "{domain}" is registered already'
             )
+        if not _is_async(function):
+            function = _awaited(function)
         self._handlers[key] = RegisteredHandler(function, auto_renew=auto_renew, timeout=timeout)
 
     def get(self, domain: str, command_type: str) -> RegisteredHandler | None:
@@ -103,3 +108,27 @@ class HandlerRegistry:
     def command_types(self, domain: str) -> list[str]:
         """The types of a domain that have a handler, sorted."""
         return sorted(kind for of_domain, kind in self._handlers if of_domain == domain)
+
+
+def _is_async(function: Handler) -> bool:
+    """Whether it is a coroutine function, or an object that is called like one."""
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(
+        type(function).__call__
+    )
+
+
+def _awaited(function: Handler) -> Handler:
+    """*function*, which may return something to await, or was meant to be a coroutine function."""
+
+    @wraps(function)
+    async def run(command: Command, context: HandlerContext) -> Any:
+        answer: object = function(command, context)
+        if not inspect.isawaitable(answer):
+            raise PermanentCommandError(
+                "HANDLER_NOT_ASYNC",
+                f'The handler of "{command.command_type}" is a plain function, and it has run; it'
+                " must be a coroutine function (async def)",
+            )
+        return await answer
+
+    return run

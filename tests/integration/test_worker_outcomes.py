@@ -177,3 +177,33 @@ async def test_a_type_without_a_handler_ends_in_the_tsq_and_says_so(bus, pool, s
     command = await bus.get_command("test", command_id)
     assert command is not None
     assert (command.attempts, command.last_error_code) == (3, "NO_HANDLER")
+
+
+async def test_a_plain_function_as_a_handler_is_told_from_what_returns_an_awaitable(
+    bus, pool, registry, start_worker
+):
+    calls = []
+
+    @registry.handler("test", "Plain")
+    def plain(command, context):
+        calls.append(command.command_id)
+        return {"ok": True}
+
+    async def work(command):
+        return {"of": command.command_type}
+
+    @registry.handler("test", "Passing")
+    def passing(command, context):
+        return work(command)
+
+    await start_worker()
+    [wrong] = await send(pool, command_type="Plain")
+    [right] = await send(pool, command_type="Passing")
+
+    await ended(pool, wrong, expected="IN_TSQ")
+    await ended(pool, right)
+    command = await bus.get_command("test", wrong)
+    assert (command.last_error_code, command.attempts) == ("HANDLER_NOT_ASYNC", 1)
+    assert "async def" in command.last_error_message
+    assert calls == [wrong]
+    assert (await bus.get_command("test", right)).result == {"of": "Passing"}
