@@ -13,6 +13,7 @@ import threading
 import time
 import traceback
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
@@ -21,6 +22,7 @@ LOOK_SECONDS = 0.25
 BLOCKED_SECONDS = 1.0
 """A loop that takes no turn for so long is called blocked."""
 SHOWN_FRAMES = 8
+_ASYNCIO = str(Path(asyncio.__file__).parent)
 
 
 class LoopWatch:
@@ -64,7 +66,8 @@ class LoopWatch:
 
 
 def _stack(thread: int) -> str:
-    """Where *thread* is, the innermost call first."""
+    """Where *thread* is, the innermost call first, without the event loop itself."""
     frame = sys._current_frames().get(thread)
-    stack = traceback.extract_stack(frame)[-SHOWN_FRAMES:]
-    return " < ".join(f"{at.name} ({at.filename}:{at.lineno})" for at in reversed(stack))
+    calls = [at for at in traceback.extract_stack(frame) if not at.filename.startswith(_ASYNCIO)]
+    shown = calls[: -SHOWN_FRAMES - 1 : -1]
+    return " < ".join(f"{at.name} ({at.filename}:{at.lineno})" for at in shown)
