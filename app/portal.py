@@ -24,7 +24,7 @@ from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import psycopg
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from flask import Flask, current_app, g, has_app_context
+from flask import Flask, current_app, request
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolClosed, PoolTimeout
@@ -32,6 +32,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from app.config import Settings
 from app.database import Database, DatabaseError, open_database
 from app.errors import RETRY_AFTER_SECONDS, Problem, answer
+from app.patience import Patience
 from app.pools import Pool, connection_options, new_pool
 from commandbus import store
 from commandbus.bus import CommandBus
@@ -45,7 +46,7 @@ POOL_WAIT_SECONDS = 5.0
 BACKGROUND_SECONDS = 10.0
 """So long background work may take to end when the process does."""
 FOLD_SECONDS = 1.0
-LEAST_SECONDS = 0.05
+WITHOUT_DATABASE = ("static", "health.live")
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +63,7 @@ class Portal:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
+        self.patience = Patience(settings.answer_timeout)
         self._lock = threading.Lock()
         self._fold_again_at = 0.0
         self._forget()
@@ -109,7 +111,8 @@ class Portal:
 
         Raises DatabaseSlowError when the time of the request, or of a call outside one, is over.
         """
-        return self.call_within(self.seconds_left, partial(function, *args, **kwargs))
+        with self.patience.waiting() as seconds:
+            return self.call_within(seconds, partial(function, *args, **kwargs))
 
     def call_within(self, seconds: float, function: Callable[[], Awaitable[_R]]) -> _R:
         """`call` with another limit, for what is known to take long."""
@@ -120,26 +123,10 @@ class Portal:
                 async with answered_within(seconds):
                     return await function()
             except NoAnswerError as exc:
+                self.patience.waited_in_vain()
                 raise DatabaseSlowError(str(exc)) from exc
 
-        try:
-            return loop.call(bounded)
-        finally:
-            if seconds > self._settings.answer_timeout:
-                self.begin_waiting()
-
-    def begin_waiting(self) -> None:
-        """Count the time of the request anew."""
-        if has_app_context():
-            g.database_until = time.monotonic() + self._settings.answer_timeout
-
-    @property
-    def seconds_left(self) -> float:
-        """How long the current request, or a call outside one, may still wait."""
-        until: float | None = g.get("database_until") if has_app_context() else None
-        if until is None:
-            return self._settings.answer_timeout
-        return max(until - time.monotonic(), LEAST_SECONDS)
+        return loop.call(bounded)
 
     def start(
         self, name: str, function: Callable[[], Awaitable[object]], *, is_endless: bool = False
@@ -241,23 +228,29 @@ class Portal:
 class ReadConnection(psycopg.Connection[TupleRow]):
     """A synchronous connection that gives up when the server falls silent."""
 
-    seconds_left: Callable[[], float] | None = None
+    patience: Patience | None = None
 
     def wait(self, gen: PQGen[Any], interval: float = 0.1, timeout: float | None = None) -> Any:
-        if timeout is None and self.seconds_left is not None:
-            timeout = self.seconds_left()
-        try:
+        if timeout is not None or self.patience is None:
             return super().wait(gen, interval, timeout)
+        try:
+            with self.patience.waiting() as seconds:
+                return super().wait(gen, interval, seconds)
         except psycopg.errors._WaitTimeout as exc:
+            self.patience.waited_in_vain()
             self.close()  # what the server is still doing on it is unknown
-            raise psycopg.errors.QueryCanceled(f"no answer within {timeout} s") from exc
+            raise psycopg.errors.QueryCanceled(f"no answer within {seconds:g} s") from exc
 
 
 def connect_to_read(portal: Portal) -> psycopg.Connection[TupleRow]:
     """A new connection for read queries, each planned for the values that it is asked with."""
     options = connection_options(portal.url, APPLICATION_NAME, portal.answer_timeout)
-    conn = ReadConnection.connect(portal.url, prepare_threshold=None, **options)
-    conn.seconds_left = lambda: portal.seconds_left
+    try:
+        conn = ReadConnection.connect(portal.url, prepare_threshold=None, **options)
+    except psycopg.errors.ConnectionTimeout:
+        portal.patience.waited_in_vain()
+        raise
+    conn.patience = portal.patience
     return conn
 
 
@@ -265,7 +258,7 @@ def init_app(app: Flask) -> None:
     """Give *app* a portal, and an answer for what the database keeps from us."""
     portal = Portal(app.config["SETTINGS"])
     app.extensions["portal"] = portal
-    app.before_request(portal.begin_waiting)
+    app.before_request(_turn_away)
     app.register_error_handler(DatabaseSlowError, _too_slow)
     app.register_error_handler(DatabaseError, _away)
 
@@ -277,12 +270,14 @@ def current_portal() -> Portal:
 
 def current_bus() -> CommandBus:
     """The bus on the portal's pool: `call(current_bus().get_command, "test", command_id)`."""
-    return CommandBus(current_portal().pool)
+    portal = current_portal()
+    return CommandBus(portal.pool, answer_timeout=portal.answer_timeout)
 
 
 def current_tsq() -> TroubleshootingQueue:
     """The troubleshooting queue on the portal's pool."""
-    return TroubleshootingQueue(current_portal().pool)
+    portal = current_portal()
+    return TroubleshootingQueue(portal.pool, answer_timeout=portal.answer_timeout)
 
 
 def call(function: Callable[_P, Awaitable[_R]], /, *args: _P.args, **kwargs: _P.kwargs) -> _R:
@@ -297,6 +292,13 @@ async def _fold(pool: Pool) -> None:
     except (psycopg.Error, PoolTimeout, PoolClosed):
         # Nobody waits for it, and the next one makes up for it.
         logger.warning("fold_failed", exc_info=True)
+
+
+def _turn_away() -> Any:
+    """A quick answer while the database is silent; so many requests as may wait for it, do."""
+    if request.endpoint in WITHOUT_DATABASE or not current_portal().patience.turns_away():
+        return None
+    return _away(DatabaseSlowError())
 
 
 def _too_slow(_: Exception) -> Any:
