@@ -11,7 +11,6 @@ import asyncio
 import signal
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -19,7 +18,7 @@ from uuid import uuid4
 
 import psycopg
 import pytest
-from psycopg import AsyncConnection, sql
+from psycopg import sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
@@ -29,21 +28,30 @@ from app.database.opening import prepare
 from commandbus import (
     CommandBus,
     CommandStatus,
-    HandlerRegistry,
     TroubleshootingQueue,
-    Worker,
     uuid7,
 )
 from commandbus.errors import INFRASTRUCTURE_ERRORS
-from commandbus.handlers import HandlerContext
-from commandbus.models import Command, NewCommand
+from commandbus.models import NewCommand
 from tests.chaos.checker import assert_clean
 from tests.chaos.conftest import LONG, scaled
 from tests.chaos.faults import Fleet, OwnServer, own_server, running, stopped
+from tests.chaos.freezing import (
+    Fault,
+    GatedHandler,
+    forgotten,
+    frozen,
+    moments_later,
+    pool_of,
+    silent,
+    stopped_in,
+    working,
+    writes_wait,
+)
 from tests.chaos.history import History, Recorded
 from tests.chaos.proxy import Proxy, proxied
 from tests.chaos.scenes import Pool, all_ended, command, send_on_record, uuids
-from tests.chaos.worker_program import COMMAND_TYPE, RENEWED_TYPE
+from tests.chaos.worker_program import RENEWED_TYPE
 from tests.e2e.served import served
 from tests.facts import DOMAIN, send, value
 from tests.programs import program
@@ -76,21 +84,6 @@ def url(server: OwnServer) -> str:
     return server.url(name)
 
 
-@asynccontextmanager
-async def pool_of(url: str, **options: Any) -> AsyncIterator[Pool]:
-    """A pool as anybody has one; nothing about it knows of silence."""
-    async with AsyncConnectionPool(
-        url,
-        connection_class=AsyncConnection[TupleRow],
-        min_size=1,
-        max_size=6,
-        kwargs={"connect_timeout": 2},
-        open=False,
-        **options,
-    ) as opened:
-        yield opened
-
-
 @pytest.fixture
 async def own_pool(url: str) -> AsyncIterator[Pool]:
     """A pool of the test's, past everything that freezes."""
@@ -106,90 +99,6 @@ async def proxy(url: str) -> AsyncIterator[Proxy]:
 
 
 # One process of the server
-
-
-class GatedHandler:
-    """Writes down that it runs, and goes on when the gate opens."""
-
-    def __init__(self, history: History) -> None:
-        self.gate = asyncio.Event()
-        self.running = 0
-        self._history = history
-
-    async def __call__(self, command: Command, context: HandlerContext) -> dict[str, Any]:
-        command_id = str(command.command_id)
-        self._history.started(command_id, context.attempt)
-        self.running += 1
-        try:
-            await self.gate.wait()
-        finally:
-            self.running -= 1
-        self._history.ended(command_id, context.attempt, "completed")
-        return {"attempt": context.attempt}
-
-
-@asynccontextmanager
-async def working(pool: Pool, handler: GatedHandler, **options: Any) -> AsyncIterator[Worker]:
-    """A worker of this process, that gives a call up after a second."""
-    registry = HandlerRegistry()
-    registry.register(DOMAIN, COMMAND_TYPE, handler)
-    registry.register(DOMAIN, RENEWED_TYPE, handler, auto_renew=True)
-    given = {"concurrency": 4, "poll_interval": 0.1, "answer_timeout": 1.0, **options}
-    worker = Worker(pool, domain=DOMAIN, handler_registry=registry, **given)
-    task = asyncio.create_task(worker.run())
-    try:
-        yield worker
-    finally:
-        worker.stop(force=True)
-        await task
-
-
-async def backend_waiting_in(pool: Pool, function: str) -> int | None:
-    """The process that waits for a lock in a call of *function*."""
-    found = await value(
-        pool,
-        "select max(pid) from pg_stat_activity where datname = current_database()"
-        " and state = 'active' and wait_event_type = 'Lock' and strpos(query, %s) > 0",
-        f"command_bus.{function}(",
-    )
-    return None if found is None else int(found)
-
-
-@asynccontextmanager
-async def writes_wait(pool: Pool) -> AsyncIterator[AsyncConnection[TupleRow]]:
-    """Every call that changes commands waits, until the transaction of this connection ends."""
-    async with pool.connection() as conn:
-        await conn.execute("lock table command_bus_command in share row exclusive mode")
-        yield conn
-
-
-@asynccontextmanager
-async def stopped_in(
-    function: str, pool: Pool, lock: AsyncConnection[TupleRow]
-) -> AsyncIterator[None]:
-    """A process of the server stands still in the middle of a call of *function*.
-
-    *lock* keeps the call from ending before it is seen; it is gone when the process stands still.
-    """
-    deadline = time.monotonic() + 30
-    while True:
-        pid = await eventually(lambda: backend_waiting_in(pool, function))
-        assert pid is not None
-        with stopped(pid):
-            # It may have given up in the moment before it stood still.
-            if await backend_waiting_in(pool, function) == pid:
-                await lock.rollback()
-                yield
-                return
-        assert time.monotonic() < deadline, f"no process could be stopped in {function}"
-
-
-async def moments_later(pool: Pool, seconds: float) -> None:
-    """Wait until the server's clock is *seconds* further."""
-    then = await value(pool, "select clock_timestamp() + make_interval(secs => %s)", seconds)
-    await eventually(
-        lambda: value(pool, "select clock_timestamp() > %s", then), seconds=seconds + 15
-    )
 
 
 async def all_completed(pool: Pool, commands: Sequence[NewCommand]) -> None:
@@ -239,6 +148,49 @@ async def test_a_claim_that_stands_still_loses_nothing_and_spends_nothing(url, o
     assert_each_ran_once(url, history)
 
 
+async def test_a_claim_that_is_made_long_after_it_was_given_up_takes_nothing(
+    url, own_pool, history
+):
+    handler = GatedHandler(history)
+    handler.gate.set()
+    sessions = (
+        "select coalesce(array_agg(pid), '{}') from pg_stat_activity"
+        " where datname = current_database() and application_name = 'to be stopped'"
+        " and not starts_with(lower(query), 'listen')"
+    )
+    # It holds little in advance, so that something is left for others to take.
+    options = {"visibility_timeout": LEASE_SECONDS, "poll_interval": 0.05, "batch_size": 1}
+    async with (
+        pool_of(f"{url}&application_name=to%20be%20stopped") as pool,
+        working(pool, handler, **options) as worker,
+    ):
+        await until(lambda: worker.worker_id is not None)
+        pids = await value(own_pool, sessions)
+        with stopped(*pids):
+            # Whatever the worker asks next is read when they go on.
+            await eventually(
+                lambda: value(own_pool, sessions), lambda found: set(found) - set(pids)
+            )
+            for _ in range(8):
+                passing = [command("success", max_attempts=1)]
+                await send_on_record(own_pool, history, passing)
+                await all_completed(own_pool, passing)
+                await moments_later(own_pool, 0.5)
+            handler.gate.clear()
+            filling = [replace(command("success"), command_type=RENEWED_TYPE) for _ in range(4)]
+            await send_on_record(own_pool, history, filling)
+            await until(lambda: handler.running == len(filling))
+            behind = [command("success", max_attempts=1) for _ in range(8)]
+            await send_on_record(own_pool, history, behind)
+        await eventually(
+            lambda: value(own_pool, sessions), lambda found: not set(found) & set(pids)
+        )
+        await moments_later(own_pool, LEASE_SECONDS + 0.5)
+        handler.gate.set()
+        await all_completed(own_pool, behind)
+    assert_each_ran_once(url, history)
+
+
 async def test_a_renewal_that_stands_still_is_made_on_another_connection(url, own_pool, history):
     handler = GatedHandler(history)
     held = [replace(command("success"), command_type=RENEWED_TYPE) for _ in range(4)]
@@ -271,32 +223,6 @@ async def test_an_outcome_whose_recording_stands_still_is_recorded_once(
 # The network, and the whole server
 
 
-@contextmanager
-def silent(proxy: Proxy, _: OwnServer) -> Iterator[None]:
-    """The network loses everything, for a while."""
-    proxy.freeze()
-    try:
-        yield
-    finally:
-        proxy.thaw()
-
-
-@contextmanager
-def forgotten(proxy: Proxy, _: OwnServer) -> Iterator[None]:
-    """The network loses everything, and what was connected stays lost."""
-    proxy.freeze()
-    try:
-        yield
-    finally:
-        proxy.forget()
-
-
-def frozen(_: Proxy, server: OwnServer) -> AbstractContextManager[None]:
-    """Every process of the server stands still."""
-    return server.frozen()
-
-
-Fault = Callable[[Proxy, OwnServer], AbstractContextManager[None]]
 ALL_FAULTS = [silent, forgotten, frozen]
 
 
