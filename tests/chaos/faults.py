@@ -178,15 +178,20 @@ class OwnServer:
         return self._cluster.socket_dir / ".s.PGSQL.5432"
 
     def kill(self) -> None:
-        """SIGKILL all its processes, the postmaster first."""
+        """SIGKILL all its processes, the postmaster first; they are gone afterwards.
+
+        One that is only about to go would still count as running, and nobody would start another.
+        """
         postmaster = self._cluster.running()
         assert postmaster is not None, "there was no server to kill"
         os.kill(postmaster.pid, signal.SIGKILL)
-        for process in list(server_processes(self._cluster.data_dir)):
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        deadline = time.monotonic() + 30
+        while left := list(server_processes(self._cluster.data_dir)):
+            assert time.monotonic() < deadline, f"{left} outlive SIGKILL"
+            for process in left:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
+            time.sleep(0.01)
 
     def frozen(self) -> AbstractContextManager[None]:
         """None of its processes does anything, the postmaster first."""
