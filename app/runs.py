@@ -40,6 +40,7 @@ EXACT_END_LIMIT = 20_000
 SETTLED_AT_ONCE = 50
 SERIES_POINTS = 240
 """The series of a run has at most so many steps, each of whole seconds."""
+LONGEST_NAME = 200
 
 
 class RunState(StrEnum):
@@ -60,6 +61,11 @@ class Origin(StrEnum):
     CLI = "cli"
     API = "api"
     PAGE = "page"
+
+
+def is_name(text: str) -> bool:
+    """Whether a run may be called so: it is shown in terminals and tables as it is."""
+    return 1 <= len(text) <= LONGEST_NAME and text.isprintable()
 
 
 async def create_run(

@@ -5,20 +5,31 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Annotated, Any, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.routing import WHOLE, Body, Id, Moment, Query
 from app.behaviors import Behavior, BehaviorDistribution
 from app.bulk import MAX_COUNT
 from app.models.paging import TOTAL_LIMIT
+from app.runs import LONGEST_NAME, is_name
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.models import AuditEventType, CommandStatus
 
 MAX_IDS = 500
 
+
+def _run_name(text: str) -> str:
+    if not is_name(text):
+        raise PydanticCustomError("name_not_printable", "Must be printable, on one line")
+    return text
+
+
 DomainName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+RunName = Annotated[
+    str, StringConstraints(min_length=1, max_length=LONGEST_NAME), AfterValidator(_run_name)
+]
 Search = Annotated[str, StringConstraints(max_length=200)]
 CursorText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 OperatorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
@@ -122,7 +133,7 @@ class BulkCommands(Body):
     behavior_distribution: BehaviorDistribution | None = None
     delay_ms: int | None = Field(None, ge=0, le=3_600_000)
     max_attempts: MaxAttempts | None = None
-    name: Name | None = Field(None, description="What to call the run")
+    name: RunName | None = Field(None, description="What to call the run; printable, on one line")
     operator: OperatorName = DEFAULT_OPERATOR
 
     @model_validator(mode="after")

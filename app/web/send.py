@@ -81,12 +81,16 @@ def start_load() -> ResponseReturnValue:
     order = read_load(form)
     if order is None:
         return _refused(Form(EMPTY_SINGLE), form)
-    made = load_tests.begin(
-        order,
-        origin=Origin.PAGE,
-        name=form.text("name") or None,
-        started_by=current_operator(),
-    )
+    try:
+        made = load_tests.begin(
+            order,
+            origin=Origin.PAGE,
+            name=form.text("name") or None,
+            started_by=current_operator(),
+        )
+    except CommandBusError as exc:
+        form.errors["form"] = str(exc)
+        return _refused(Form(EMPTY_SINGLE), form)
     if made is not None:
         seconds = made.generation_seconds + made.queue_seconds
         flash(f"{made.created:,} commands were sent in {seconds:.2f} s.", "success")

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from app.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
 from app.bulk import MAX_COUNT, BulkOrder
+from app.runs import LONGEST_NAME, is_name
 from commandbus import uuid7
 
 MIXED = {
@@ -37,7 +38,7 @@ LABELS = {
     BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; nobody has to look."),
 }
 LARGEST_BUDGET = 1_000
-LONGEST_NAME = 200
+MOST_DIGITS = 12
 PAYLOAD_BYTES = 262_144
 # Which behaviours use which field; the others do not show it.
 ERROR_TYPES = "|".join(
@@ -60,10 +61,12 @@ class Form:
         text = self.text(name)
         if not text:
             return None
-        if not text.isascii() or not text.isdigit() or not low <= int(text[:12]) <= high:
+        digits = text.lstrip("0") or "0"
+        is_whole = digits.isascii() and digits.isdigit() and len(digits) <= MOST_DIGITS
+        if not is_whole or not low <= int(digits) <= high:
             self.errors[name] = f"A whole number from {low:,} to {high:,}"
             return None
-        return int(text)
+        return int(digits)
 
     def uuid(self, name: str) -> UUID | None:
         text = self.text(name)
@@ -146,8 +149,8 @@ def read_load(form: Form) -> BulkOrder | None:
         form.errors.setdefault("count", "How many commands?")
     delay = form.number("delay_ms", 0, 3_600_000)
     budget = form.number("load_max_attempts", 1, LARGEST_BUDGET)
-    if len(form.text("name")) > LONGEST_NAME:
-        form.errors["name"] = f"At most {LONGEST_NAME} characters"
+    if form.text("name") and not is_name(form.text("name")):
+        form.errors["name"] = f"At most {LONGEST_NAME} characters, all printable"
     distribution = _distribution(form)
     if form.errors or count is None or distribution is None:
         return None

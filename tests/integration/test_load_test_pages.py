@@ -5,16 +5,19 @@ from __future__ import annotations
 import re
 from uuid import UUID
 
+import psycopg
 import pytest
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg.rows import TupleRow
+from werkzeug.test import TestResponse
 
 from app import create_app
 from app.models import db
-from tests.integration.api.conftest import app, client, got
+from tests.integration.api.conftest import app, client, conn, got
 from tests.waiting import eventually_now
 
-__all__ = ["app", "client"]
+__all__ = ["app", "client", "conn"]
 
 UNKNOWN = UUID("01a1fc82-ca21-74dd-bd32-ab262c74e3b8")
 
@@ -35,6 +38,45 @@ def token(client: FlaskClient, path: str) -> str:
 
 def names(page: str) -> list[str]:
     return re.findall(r"Run-\d+(?=</a>)", page)
+
+
+def send_load(client: FlaskClient, **fields: str) -> TestResponse:
+    """Send the form of the send page that generates commands."""
+    form = {"csrf_token": token(client, "/send"), "count": "5", "mix": "success"}
+    return client.post("/send/load", data={**form, **fields})
+
+
+def test_what_a_run_cannot_have_is_refused_beside_its_field(client: FlaskClient) -> None:
+    refused = [
+        *(("count", text) for text in ("0", "0000000000010000000", "1e3", "9" * 5_000)),
+        *(("load_max_attempts", text) for text in ("0", "00000000000010000", "\u0661")),
+        *(("name", text) for text in ("a\x00", "a\nb", "\x1b[2Ja", "x" * 201)),
+    ]
+    for field, text in refused:
+        answer = send_load(client, **{field: text})
+
+        assert answer.status_code == 422, (field, text)
+        assert re.search(rf'name="{field}"[^>]*aria-invalid="true"', answer.text), (field, text)
+    assert got(client.get("/api/v1/load-tests"))["total"] == 0
+
+
+def test_a_run_is_named_and_counted_as_its_form_says(client: FlaskClient) -> None:
+    assert send_load(client, count="0005", name=" Grüße, 日本 [b] ").status_code == 303
+
+    [run] = got(client.get("/api/v1/load-tests"))["runs"]
+    assert (run["name"], run["count"]) == ("Grüße, 日本 [b]", 5)
+
+
+def test_why_commands_cannot_be_generated_is_said_on_the_form(
+    client: FlaskClient, conn: psycopg.Connection[TupleRow]
+) -> None:
+    conn.execute("delete from command_bus_domain where domain = 'test'")
+
+    answer = send_load(client, name="Nowhere")
+
+    assert answer.status_code == 422
+    assert "does not exist" in answer.text
+    assert 'value="Nowhere"' in answer.text
 
 
 def test_runs_are_paged_from_the_latest_to_the_first(client: FlaskClient) -> None:

@@ -104,6 +104,10 @@ INVALID_BULKS: dict[str, dict[str, Any]] = {
         "behavior_distribution": {"success": 100},
     },
     "negative delay": {"count": 1, "delay_ms": -1},
+    "name of two lines": {"count": 1, "name": "a\nb"},
+    "name that clears a terminal": {"count": 1, "name": "\x1b[2J"},
+    "no name": {"count": 1, "name": ""},
+    "name of 201 characters": {"count": 1, "name": "x" * 201},
     "unknown field": {"count": 1, "colour": "red"},
 }
 
