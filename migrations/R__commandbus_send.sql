@@ -169,7 +169,7 @@ begin
     values (
         v_command_id, v_now, v_now, v_msg_id, (p_command ->> 'max_attempts')::integer, p_batch_id,
         (p_command ->> 'correlation_id')::uuid, p_domain, p_command ->> 'command_type',
-        p_command ->> 'reply_to', coalesce(p_command -> 'data', '{}')
+        p_command ->> 'reply_to', coalesce(nullif(p_command -> 'data', 'null'), '{}')
     )
     on conflict do nothing;
     if not found then
@@ -295,13 +295,16 @@ set enable_bitmapscan = off
 set jit = off
 as $$
 declare
+    -- A variable: what clock_timestamp() itself is compared with can't end the look at an index,
+    -- and a million that wait would be read by each claim.
+    v_now timestamptz := clock_timestamp();
     v_ids uuid[];
     v_msg_ids bigint[];
 begin
     with due as (
         select w.command_id
         from command_bus_waiting as w
-        where w.domain = p_domain and w.due_at <= clock_timestamp()
+        where w.domain = p_domain and w.due_at <= v_now
         order by w.due_at
         limit p_limit
         for update skip locked

@@ -94,6 +94,19 @@ async def test_a_known_id_with_other_content_is_refused(bus, pool, change):
     assert await events(pool, command_id) == ["SENT"]
 
 
+async def test_no_data_is_an_empty_object_sent_alone_or_in_a_set(bus, pool):
+    command_id = uuid4()
+    await bus.send("test", "DoIt", command_id, None)
+    [again] = await bus.send_many(
+        "test", [NewCommand(command_type="DoIt", command_id=command_id, data=None)]
+    )
+
+    assert not again.created
+    command = await bus.get_command("test", command_id)
+    assert command is not None
+    assert command.data == {}
+
+
 async def test_equal_json_is_the_same_content(bus, pool):
     command_id = uuid4()
     await bus.send("test", "DoIt", command_id, {"a": 1, "b": 1.0, "c": None})

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+from uuid import uuid4
 
 import pytest
 
-from commandbus import CommandStatus, store
+from commandbus import CommandStatus, NewCommand, store
 from tests.facts import (
     assert_books_balance,
     claim,
@@ -52,6 +53,23 @@ async def test_a_failed_attempt_waits_for_its_backoff(pool):
         "RECEIVED",
     ]
     await assert_books_balance(pool)
+
+
+async def test_what_waits_costs_a_claim_nothing(bus, pool):
+    await bus.send_many(
+        "test",
+        [NewCommand(command_type="DoIt", command_id=uuid4(), delay=3600) for _ in range(3000)],
+    )
+    worker_id = await register(pool)
+    query = (
+        "select idx_tup_fetch + seq_tup_read from pg_stat_xact_user_tables"
+        " where relname = 'command_bus_waiting'"
+    )
+    async with pool.connection() as conn, conn.transaction():
+        assert await store.claim_commands(conn, "test", worker_id, 100, 30, 3) == []
+        read = await (await conn.execute(query)).fetchone()
+
+    assert read[0] < 10
 
 
 async def test_the_trail_says_when_the_retry_is_due(bus, pool):
