@@ -11,7 +11,7 @@ from uuid import UUID
 
 
 class CommandStatus(StrEnum):
-    """Where a command is in its life; the last three but IN_TSQ are final."""
+    """Where a command is in its life; all of the last four but IN_TSQ are final."""
 
     PENDING = "PENDING"
     IN_PROGRESS = "IN_PROGRESS"

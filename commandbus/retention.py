@@ -24,8 +24,9 @@ FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELL
 
 BATCH_SIZE = 500
 PAUSE_RATIO = 1.0
-BATCH_SECONDS = 60.0
 """After a batch, pruning rests for so many times as long as the batch took."""
+BATCH_SECONDS = 60.0
+"""How long a batch may take."""
 
 OnPruned = Callable[[store.Connection, list[UUID]], Awaitable[object]]
 

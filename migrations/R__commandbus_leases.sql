@@ -58,19 +58,29 @@ set search_path = public, pg_temp
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 begin
-    -- It is a part of what is invisible in the queue, which is short.
+    -- It is a part of what is invisible in the queue, which is short, and found by its time.
     return query execute format(
         $query$
+        with invisible as materialized (
+            select q.msg_id,
+                case when q.message ->> 'command_id'
+                    ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+                then (q.message ->> 'command_id')::uuid end as command_id
+            from pgmq.%I as q
+            where q.vt > $3
+        )
         select c.command_id, c.msg_id, c.claim_no
-        from pgmq.%I as q
+        from invisible as i
         join command_bus_command as c
-            on c.command_id = (q.message ->> 'command_id')::uuid and c.domain = $1
-            and c.msg_id = q.msg_id
-        where q.vt > clock_timestamp() and c.worker_id = $2 and c.status = 'IN_PROGRESS'
+            on command_bus.has_key(c.command_id, c.domain, i.command_id, $1)
+            and c.msg_id = i.msg_id
+        where c.worker_id = $2 and c.status = 'IN_PROGRESS'
         $query$, 'q_' || command_bus.command_queue(p_domain)
-    ) using p_domain, p_worker_id;
+    ) using p_domain, p_worker_id, clock_timestamp();
 end;
 $$;
 

@@ -34,18 +34,25 @@ create or replace function command_bus.lock_tsq_commands(p_domain text, p_ids uu
 returns uuid[]
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_ids uuid[];
 begin
-    perform from command_bus_command as c
-    where c.command_id = any (p_ids) and c.domain = p_domain
-    order by c.command_id
-    for update;
-    select array_agg(c.command_id order by c.command_id) into v_ids
-    from command_bus_command as c
-    where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'IN_TSQ';
-    return coalesce(v_ids, '{}');
+    with held as (
+        select c.command_id
+        from command_bus_command as c
+        where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'IN_TSQ'
+        order by c.command_id
+        for update
+    )
+    select coalesce(array_agg(h.command_id order by h.command_id), '{}') into v_ids
+    from held as h;
+    return v_ids;
 end;
 $$;
 
@@ -137,7 +144,8 @@ begin
         )
         returning w.command_id, w.before_retry
     )
-    select coalesce(array_agg(g.command_id), '{}'), coalesce(array_agg(g.before_retry), '{}')
+    select coalesce(array_agg(g.command_id order by g.command_id), '{}'),
+        coalesce(array_agg(g.before_retry order by g.command_id), '{}')
     into v_ids, v_before
     from gone as g;
     if cardinality(v_ids) > 0 then
@@ -168,6 +176,11 @@ create or replace function command_bus.operator_cancel(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -214,6 +227,10 @@ begin
             execute format('select msg_id from pgmq.%I where msg_id = $1 for update', 'q_' || v_queue)
             into v_locked_msg_id using v_msg_id;
         end if;
+        -- Not locked yet: who waits for a message while holding its command would stop a claim.
+        select k.* into c from command_bus_command as k
+        where k.command_id = p_command_id and k.domain = p_domain;
+        continue when c.status = 'PENDING' and c.msg_id is distinct from v_msg_id;
         select k.* into c from command_bus_command as k
         where k.command_id = p_command_id and k.domain = p_domain for update;
         if c.status = 'PENDING' and c.msg_id is not distinct from v_msg_id then
@@ -244,6 +261,11 @@ create or replace function command_bus.end_cancelled(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -275,6 +297,11 @@ create or replace function command_bus.operator_complete(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 declare
@@ -307,6 +334,11 @@ create or replace function command_bus.record_operator(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 begin
     insert into command_bus_audit (command_id, created_at, msg_id, event_type, domain, details)

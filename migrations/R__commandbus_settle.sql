@@ -370,6 +370,11 @@ create or replace function command_bus.send_replies(p_domain text, p_ids uuid[])
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
 declare
     r record;

@@ -5,10 +5,12 @@
 --   after it locked them. Under READ COMMITTED each statement of a function sees what was
 --   committed before that statement.
 -- * One jsonb parameter carries a set; jsonb_to_recordset reads it.
--- * Lock order: message or waiting row, command, troubleshooting row. Only the claim looks at rows
---   in another order, and it never waits for them (skip locked). Sets are sorted by command_id.
--- * Functions that join a set with the command table pin nested loops: the planner estimates a
---   set-returning function at 100 or 1,000 rows and would scan the whole table.
+-- * Lock order: message or waiting row, command, troubleshooting row, for commands that are PENDING;
+--   of those IN_PROGRESS the command comes before its message, and the claim, which has the message
+--   first, never waits for them (skip locked). Sets are sorted by command_id.
+-- * Functions that join a set with the command table pin nested loops, and join by
+--   command_bus.has_key (V009): the planner estimates a set-returning function at 100 or 1,000 rows
+--   and would scan the whole table.
 -- * SQLSTATEs of class QB are ours; commandbus/errors.py turns each into an exception.
 
 -- The command queue of a domain. Raises QB001 for an unknown domain.

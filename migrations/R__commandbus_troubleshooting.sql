@@ -64,6 +64,11 @@ create or replace function command_bus.leave_tsq(p_domain text, p_ids uuid[])
 returns void
 language sql
 set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
 as $$
     with gone as (
         delete from command_bus_tsq

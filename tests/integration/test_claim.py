@@ -248,6 +248,9 @@ async def test_all_that_a_worker_holds_unknowingly_can_be_given_back(pool):
     known = await claim(pool, worker_id, limit=2)
     await claim(pool, worker_id, limit=2)
     others = await claim_one(pool, other)
+    # Somebody else's messages must not be in the way.
+    for message in ('{"command_id": "x"}', "[]", "null"):
+        await rows(pool, "select pgmq.send('test__commands', %s::jsonb, 3600)", message)
 
     async with store.autocommit(pool) as conn:
         counted = await store.claimed_by_worker(conn, "test", worker_id)
