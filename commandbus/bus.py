@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -34,6 +35,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from psycopg_pool import AsyncConnectionPool
+
+logger = logging.getLogger(__name__)
 
 DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SEND_CHUNK = 1000
@@ -230,11 +233,23 @@ class CommandBus:
     ) -> list[Reply]:
         """Read replies; each comes again after *visibility_timeout* seconds unless acknowledged.
 
+        A message that is no reply is archived, and spoils no other.
+
         Raises UnknownReplyQueueError when *queue* does not exist.
         """
         async with self._autocommit() as conn:
             messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
-        return [_reply(msg_id, message) for msg_id, message in messages]
+            replies: list[Reply] = []
+            for msg_id, message in messages:
+                try:
+                    replies.append(_reply(msg_id, message))
+                except (AttributeError, KeyError, TypeError, ValueError) as exc:
+                    logger.warning(
+                        "message_is_no_reply",
+                        extra={"queue": queue, "msg_id": msg_id, "error": repr(exc)},
+                    )
+                    await queries.archive_message(conn, queue, msg_id)
+        return replies
 
     async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:
         """Delete replies that were dealt with; returns how many were still there."""

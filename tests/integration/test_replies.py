@@ -164,3 +164,17 @@ async def test_replies_of_an_unknown_queue_are_an_error(bus):
         await bus.read_replies("nowhere")
     with pytest.raises(UnknownReplyQueueError):
         await bus.acknowledge_replies("nowhere", [])
+
+
+async def test_a_message_that_is_no_reply_is_archived_and_spoils_no_other(bus, pool):
+    await rows(pool, "select pgmq.send(%s, '[1]')", REPLIES)
+    [command_id] = await send(pool, reply_to=REPLIES)
+    await end(pool, command_id, "success")
+    await rows(pool, 'select pgmq.send(%s, \'{"command_id": "x"}\')', REPLIES)
+
+    found = await bus.read_replies(REPLIES, visibility_timeout=0)
+
+    assert [reply.command_id for reply in found] == [command_id]
+    assert len(await bus.read_replies(REPLIES)) == 1
+    archived = await rows(pool, f"select message from pgmq.a_{REPLIES} order by msg_id")
+    assert archived == [([1],), ({"command_id": "x"},)]
