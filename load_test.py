@@ -21,7 +21,7 @@ from app.bulk import MAX_COUNT, BulkOrder
 from app.config import ConfigurationError, Settings
 from app.database import DatabaseError, open_database
 from app.load_results import Plan, print_results, results
-from app.load_runner import ComparisonError, cancel_run, run_load_test
+from app.load_runner import ComparisonError, cancel_run, load_test_pool, run_load_test
 from app.logs import configure_logging
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
@@ -67,36 +67,40 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     plan = _plan(parser, options)
     stop = _Stop()
-    console = Console(stderr=True)
+    # Names of runs come from anybody, so nothing that is printed is markup.
+    console = Console(stderr=True, markup=False)
     try:
         settings = Settings.from_env()
         configure_logging(settings.log_format, "WARNING")
         with open_database(settings, on_step=console.print) as database:
             if options.cancel is not None:
-                run, count = asyncio.run(
-                    cancel_run(database.url, options.cancel, lambda: stop.asked)
-                )
+                pool = load_test_pool(database.url, settings)
+                run, count = asyncio.run(cancel_run(pool, options.cancel, lambda: stop.asked))
                 print(f"Cancelled {count:,} commands of run {run}")
                 return 130 if stop.asked else 0
             # Commands that fail are part of the test; a warning for each would bury its results.
             quiet = dataclasses.replace(settings, log_level="ERROR")
             workers = WorkerProcesses(quiet)
-            done = asyncio.run(
-                run_load_test(plan, database.url, workers, console, lambda: stop.asked)
-            )
+            pool = load_test_pool(database.url, settings)
+            done = asyncio.run(run_load_test(plan, pool, workers, console, lambda: stop.asked))
     except EXPECTED_ERRORS as exc:
         print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print("Interrupted; worker processes drain and end by themselves", file=sys.stderr)
+        print(
+            "Interrupted; the workers were ended, what they ran comes back with its lease."
+            f" The run is {plan.order.batch_id}",
+            file=sys.stderr,
+        )
         return 130
-    print_results(Console(), done)
     if options.json is not None:
         try:
             options.json.write_text(json.dumps(results(done), indent=2) + "\n")
         except OSError as exc:
+            print_results(Console(markup=False), done)
             print(f"error: {options.json} cannot be written: {exc.strerror}", file=sys.stderr)
             return 1
+    print_results(Console(markup=False), done)
     if not done.is_complete:
         return 130 if stop.asked and not done.unaccounted else 1
     return REGRESSION if done.is_regression else 0

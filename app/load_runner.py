@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import getpass
+import logging
 import time
 from collections.abc import Callable
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -23,24 +21,44 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from app.config import Settings
 from app.load_results import Plan, Run
+from app.pools import Pool, new_pool, opened
 from app.processes import WorkerProcesses
 from app.recorded_runs import RecordedRun, count_rows, find_run, get_recorded
 from app.run_cleanup import cancel_waiting, delete_commands
 from app.runs import Origin, create_run, generate_run
 from commandbus import BatchProgress, CommandBus, CommandStatus
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+
+logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05
-
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+AWAY_SECONDS = 1.0
 
 
 class ComparisonError(Exception):
     """There is nothing to compare with; the message is one line for the user."""
 
 
+def load_test_pool(url: str, settings: Settings) -> Pool:
+    """Connections for one load test; it opens and closes them."""
+    return new_pool(
+        url,
+        application_name="commandbus load test",
+        name="load-test",
+        answer_timeout=settings.answer_timeout,
+        max_size=3,
+        timeout=settings.answer_timeout,
+    )
+
+
 async def run_load_test(
-    plan: Plan, url: str, workers: WorkerProcesses, console: Console, is_stopped: Callable[[], bool]
+    plan: Plan,
+    pool: Pool,
+    workers: WorkerProcesses,
+    console: Console,
+    is_stopped: Callable[[], bool],
 ) -> Run:
     """Do what *plan* says, recorded as a run; the workers have ended when this returns.
 
@@ -49,7 +67,7 @@ async def run_load_test(
     """
     run = Run(plan)
     try:
-        async with _pool(url) as pool:
+        async with opened(pool):
             if plan.compare_with is not None:
                 run.other = await _found(pool, plan.compare_with)
             await create_run(
@@ -74,13 +92,13 @@ async def run_load_test(
 
 
 async def cancel_run(
-    url: str, text: str, is_stopped: Callable[[], bool]
+    pool: Pool, text: str, is_stopped: Callable[[], bool]
 ) -> tuple[RecordedRun, int]:
     """Cancel what no worker has taken of the run that *text* names; the run, and how many.
 
     Ends early once *is_stopped* says so. Raises RunNotFoundError.
     """
-    async with _pool(url) as pool:
+    async with opened(pool):
         run = await find_run(pool, text)
         return run, await cancel_waiting(pool, run.run_id, _operator(), is_stopped)
 
@@ -145,7 +163,7 @@ async def _watch(
     generated = looked = moved = time.perf_counter()
     while run.created:
         before, seen = looked, run.finished
-        run.progress = await bus.get_batch(run.plan.order.batch_id)
+        await _look(run, bus)
         looked = time.perf_counter()
         progress.update(bar, completed=run.finished)
         if run.finished > seen:
@@ -169,10 +187,19 @@ async def _watch(
         await asyncio.sleep(LOOK_SECONDS)
 
 
-def _pool(url: str) -> Pool:
-    return AsyncConnectionPool(
-        url, connection_class=AsyncConnection[TupleRow], min_size=1, max_size=3, open=False
-    )
+async def _look(run: Run, bus: CommandBus) -> None:
+    """Read how far the run is; while the database cannot be asked it stays as it was.
+
+    The workers wait for it too, so that is no reason to end them.
+    """
+    try:
+        run.progress = await bus.get_batch(run.plan.order.batch_id)
+    except INFRASTRUCTURE_ERRORS as exc:
+        logger.warning(
+            "progress_unknown",
+            extra={"run_id": str(run.plan.order.batch_id), "error": str(exc).strip()},
+        )
+        await asyncio.sleep(AWAY_SECONDS)
 
 
 def _has_begun(progress: BatchProgress) -> bool:

@@ -84,22 +84,23 @@ async def test_every_command_is_generated_and_processed(database_url, pool, tmp_
 
 async def test_a_run_is_recorded_and_compared(database_url, pool, tmp_path):
     some = ("--commands", "50", "--workers", "1")
-    _, running, first = await load_test(database_url, tmp_path, *some, "--name", "base")
+    _, running, first = await load_test(database_url, tmp_path, *some, "--name", "base [/x]")
     await rows(  # a run that no machine of today repeats
         pool,
         "update load_test_run set outcome = outcome || '{\"throughput_per_second\": 1e9}'",
     )
 
     code, running, second = await load_test(
-        database_url, tmp_path, *some, "--compare", "base", "--max-regression", "50"
+        database_url, tmp_path, *some, "--compare", "base [/x]", "--max-regression", "50"
     )
 
     assert code == 3, running.output
     assert second["comparison"]["with"] == first["run_id"]
     assert "throughput" in second["comparison"]["regressions"]
     assert "Regression: throughput is worse by" in running.output
+    assert "Compared with base [/x]" in running.output
     recorded = await rows(pool, "select name, origin, state from load_test_run order by created_at")
-    assert recorded == [("base", "cli", "finished"), (None, "cli", "finished")]
+    assert recorded == [("base [/x]", "cli", "finished"), (None, "cli", "finished")]
     by_id = ("--compare", first["run_id"][:18])
     code, running, third = await load_test(database_url, tmp_path, *some, *by_id)
     assert (code, third["comparison"]["with"]) == (0, first["run_id"])
@@ -304,6 +305,22 @@ async def test_a_command_that_is_lost_is_an_error(database_url, pool, tmp_path, 
     results = json.loads(file.read_text())
     assert (results["unaccounted"], results["left"], results["complete"]) == (1, 0, False)
     assert "1 commands are unaccounted for" in running.output
+
+
+async def test_a_run_goes_on_when_the_server_ends_its_connections(database_url, pool, tmp_path):
+    file = tmp_path / "results.json"
+    async with load_test_without_workers(database_url, file, "--commands", "5") as running:
+        ended = await rows(
+            pool,
+            "select pg_terminate_backend(pid) from pg_stat_activity"
+            " where datname = current_database() and application_name = 'commandbus load test'",
+        )
+        assert ended
+        await running.says("progress_unknown")
+        worker = await register(pool)
+        await settle(pool, worker, *map(completed, await claim(pool, worker)))
+        assert await running.ends() == 0
+    assert json.loads(file.read_text())["counts"]["COMPLETED"] == 5
 
 
 async def test_a_run_without_living_workers_ends_with_an_error(database_url, tmp_path):
