@@ -42,6 +42,9 @@ SERVER_SETTINGS = {
 }
 SHOWN_SETTINGS = ("server_version", *SERVER_SETTINGS, "wal_level", "jit", "autovacuum")
 
+# What a figure depends on; a change of anything else is none of the revision that was measured.
+MEASURED = ("commandbus", "app", "migrations", "benchmarks/*.py", "benchmarks/others", "*.py")
+
 console = Console(highlight=False)
 
 
@@ -162,8 +165,7 @@ def server(url: str | None) -> Iterator[str]:
     prefix = ["runuser", "-u", user, "--"] if os.geteuid() == 0 else []
     if prefix:
         shutil.chown(folder, user)
-    with socket.create_server(("127.0.0.1", 0)) as probe:
-        port = probe.getsockname()[1]
+    port = free_port()
     data = folder / "data"
     settings = {
         **SERVER_SETTINGS,
@@ -257,7 +259,7 @@ def _about(bench: Bench) -> dict[str, Any]:
     return {
         "at": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": _git("rev-parse", "--short", "HEAD")
-        + ("+changes" if _git("status", "--porcelain") else ""),
+        + ("+changes" if _git("status", "--porcelain", *MEASURED) else ""),
         "machine": f"{os.cpu_count()} cores, {_memory_gb()} GB, {platform.platform(terse=True)}",
         "load_before": round(os.getloadavg()[0], 2),
         "python": platform.python_version(),
@@ -266,6 +268,12 @@ def _about(bench: Bench) -> dict[str, Any]:
             name: str(value) if isinstance(value, Path) else value for name, value in given.items()
         },
     }
+
+
+def free_port() -> int:
+    """A TCP port of this machine that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])
 
 
 def _git(*arguments: str) -> str:

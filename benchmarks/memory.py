@@ -32,6 +32,7 @@ class Watched:
 
     def look(self) -> None:
         """Take one value."""
+        assert self.process.poll() is None, f"{self.name} has ended by itself"
         pages = int(Path(f"/proc/{self.process.pid}/statm").read_text().split()[1])
         self.megabytes.append(pages * PAGE_BYTES / 2**20)
 
@@ -39,7 +40,8 @@ class Watched:
 def measure(bench: harness.Bench) -> None:
     """One worker and one web process of the application, as they are started by hand."""
     url = bench.database()
-    environment = {**os.environ, "DATABASE_URL": url, "LOG_LEVEL": "WARNING", "PORT": "5099"}
+    port = str(harness.free_port())
+    environment = {**os.environ, "DATABASE_URL": url, "LOG_LEVEL": "WARNING", "PORT": port}
     watched = [
         Watched(
             name, subprocess.Popen([sys.executable, *command], cwd=PROJECT_ROOT, env=environment)
