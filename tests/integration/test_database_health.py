@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import signal
+from uuid import uuid4
 
 import psycopg
 import pytest
@@ -103,13 +104,14 @@ async def test_figures_have_their_limits(pool):
 
 
 async def test_a_role_that_sees_nothing_is_told_so(pool, database_url):
-    await rows(pool, "create role watcher_without_rights")
+    role = f"watcher_{uuid4().hex[:12]}"
+    await rows(pool, f"create role {role}")
     try:
         async with await AsyncConnection.connect(database_url) as conn:
-            await conn.execute("set role watcher_without_rights")
+            await conn.execute(f"set role {role}")
             found = {check.name: check for check in await database_health.examine(conn)}
     finally:
-        await rows(pool, "drop role watcher_without_rights")
+        await rows(pool, f"drop role {role}")
     assert found["oldest_snapshot"].level is Level.UNKNOWN
     assert found["oldest_snapshot"].value is None
     assert "pg_read_all_stats" in found["oldest_snapshot"].advice
