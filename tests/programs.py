@@ -4,13 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import os
+import random
+import socket
 import sys
 from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 PATIENCE = 30.0
+# Below the ports that systems give to outgoing connections.
+PORTS = range(20_000, 32_000)
+
+
+def free_port() -> int:
+    """A port on which nothing listens, and which no outgoing connection will be given."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            return port
 
 
 class Program:

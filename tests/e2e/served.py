@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -12,7 +11,7 @@ from contextlib import asynccontextmanager
 from email.message import Message
 from typing import Any
 
-from tests.programs import Program, program
+from tests.programs import Program, free_port, program
 
 
 class Served:
@@ -66,8 +65,7 @@ async def served(
     **environment: str,
 ) -> AsyncIterator[Served]:
     """`python run.py` on a free port, ready; *script* starts it in another way."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    port = free_port()
     async with program(
         *script, "--port", str(port), *arguments, DATABASE_URL=database_url, **environment
     ) as running:

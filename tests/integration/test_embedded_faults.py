@@ -6,7 +6,6 @@ import asyncio
 import os
 import random
 import signal
-import socket
 import subprocess
 import tempfile
 import time
@@ -27,7 +26,7 @@ from app.database.embedded import EmbeddedServer
 from app.database.postmaster import server_processes
 from tests.chaos.conftest import scaled
 from tests.e2e.served import Served
-from tests.programs import Program, program
+from tests.programs import Program, free_port, program
 from tests.waiting import eventually, until
 
 RESTART_SECONDS = 60.0
@@ -57,8 +56,7 @@ def home(tmp_path: Path) -> Iterator[Path]:
 @asynccontextmanager
 async def application(home: Path) -> AsyncIterator[Served]:
     """`python run.py --worker` on the embedded database; gone after, whatever became of it."""
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        port = held.getsockname()[1]
+    port = free_port()
     async with program(
         *("run.py", "--worker", "--port", str(port)),
         DATABASE_URL="",

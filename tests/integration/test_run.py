@@ -18,13 +18,12 @@ from psycopg.conninfo import conninfo_to_dict
 import run
 from app.config import PROJECT_ROOT
 from tests.credentials import OPERATOR, PASSWORDS, TOKENS, bearer, credentials_file
-from tests.programs import program
+from tests.programs import free_port, program
 
 
-@pytest.fixture
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as held:
-        return held.getsockname()[1]
+@pytest.fixture(name="free_port")
+def _free_port():
+    return free_port()
 
 
 def started(port, *arguments, **environment):
