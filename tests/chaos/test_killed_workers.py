@@ -1,4 +1,4 @@
-"""Promises 1 and 5: workers are killed, from outside and by what they run."""
+"""Workers are killed, from outside and by what they run."""
 
 from __future__ import annotations
 

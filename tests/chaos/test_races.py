@@ -1,4 +1,4 @@
-"""Promises 11 and 12: many do the same at the same time, and exactly one of them does it."""
+"""Many do the same at the same time, and exactly one of them does it."""
 
 from __future__ import annotations
 

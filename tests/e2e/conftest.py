@@ -1,4 +1,4 @@
-"""The fixtures that the stories S023 and S024 name."""
+"""The fixtures of the suites S023 and S024."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ def wait_for_status(command_bus: CommandBus) -> WaitForStatus:
     async def wait(
         command_id: UUID,
         expected_status: CommandStatus,
-        timeout: float = 10,  # noqa: ASYNC109 - the story names it so
+        timeout: float = 10,  # noqa: ASYNC109
     ) -> CommandRecord:
         async def look() -> CommandRecord | None:
             return await command_bus.get_command("test", command_id)
@@ -89,7 +89,7 @@ def wait_for_status(command_bus: CommandBus) -> WaitForStatus:
 def wait_for_completion(wait_for_status: WaitForStatus) -> WaitForStatus:
     async def wait(
         command_id: UUID,
-        timeout: float = 10,  # noqa: ASYNC109 - the story names it so
+        timeout: float = 10,  # noqa: ASYNC109
     ) -> CommandRecord:
         return await wait_for_status(command_id, CommandStatus.COMPLETED, timeout=timeout)
 
