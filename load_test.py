@@ -23,6 +23,7 @@ from app.database import DatabaseError, open_database
 from app.load_results import Plan, print_results, results
 from app.load_runner import ComparisonError, cancel_run, load_test_pool, run_load_test
 from app.logs import configure_logging
+from app.options import whole_number
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
 from commandbus import CommandBusError
@@ -153,14 +154,24 @@ def _parser() -> argparse.ArgumentParser:
         shown = "" if default is None else f" (default: {default})"
         parser.add_argument(name, type=kind, default=default, metavar="N", help=text + shown)
 
-    add("--commands", _whole(1, MAX_COUNT), 1_000, "how many commands")
-    add("--workers", _whole(0, 64), 4, "how many worker processes; 0: those that run already")
-    add("--delay-ms", _whole(0, 3_600_000), 0, "how long each command runs, in milliseconds")
+    add("--commands", whole_number(1, MAX_COUNT), 1_000, "how many commands")
+    add("--workers", whole_number(0, 64), 4, "how many worker processes; 0: those that run already")
+    add("--delay-ms", whole_number(0, 3_600_000), 0, "how long each command runs, in milliseconds")
     add("--success-pct", _percent, None, "percent that succeed; the others fail for good")
-    add("--max-attempts", _whole(1, 1_000), None, "the budget of each command")
-    add("--concurrency", _whole(1, 1_000), CONCURRENCY, "commands that each worker runs at once")
-    add("--batch-size", _whole(1, 1_000), BATCH_SIZE, "commands that one claim takes at most")
-    add("--stall-seconds", _whole(1, 86_400), 120, "give up when no command ends for this long")
+    add("--max-attempts", whole_number(1, 1_000), None, "the budget of each command")
+    add(
+        "--concurrency",
+        whole_number(1, 1_000),
+        CONCURRENCY,
+        "commands that each worker runs at once",
+    )
+    add("--batch-size", whole_number(1, 1_000), BATCH_SIZE, "commands that one claim takes at most")
+    add(
+        "--stall-seconds",
+        whole_number(1, 86_400),
+        120,
+        "give up when no command ends for this long",
+    )
     parser.add_argument(
         "--mix",
         type=_mix,
@@ -194,15 +205,6 @@ def _parser() -> argparse.ArgumentParser:
         help="do nothing but cancel the commands of an earlier run that wait for a worker",
     )
     return parser
-
-
-def _whole(low: int, high: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-            raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}")
-        return int(text)
-
-    return parse
 
 
 def _name(text: str) -> str:

@@ -24,6 +24,7 @@ from app.database import Database, DatabaseError, open_database
 from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
+from app.options import whole_number
 from app.processes import WorkerProcesses
 from app.signals import EarlyStop
 
@@ -243,13 +244,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--host", help="address to listen on (HOST; default: 127.0.0.1)")
     parser.add_argument(
-        "--port", type=_port, metavar="N", help="port to listen on (PORT; default: 5001)"
+        "--port",
+        type=whole_number(1, 65_535),
+        metavar="N",
+        help="port to listen on (PORT; default: 5001)",
     )
     parser.add_argument(
         "--worker",
         "--workers",
         dest="workers",
-        type=_worker_count,
+        type=whole_number(0, 64),
         nargs="?",
         const=1,
         default=0,
@@ -257,20 +261,6 @@ def _parser() -> argparse.ArgumentParser:
         help="start N worker processes, too (default: none; one where N is left out)",
     )
     return parser
-
-
-def _port(text: str) -> int:
-    return _whole(text, 1, 65_535)
-
-
-def _worker_count(text: str) -> int:
-    return _whole(text, 0, 64)
-
-
-def _whole(text: str, low: int, high: int) -> int:
-    if not text.isascii() or not text.isdigit() or not low <= int(text) <= high:
-        raise argparse.ArgumentTypeError(f"must be a whole number from {low} to {high}")
-    return int(text)
 
 
 if __name__ == "__main__":

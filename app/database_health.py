@@ -16,13 +16,12 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow, dict_row
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
+from app.pools import Pool
 from commandbus.store import autocommit
 
 logger = logging.getLogger(__name__)
-
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 LOOK_SECONDS = 60.0
 

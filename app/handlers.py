@@ -9,14 +9,13 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool, PoolClosed
+from psycopg_pool import PoolClosed
 from pydantic import ValidationError
 
 from app import store
 from app.behaviors import Behavior, BehaviorType
 from app.coalesce import Coalescer
+from app.pools import Pool
 from commandbus.errors import (
     INFRASTRUCTURE_ERRORS,
     BusinessRuleError,
@@ -28,8 +27,6 @@ from commandbus.models import Command
 from commandbus.store import autocommit
 
 COMMAND_TYPE = "TestCommand"
-
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 
 def register_test_command(registry: HandlerRegistry, domain: str, pool: Pool) -> None:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from argparse import ArgumentTypeError
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -197,3 +198,14 @@ def _from_environment(item: Option, environ: Mapping[str, str]) -> int | float |
         return item.parse(text)
     except ValueError as exc:
         raise ValueError(f"({item.variable} in the environment) {exc}") from None
+
+
+def whole_number(low: int, high: int) -> Callable[[str], int]:
+    """What reads an argument of a command line: a whole number from *low* to *high*."""
+
+    def parse(text: str) -> int:
+        if not (text.isascii() and text.isdigit() and len(text) < 20 and low <= int(text) <= high):
+            raise ArgumentTypeError(f"must be a whole number from {low} to {high}, not {text!r}")
+        return int(text)
+
+    return parse

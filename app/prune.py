@@ -18,7 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from app.config import ConfigurationError, Settings, environment
 from app.database import DatabaseError, open_database
 from app.logs import configure_logging
-from app.options import InvalidOptionError
+from app.options import InvalidOptionError, whole_number
 from app.retention import (
     RetentionConfig,
     RetentionSchedule,
@@ -33,6 +33,7 @@ from commandbus.retention import BATCH_SIZE, FINISHED, Pruned, Pruner, Retention
 
 DONE, FAILED, MISUSED, INTERRUPTED = 0, 1, 2, 130
 MAX_BATCH_SIZE = 10_000
+MAX_NUMBER = 1_000_000_000
 _SECONDS = {"s": 1, "m": 60, "h": 3_600, "d": 86_400, "w": 604_800}
 _ERRORS: tuple[type[Exception], ...] = (DatabaseError, CommandBusError, psycopg.Error)
 
@@ -173,7 +174,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--keep",
-        type=_at_least(0),
+        type=whole_number(0, MAX_NUMBER),
         metavar="N",
         help="keep at most the N newest commands of each status",
     )
@@ -197,13 +198,16 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--batch-size",
-        type=_at_least(1, MAX_BATCH_SIZE),
+        type=whole_number(1, MAX_BATCH_SIZE),
         default=BATCH_SIZE,
         metavar="N",
         help=f"how many commands one transaction deletes at most (default: {BATCH_SIZE})",
     )
     parser.add_argument(
-        "--max-seconds", type=_at_least(1), metavar="N", help="stop after so long, done or not"
+        "--max-seconds",
+        type=whole_number(1, MAX_NUMBER),
+        metavar="N",
+        help="stop after so long, done or not",
     )
     parser.add_argument(
         "--scheduled",
@@ -230,17 +234,6 @@ def _statuses(text: str) -> tuple[CommandStatus, ...]:
         names = ", ".join(FINISHED)
         raise argparse.ArgumentTypeError(f"must be some of {names}, not {text!r}")
     return tuple(status for status in FINISHED if status.value in wanted)
-
-
-def _at_least(low: int, high: int = 1_000_000_000) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not (text.isascii() and text.isdigit() and low <= int(text) <= high):
-            raise argparse.ArgumentTypeError(
-                f"must be a whole number from {low} to {high}, not {text!r}"
-            )
-        return int(text)
-
-    return parse
 
 
 if __name__ == "__main__":

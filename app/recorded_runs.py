@@ -9,7 +9,8 @@ from uuid import UUID
 
 from psycopg.rows import class_row
 
-from app.runs import Pool, settle_runs
+from app.pools import Pool
+from app.runs import settle_runs
 from commandbus.store import autocommit
 
 SHORTEST_ID = 8

@@ -9,7 +9,7 @@ from uuid import UUID
 
 from psycopg.rows import TupleRow
 
-from app.runs import Pool
+from app.pools import Pool
 from app.store import delete_test_commands
 from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import OperatorVerdict

@@ -20,17 +20,17 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+from psycopg_pool import PoolClosed, PoolTimeout
 
 from app.bulk import BulkOrder, BulkResult, generate
 from app.config import ConfigStore
+from app.pools import Pool
 from commandbus.store import autocommit
 from commandbus.version import VERSION
 
 logger = logging.getLogger(__name__)
 
 Connection = AsyncConnection[TupleRow]
-Pool = AsyncConnectionPool[Connection]
 
 REPORT_SECONDS = 0.5
 SILENT_SECONDS = 30

@@ -15,7 +15,7 @@ from psycopg_pool import AsyncConnectionPool
 from app.database.opening import prepare
 from tests.chaos.faults import OwnServer, own_server
 from tests.chaos.history import History
-from tests.chaos.scenes import Pool
+from tests.facts import Pool
 
 LONG = os.environ.get("CHAOS") == "long"
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "20")) if LONG else 1

@@ -10,17 +10,13 @@ from typing import Any
 from uuid import UUID
 
 import psycopg
-from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
 from commandbus import CommandBus, NewCommand, uuid7
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from tests.chaos.history import History
 from tests.chaos.worker_program import COMMAND_TYPE
-from tests.facts import DOMAIN, REPLIES
-
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+from tests.facts import DOMAIN, REPLIES, Pool
 
 
 def command(do: str, *, max_attempts: int | None = None, **data: Any) -> NewCommand:

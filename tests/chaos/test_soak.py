@@ -25,8 +25,9 @@ from tests.chaos.conftest import LONG, scaled
 from tests.chaos.faults import Faults, Fleet, OwnServer, running
 from tests.chaos.history import History
 from tests.chaos.samples import Sample, assert_flat
-from tests.chaos.scenes import Pool, all_ended, mixture, send_on_record
+from tests.chaos.scenes import all_ended, mixture, send_on_record
 from tests.e2e.served import Served, served
+from tests.facts import Pool
 from tests.programs import ROOT
 from tests.waiting import eventually
 

@@ -14,7 +14,8 @@ from app.worker import create_worker
 from commandbus import CommandBus, CommandRecord, CommandStatus, RetryPolicy
 from commandbus.ops import TroubleshootingQueue
 from tests.e2e import support
-from tests.e2e.support import Pool, create_test_command, update_test_command
+from tests.e2e.support import create_test_command, update_test_command
+from tests.facts import Pool
 from tests.waiting import eventually
 
 WaitForStatus = Callable[..., Awaitable[CommandRecord]]

@@ -7,13 +7,8 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
-
 from app import store
-
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+from tests.facts import Pool
 
 _current: list[Pool] = []
 
