@@ -103,9 +103,16 @@ def _check_origin() -> None:
     if _is_foreign():
         abort(403, "The request comes from another site.")
     if not request.path.startswith(API_PREFIX):
-        csrf.protect()
+        _check_token()
     elif not request.is_json and (request.method == "POST" or request.content_length):
         abort(415, "Send the body as application/json.")
+
+
+def _check_token() -> None:
+    try:
+        csrf.protect()
+    except ValueError:  # behind TLS it reads the Referer, which may be no address at all
+        abort(403, "The request comes from another site.")
 
 
 def _is_foreign() -> bool:
@@ -116,9 +123,12 @@ def _is_foreign() -> bool:
     site = request.headers.get("Sec-Fetch-Site", "same-origin")
     origin = request.headers.get("Origin")
     own = request.headers["Host"].lower()
-    return site not in ("same-origin", "none") or (
-        origin is not None and urlsplit(origin).netloc.lower() != own
-    )
+    try:
+        return site not in ("same-origin", "none") or (
+            origin is not None and urlsplit(origin).netloc.lower() != own
+        )
+    except ValueError:  # no browser shows one of our pages under such an address
+        return True
 
 
 def _set_headers(response: Response) -> Response:

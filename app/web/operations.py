@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import urlsplit
 from uuid import UUID
 
 from flask import flash, make_response, redirect, render_template, request, url_for
@@ -30,7 +29,7 @@ from app.web.commands import one_domain
 from app.web.form_values import FormError, json_value, text_value
 from app.web.job_texts import commands_text, looks_of, outcome_text, undone_text, words_of
 from app.web.remembered import clean_operator, current_operator, remember_operator
-from app.web.rendering import CONFIRMED, ask_to_confirm, render_page
+from app.web.rendering import CONFIRMED, ask_to_confirm, local_path, render_page
 from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import CommandStatus
 
@@ -195,12 +194,7 @@ def read_selection(form: Any) -> Selection:
 
 def safe_next(default: str) -> str:
     """Where the form was, within this site; *default* where it does not say."""
-    given = request.form.get("next") or request.args.get("next") or ""
-    origin = urlsplit(given)
-    if not origin.path:
-        return default
-    path = "/" + origin.path.lstrip("/\\")
-    return f"{path}?{origin.query}" if origin.query else path
+    return local_path(request.form.get("next") or request.args.get("next") or "", default)
 
 
 def _filters(given: Mapping[str, str]) -> TroubledFilters:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
-from flask import flash, redirect, request
+from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as WerkzeugResponse
 
@@ -12,6 +10,7 @@ from app import access, identity
 from app.errors import Problem
 from app.web import bp
 from app.web.remembered import THEMES, clean_operator, remember_operator, remember_theme
+from app.web.rendering import local_path
 
 
 @bp.post("/preferences/theme")
@@ -38,7 +37,6 @@ def save_operator() -> ResponseReturnValue:
 
 
 def _back() -> WerkzeugResponse:
-    """To the page the form was on; only its path is taken, so that it cannot lead elsewhere."""
-    origin = urlsplit(request.form.get("next") or request.referrer or "")
-    path = "/" + origin.path.lstrip("/\\")
-    return redirect(f"{path}?{origin.query}" if origin.query else path, 303)
+    """To the page the form was on."""
+    origin = request.form.get("next") or request.referrer or ""
+    return redirect(local_path(origin, url_for("web.dashboard")), 303)

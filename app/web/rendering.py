@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable
 from typing import Any
-from urllib.parse import urlencode
+from urllib.parse import urlencode, urlsplit
 
 from flask import Response, abort, make_response, render_template, request
 
@@ -54,6 +54,20 @@ def url_with(**changes: object) -> str:
     query = urlencode(values, doseq=True)
     path = request.script_root + request.path
     return f"{path}?{query}" if query else path
+
+
+def local_path(address: str, default: str) -> str:
+    """The path and query of *address*, which so cannot lead to another site; *default* where it
+    has none.
+    """
+    try:
+        parts = urlsplit(address)
+    except ValueError:  # half an IPv6 address, a host that Unicode makes another
+        return default
+    if not parts.path:
+        return default
+    path = "/" + parts.path.lstrip("/\\")
+    return f"{path}?{parts.query}" if parts.query else path
 
 
 def ask_to_confirm(

@@ -21,11 +21,15 @@ from tests.integration.api.conftest import app, client
 __all__ = ["app", "client"]
 
 EXAMPLES = int(os.environ.get("CHAOS_EXAMPLES") or scaled(6, 10_000))
-QUERY_NAMES = ("limit", "cursor", "q", "domain", "status", "offset", "created_after", "group_id")
+QUERY_NAMES = (
+    *("limit", "cursor", "q", "domain", "status", "offset", "created_after", "group_id"),
+    *("next", "run", "page", "tz", "created_from", "seen"),
+)
 HOSTILE = (
     *("0", "-1", "1e9", "9223372036854775808", "5", "%", "_", "NaN", "{", "[]", '{"a":1,"a":2}'),
     *("2026-02-30T00:00:00Z", "PENDING", "test", "0193e0a0-0000-7000-8000-000000000001", "\x00"),
-    *("https://elsewhere.example/", "//elsewhere.example"),
+    *("https://elsewhere.example/", "//elsewhere.example", "//[", "http://[::1", "//\u2100"),
+    *("0000000000010000000", "9" * 5000, "a\x00", "a\nb\x1b[2J"),
 )
 VALUES = st.text(max_size=30) | st.sampled_from(HOSTILE)
 

@@ -19,6 +19,8 @@ from app.security import SAFE_METHODS
 from app.web.rendering import ask_to_confirm
 
 API = "/api/v1/echo"
+# What Python's own reader of addresses refuses.
+NO_ADDRESSES = ("//[", "http://[::1", "//\u2100")
 
 
 @pytest.mark.parametrize("spelt", [str.lower, str.upper])
@@ -258,6 +260,8 @@ def test_calls_without_the_json_media_type_are_refused(client, content_type):
     [
         {"Origin": "https://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
+        {"Origin": "//\u2100"},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -296,6 +300,38 @@ def test_saving_a_preference_never_leads_to_another_site(client, target):
 
     assert location.startswith("/")
     assert not location.startswith(("//", "/\\\\"))
+
+
+@pytest.mark.parametrize("address", NO_ADDRESSES)
+def test_what_is_no_address_leads_nowhere(client, address):
+    token = form_token(client)
+
+    def save(form, **headers):
+        given = {"theme": "dark", "csrf_token": token, **form}
+        return client.post("/preferences/theme", data=given, headers=headers)
+
+    for answer in (
+        client.get("/login", query_string={"next": address}),
+        save({"next": address}),
+        save({}, Referer=address),
+    ):
+        assert (answer.status_code, answer.headers["Location"]) == (303, "/")
+
+
+@pytest.mark.parametrize("referrer", [*NO_ADDRESSES, "https://localhost:99999/"])
+def test_a_form_that_came_by_tls_from_no_address_is_refused(client, referrer):
+    form = {"theme": "dark", "csrf_token": form_token(client)}
+
+    def save(referrer):
+        return client.post(
+            "/preferences/theme",
+            data=form,
+            headers={"Referer": referrer},
+            base_url="https://localhost",
+        )
+
+    assert save(referrer).status_code == 403
+    assert save("https://localhost/send").status_code == 303
 
 
 def test_requests_over_one_megabyte_are_refused(client):
