@@ -7,13 +7,19 @@ until one was answered.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import psycopg
 from flask import g, has_app_context
 
+from commandbus.errors import NoAnswerError
+
+IN_VAIN = (NoAnswerError, psycopg.errors._WaitTimeout, psycopg.errors.ConnectionTimeout)
+"""How a wait ends that nothing has answered."""
 LEAST_SECONDS = 0.05
 PROBES = 4
 """So many requests, at most, wait for a silent database at once."""
@@ -25,6 +31,7 @@ class Patience:
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
         self._lock = threading.Lock()
+        self._answered_at = -math.inf
         self._ask_again_at: float | None = None
 
     def turns_away(self) -> bool:
@@ -36,20 +43,52 @@ class Patience:
             self._ask_again_at = now + self.seconds / PROBES
             return False
 
-    def waited_in_vain(self) -> None:
-        """The database is silent; somebody should ask again soon."""
+    def answered(self) -> None:
+        """The database is there: everybody may ask."""
         with self._lock:
-            if self._ask_again_at is None:
+            self._answered_at = time.monotonic()
+            self._ask_again_at = None
+
+    def waited_in_vain(self, began: float) -> None:
+        """Somebody has waited since *began*, by the monotonic clock, for an answer that is missing.
+
+        The database is silent then, and somebody should ask again soon; unless it has answered
+        since: it is slow, or asked too much at once.
+        """
+        with self._lock:
+            if self._answered_at <= began and self._ask_again_at is None:
                 self._ask_again_at = time.monotonic()
 
     @contextmanager
-    def waiting(self) -> Iterator[float]:
-        """Something waits for the database, for at most so many seconds; an end is an answer."""
-        spent = g.get("database_seconds", 0.0) if has_app_context() else 0.0
-        began = time.monotonic()
+    def waiting(self, seconds: float | None = None) -> Iterator[float]:
+        """Something waits for the database, for at most so many seconds.
+
+        They are what is left of the request's, or *seconds* for what is known to take long, which
+        does not count among them. The end tells whether the database is silent: an error that it
+        answers is an answer, too.
+        """
+        began = asking_since = time.monotonic()
+        spent = 0.0
+        if has_app_context():
+            asking_since = g.setdefault("database_asked_at", began)
+            spent = g.get("database_seconds", 0.0)
         try:
-            yield max(self.seconds - spent, LEAST_SECONDS)
+            yield max(self.seconds - spent, LEAST_SECONDS) if seconds is None else seconds
+        except IN_VAIN:
+            # What the request asked before may have been answered, and left little time for this.
+            self.waited_in_vain(asking_since)
+            raise
+        except Exception as exc:
+            if _is_answer(exc):
+                self.answered()
+            raise
+        else:
+            self.answered()
         finally:
-            if has_app_context():
+            if has_app_context() and seconds is None:
                 g.database_seconds = spent + time.monotonic() - began
-        self._ask_again_at = None
+
+
+def _is_answer(error: Exception) -> bool:
+    """Whether the database has answered; a connection that fails says nothing."""
+    return not isinstance(error, psycopg.Error) or error.sqlstate is not None

@@ -46,7 +46,14 @@ POOL_WAIT_SECONDS = 5.0
 BACKGROUND_SECONDS = 10.0
 """So long background work may take to end when the process does."""
 FOLD_SECONDS = 1.0
-WITHOUT_DATABASE = ("static", "health.live")
+WITHOUT_DATABASE = frozenset(
+    {
+        *("static", "health.live", "api.document", "web.api_docs"),
+        *("web.login", "web.sign_in", "web.sign_out", "web.save_theme", "web.save_operator"),
+        *("web.settings_delays", "web.audit_search"),
+    }
+)
+"""The endpoints that never ask it."""
 
 logger = logging.getLogger(__name__)
 
@@ -111,22 +118,24 @@ class Portal:
 
         Raises DatabaseSlowError when the time of the request, or of a call outside one, is over.
         """
-        with self.patience.waiting() as seconds:
-            return self.call_within(seconds, partial(function, *args, **kwargs))
+        return self._call(partial(function, *args, **kwargs))
 
     def call_within(self, seconds: float, function: Callable[[], Awaitable[_R]]) -> _R:
         """`call` with another limit, for what is known to take long."""
+        return self._call(function, seconds)
+
+    def _call(self, function: Callable[[], Awaitable[_R]], seconds: float | None = None) -> _R:
         loop, _ = self._start()
 
-        async def bounded() -> _R:
-            try:
-                async with answered_within(seconds):
-                    return await function()
-            except NoAnswerError as exc:
-                self.patience.waited_in_vain()
-                raise DatabaseSlowError(str(exc)) from exc
+        async def bounded(limit: float) -> _R:
+            async with answered_within(limit):
+                return await function()
 
-        return loop.call(bounded)
+        try:
+            with self.patience.waiting(seconds) as limit:
+                return loop.call(bounded, limit)
+        except NoAnswerError as exc:
+            raise DatabaseSlowError(str(exc)) from exc
 
     def start(
         self, name: str, function: Callable[[], Awaitable[object]], *, is_endless: bool = False
@@ -237,7 +246,6 @@ class ReadConnection(psycopg.Connection[TupleRow]):
             with self.patience.waiting() as seconds:
                 return super().wait(gen, interval, seconds)
         except psycopg.errors._WaitTimeout as exc:
-            self.patience.waited_in_vain()
             self.close()  # what the server is still doing on it is unknown
             raise psycopg.errors.QueryCanceled(f"no answer within {seconds:g} s") from exc
 
@@ -245,11 +253,8 @@ class ReadConnection(psycopg.Connection[TupleRow]):
 def connect_to_read(portal: Portal) -> psycopg.Connection[TupleRow]:
     """A new connection for read queries, each planned for the values that it is asked with."""
     options = connection_options(portal.url, APPLICATION_NAME, portal.answer_timeout)
-    try:
+    with portal.patience.waiting():
         conn = ReadConnection.connect(portal.url, prepare_threshold=None, **options)
-    except psycopg.errors.ConnectionTimeout:
-        portal.patience.waited_in_vain()
-        raise
     conn.patience = portal.patience
     return conn
 
@@ -296,9 +301,9 @@ async def _fold(pool: Pool) -> None:
 
 def _turn_away() -> Any:
     """A quick answer while the database is silent; so many requests as may wait for it, do."""
-    if request.endpoint in WITHOUT_DATABASE or not current_portal().patience.turns_away():
-        return None
-    return _away(DatabaseSlowError())
+    if request.endpoint is None or request.endpoint in WITHOUT_DATABASE:
+        return None  # nobody waits for it; where there is no endpoint the routing error answers
+    return _away(DatabaseSlowError()) if current_portal().patience.turns_away() else None
 
 
 def _too_slow(_: Exception) -> Any:
