@@ -21,6 +21,8 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus.store import server_time
 
 CHECK_SECONDS = 60
+PATIENCE_SECONDS = CHECK_SECONDS + 10.0
+"""So long whoever asked for a check waits for it; the server gives it up before."""
 SHOWN_VIOLATIONS = 50
 
 _ONE_AT_A_TIME = int.from_bytes(b"invaria")

@@ -15,6 +15,7 @@ from app.api.routing import Answer
 from app.errors import Problem
 from app.invariants import (
     CHECK_SECONDS,
+    PATIENCE_SECONDS,
     SHOWN_VIOLATIONS,
     CheckRunningError,
     CheckTooLongError,
@@ -22,8 +23,6 @@ from app.invariants import (
     check,
 )
 from app.portal import current_portal
-
-PATIENCE_SECONDS = CHECK_SECONDS + 10.0
 
 
 class ViolationItem(Answer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,10 +12,14 @@ from flask import Flask
 from psycopg_pool import PoolTimeout
 
 from app import create_app
+from app.config import PROJECT_ROOT, Settings
+from app.invariants import PATIENCE_SECONDS
+from app.load_tests import AT_ONCE_SECONDS
 from app.patience import IN_VAIN, Patience
 from app.portal import WITHOUT_DATABASE
 from commandbus.errors import InvalidStateError, NoAnswerError
 from commandbus.ids import uuid7
+from commandbus.limits import AGAIN_SECONDS
 from commandbus.models import CommandStatus
 
 FAR = 3600.0
@@ -141,6 +146,14 @@ def test_what_is_known_to_take_long_leaves_a_request_its_time(app: Flask) -> Non
             assert seconds == FAR
         with patience.waiting() as seconds:
             assert seconds == 0.2
+
+
+def test_the_proxy_that_is_shown_waits_for_the_longest_answer() -> None:
+    shown = (PROJECT_ROOT / "docs" / "production.md").read_text()
+    [seconds] = re.findall(r"proxy_read_timeout (\d+)s;", shown)
+    longest = max(PATIENCE_SECONDS, AT_ONCE_SECONDS) + Settings().answer_timeout
+
+    assert int(seconds) > longest + AGAIN_SECONDS
 
 
 # Requests
