@@ -213,6 +213,10 @@ class Cluster:
             ],
             env=_environment(),
         )
+        if launched.returncode != 0 or not launched.stdout.strip().isdigit():
+            raise EmbeddedServerError(
+                f"The embedded server could not be launched: {self._reason(launched.stderr)}"
+            )
         pid = int(launched.stdout)
         logger.info("database_starting", extra={"data_dir": str(self.data_dir), "pid": pid})
         if not self._wait_until_ready(pid):

@@ -11,7 +11,7 @@ import threading
 from types import TracebackType
 
 from app.database.embedded import EmbeddedServer
-from app.database.errors import EmbeddedServerError
+from app.database.errors import EmbeddedServerError, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -48,8 +48,8 @@ class ServerGuard:
             pause = LOOK_SECONDS
             try:
                 self._look()
-            except EmbeddedServerError as exc:
-                self._tell("database_not_restarted", error=str(exc))
+            except (EmbeddedServerError, OSError) as exc:
+                self._tell("database_not_restarted", error=one_line(exc))
                 pause = AGAIN_SECONDS
 
     def _look(self) -> None:

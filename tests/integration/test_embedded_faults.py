@@ -22,6 +22,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.bulk import BulkOrder, generate
 from app.database import guard
+from app.database.account import Account
 from app.database.embedded import EmbeddedServer
 from app.database.postmaster import server_processes
 from tests.chaos.conftest import scaled
@@ -236,6 +237,37 @@ async def test_a_server_that_cannot_start_again_is_tried_until_it_can(home, capl
     assert caplog.messages.count("database_died") == 1
     told = [record for record in caplog.records if record.message == "database_not_restarted"]
     assert "pg_control" in told[0].error
+
+
+async def test_whatever_keeps_a_server_from_starting_it_is_tried_again(home, caplog, monkeypatch):
+    monkeypatch.setattr(guard, "AGAIN_SECONDS", 0.1)
+
+    def cannot_fork(_: Account, command: list[str], **__: object) -> object:
+        return subprocess.CompletedProcess(command, 2, "", "sh: 0: Cannot fork\n")
+
+    async def told(reason: str) -> None:
+        def was_told() -> bool:
+            records = [each for each in caplog.records if each.message == "database_not_restarted"]
+            return any(reason in record.error for record in records)
+
+        await until(was_told, seconds=30)
+
+    with EmbeddedServer(home) as server, guard.ServerGuard(server):
+        version = server.data_dir / "PG_VERSION"
+        aside = version.with_name("PG_VERSION.aside")
+        version.rename(aside)
+        version.mkdir()  # no file that can be read
+        with monkeypatch.context() as scarce:
+            scarce.setattr(Account, "run", cannot_fork)
+            kill_server(home)
+            await told("PG_VERSION")
+            version.rmdir()
+            aside.rename(version)
+            await told("Cannot fork")
+
+        await until(lambda: "database_restarted" in caplog.messages, seconds=30)
+        with psycopg.connect(server.url("postgres")) as conn:
+            assert conn.execute("select 1").fetchone() == (1,)
 
 
 def test_a_server_that_was_stopped_under_its_users_stays_stopped(home: Path):
