@@ -101,11 +101,6 @@ def list_runs(window: Window) -> Listing[RunRow]:
     return found.listing([rows[run_id] for run_id in ids if run_id in rows], source.count())
 
 
-def has_open_runs() -> bool:
-    """Whether any run is under way."""
-    return bool(db.session.scalar(sa.select(sa.exists().where(LoadTestRun.finished_at.is_(None)))))
-
-
 def series_of(run: RunRow) -> dict[str, Any]:
     """What the run's domain did second by second while the run lasted, as columns for a chart.
 
