@@ -15,8 +15,9 @@ from app.api.answers import CommandItem
 from app.api.routing import WHOLE, Answer, Id, Query
 from app.api.schemas import DomainName
 from app.clock import now
+from app.errors import Problem
 from app.models import count_active, count_by_status, statistics
-from app.models.load_test import find_load_test
+from app.models.load_test import find_load_test, latest_load_test
 from app.portal import current_portal
 from commandbus.models import Percentiles
 
@@ -204,9 +205,11 @@ def history(query: HistoryQuery) -> Any:
 @bp.get("/stats/load-test", responses={200: LoadTestItem})
 @access.viewer
 def load_test(query: RunQuery) -> Any:
-    """The progress of a run, or of the latest one; zeros where there is none."""
+    """The progress of a run; without run_id of the latest one, zeros where there is none."""
     load_tests.settle()
-    report = find_load_test(query.run_id)
+    report = latest_load_test() if query.run_id is None else find_load_test(query.run_id)
+    if report is None:
+        raise Problem(404, "unknown_run", f"There is no run {query.run_id}.")
     return LoadTestItem(
         **{
             name: getattr(report, name)

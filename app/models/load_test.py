@@ -39,15 +39,19 @@ class LoadTest:
 NO_RUN = LoadTest(None, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, None, Percentiles(None, None, None), None)
 
 
-def find_load_test(run_id: UUID | None = None) -> LoadTest:
-    """The progress of a run, or of the latest one; zeros where there is none."""
-    run_id = run_id or latest_run()
-    if run_id is None:
-        return NO_RUN
+def latest_load_test() -> LoadTest:
+    """The progress of the latest run; zeros where there is none."""
+    run_id = latest_run()
+    return (None if run_id is None else find_load_test(run_id)) or NO_RUN
+
+
+def find_load_test(run_id: UUID) -> LoadTest | None:
+    """The progress of a run, or None where there is no such run."""
     recorded, progress = get_run(run_id), run_progress(run_id)
-    if recorded is None or recorded.state != RunState.GENERATING:
-        return NO_RUN if progress is None else _report(progress, 0)
-    return _report(progress or _unsent(recorded), recorded.count)
+    if recorded is None:
+        return None if progress is None else _report(progress, 0)
+    ordered = recorded.count if recorded.state == RunState.GENERATING else 0
+    return _report(progress or _unsent(recorded), ordered)
 
 
 def _unsent(run: RunRow) -> RunProgress:

@@ -12,7 +12,7 @@ from app.behaviors import DEFAULT_BEHAVIOR
 from app.bulk import BulkOrder
 from app.database_health import findings, look
 from app.models import count_by_status, send_test_command, statistics
-from app.models.load_test import find_load_test
+from app.models.load_test import latest_load_test
 from app.models.load_test_runs import get_run
 from app.portal import call, current_bus, current_portal
 from app.runs import Origin, RunState
@@ -59,7 +59,7 @@ def quick_load() -> ResponseReturnValue:
 def dashboard_context() -> dict[str, Any]:
     """Everything that the dashboard and its partials show."""
     current_portal().fold_soon()
-    run = find_load_test()
+    run = latest_load_test()
     recorded = None if run.run_id is None else get_run(run.run_id)
     still_generated = recorded is not None and recorded.state == RunState.GENERATING
     if still_generated:

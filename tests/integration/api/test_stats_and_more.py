@@ -12,8 +12,10 @@ import pytest
 import schemathesis
 from flask import Flask
 from flask.testing import FlaskClient
+from psycopg.rows import TupleRow
 
 from app import access, create_app
+from app.errors import PROBLEM_TYPE
 from tests.integration.api.conftest import got
 
 API = "/api/v1"
@@ -71,7 +73,28 @@ def test_a_run_is_followed_to_its_end(client: FlaskClient, run_all: Callable[...
     assert (finished["pending"], finished["progress_percent"]) == (0, 100)
     assert finished["estimated_remaining_seconds"] == 0
     assert finished["throughput_per_second"] > 0
-    assert client.get(f"{API}/stats/load-test?run_id={UUID(int=0)}").status_code == 200
+
+
+def test_the_progress_of_an_unknown_run_is_not_found(client: FlaskClient) -> None:
+    client.post(f"{API}/commands/bulk", json={"count": 1})
+
+    answer = client.get(f"{API}/stats/load-test?run_id={UUID(int=0)}")
+
+    assert (answer.status_code, answer.mimetype) == (404, PROBLEM_TYPE)
+    assert got(answer)["code"] == "unknown_run"
+
+
+def test_a_run_that_failed_before_it_sent_anything_has_a_progress_of_zeros(
+    client: FlaskClient, conn: psycopg.Connection[TupleRow]
+) -> None:
+    conn.execute("delete from command_bus_domain where domain = 'test'")
+    assert client.post(f"{API}/commands/bulk", json={"count": 1}).status_code == 422
+    [run] = got(client.get(f"{API}/load-tests"))["runs"]
+
+    progress = got(client.get(f"{API}/stats/load-test?run_id={run['run_id']}"))
+
+    assert (progress["run_id"], progress["total_commands"]) == (run["run_id"], 0)
+    assert progress["pending"] == 0
 
 
 def test_the_trail_is_in_order_and_searchable(
