@@ -37,10 +37,12 @@ async def until(holds: Callable[[], object], *, seconds: float = 15.0) -> None:
     await eventually(look, seconds=seconds)
 
 
-def eventually_now(look: Callable[[], T], *, seconds: float = 30.0, every: float = 0.05) -> T:
+def eventually_now(
+    look: Callable[[], T], *, seconds: float = 30.0, every: float = 0.05, message: str = ""
+) -> T:
     """The first true value of *look*, in tests that have no event loop."""
     deadline = time.monotonic() + seconds
     while not (seen := look()):
-        assert time.monotonic() < deadline, f"after {seconds} s still {seen!r:.2000}"
+        assert time.monotonic() < deadline, f"after {seconds} s still {seen!r:.2000} {message}"
         time.sleep(every)
     return seen

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import psycopg
-from playwright.sync_api import Page
+from playwright.sync_api import Page, expect
 
 from tests.waiting import eventually_now
 
@@ -17,6 +17,21 @@ PERMANENT = {
 }
 SUCCESS = {"type": "success"}
 SOON = 15_000
+# Within so many milliseconds a page is there that waits for nothing which never comes.
+IN_TIME = 15_000
+
+_SETTLED = """async () => {
+    await document.fonts.ready;
+    const ends = (animation) => Number.isFinite(animation.effect.getComputedTiming().endTime);
+    const running = document.getAnimations().filter(ends);
+    await Promise.allSettled(running.map((animation) => animation.finished));
+    for (let frame = 0; frame < 2; frame += 1) await new Promise(requestAnimationFrame);
+}"""
+_LAYOUT_SHIFT = """() => {
+    const observer = new PerformanceObserver(() => {});
+    observer.observe({ type: 'layout-shift', buffered: true });
+    return observer.takeRecords().reduce((sum, { value }) => sum + value, 0);
+}"""
 
 
 def send(page: Page, behavior: dict[str, Any], **fields: Any) -> str:
@@ -59,6 +74,29 @@ def trail_of(page: Page, command_id: str) -> list[dict[str, Any]]:
     """What happened to the command."""
     events = page.request.get(f"/api/v1/audit/{command_id}").json()["events"]
     return [dict(event) for event in events]
+
+
+def reload_until(page: Page, part: str, text: str) -> None:
+    """Load the page anew, as people without scripts do, until the part says *text*."""
+    shown = page.locator(part).first
+
+    def look() -> bool:
+        page.reload()
+        return text in shown.inner_text()
+
+    eventually_now(look, message=f"{part} does not say {text!r}")
+
+
+def settled(page: Page, *, charts: bool = True) -> None:
+    """Until the page looks as it will: fonts are there, charts drawn or tables, nothing moves."""
+    if charts:
+        expect(page.locator("[data-chart]:not([data-state])")).to_have_count(0)
+    page.evaluate(_SETTLED)
+
+
+def layout_shift(page: Page) -> float:
+    """How much of the page has moved since it was loaded, other than by what people did."""
+    return float(page.evaluate(_LAYOUT_SHIFT))
 
 
 def call_me(page: Page, name: str) -> None:

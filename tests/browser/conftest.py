@@ -12,7 +12,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,8 @@ CHROMIUM_FLAGS = [
 ]
 DESKTOP = (1440, 900)
 PHONE = (360, 740)
+# A page of ours on which scripts are allowed, and have not taken over yet.
+NOT_READY = "html[data-js]:not([data-ready]):has(head > script[src*='/main.js'])"
 # What the browser reports and tests bring about: a blocked CDN, and requests that are refused.
 EXPECTED_ERRORS = re.compile("ERR_FAILED|server responded with a status of (401|409|422|429)")
 
@@ -215,10 +217,12 @@ def _worker_process(
     try:
         yield process
     finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(10)
-        except subprocess.TimeoutExpired:
+        # A second signal ends a worker that waits for handlers; sent at once, both would be one.
+        for seconds in (0.5, 10):
+            process.send_signal(signal.SIGTERM)
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(seconds)
+        if process.poll() is None:
             process.kill()
             process.wait()
 
@@ -267,6 +271,8 @@ def _pages_of(
         context.add_cookies([{"name": "theme", "value": theme, "url": base_url}])
         context.route(re.compile(r"^https://"), lambda route: _answer_for_cdn(route, cdn, vendor))
         page = context.new_page()
+        # Nothing is clicked or looked at before its scripts are there, after any navigation.
+        page.add_locator_handler(page.locator(NOT_READY), lambda: None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
         page.on(

@@ -196,7 +196,7 @@ def test_the_detail_shows_everything(live_page: Page, live_worker):
 
 
 def test_the_detail_follows_a_command_to_its_end(live_page: Page, start_live_worker):
-    command_id = send(live_page, {"type": "success", "execution_time_ms": 2500})
+    command_id = send(live_page, {"type": "success", "execution_time_ms": 6000})
     live_page.goto(f"/commands/{command_id}")
     expect(live_page.get_by_text("no worker is running for domain test")).to_be_visible()
 

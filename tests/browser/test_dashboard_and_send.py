@@ -10,11 +10,10 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
+from tests.browser.acting import SOON, wait_for
 from tests.browser.conftest import PHONE
 
 pytestmark = pytest.mark.browser
-
-SOON = 15_000
 
 
 def card(page: Page, label: str):
@@ -33,16 +32,11 @@ def test_a_command_sent_from_the_page_is_run(
 
     sent = page.get_by_role("link", name="Details").get_attribute("href") or ""
     command_id = sent.rsplit("/", 1)[-1]
-
-    def status() -> str:
-        return str(page.request.get(f"/api/v1/commands/{command_id}").json()["status"])
-
     page.goto("/")
     if scripts:  # the page follows by itself
         expect(card(page, "Completed")).to_contain_text("1", timeout=SOON)
     else:
-        while status() != "COMPLETED":
-            page.wait_for_timeout(50)
+        wait_for(page, command_id, "COMPLETED")
         page.reload()
         expect(card(page, "Completed")).to_contain_text("1")
 

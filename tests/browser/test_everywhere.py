@@ -17,7 +17,9 @@ from flask import Flask
 from playwright.sync_api import Page, expect
 
 from tests.browser import everywhere
+from tests.browser.acting import IN_TIME, layout_shift, settled
 from tests.browser.conftest import DESKTOP, PHONE
+from tests.programs import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
@@ -166,10 +168,8 @@ def test_every_page_reads_without_scripts(make_live_page: MakePage, paths):
 def test_every_page_is_there_at_once_without_the_cdn(make_live_page: MakePage, paths, cdn):
     page = make_live_page(cdn=cdn)
     for path in paths:
-        started = time.monotonic()
-        page.goto(path, wait_until="domcontentloaded")
+        page.goto(path, wait_until="domcontentloaded", timeout=IN_TIME)
         expect(page.locator("h1")).to_be_visible()
-        assert time.monotonic() - started < 3, path
         # The modules of our own run: the theme can be chosen.
         expect(page.locator("html")).to_have_attribute("data-js", "")
 
@@ -179,16 +179,8 @@ def test_nothing_jumps_while_a_page_loads(make_live_page: MakePage, paths):
     shifts = {}
     for path in paths:
         page.goto(path)
-        page.wait_for_timeout(500)
-        shift = page.evaluate(
-            """() => new Promise((resolve) => {
-                let sum = 0;
-                new PerformanceObserver((list) => {
-                    for (const entry of list.getEntries()) sum += entry.value;
-                }).observe({ type: 'layout-shift', buffered: true });
-                setTimeout(() => resolve(sum), 100);
-            })"""
-        )
+        settled(page)
+        shift = layout_shift(page)
         if shift > 0.02:
             shifts[path] = shift
 
@@ -202,8 +194,7 @@ class Server:
     """`python run.py` as a process of its own, on a port that stays the same."""
 
     def __init__(self, database_url: str, data_dir: Path) -> None:
-        with socket.create_server(("127.0.0.1", 0)) as free:
-            self.port = free.getsockname()[1]
+        self.port = free_port()
         self._environment = {
             **os.environ,
             "DATABASE_URL": database_url,

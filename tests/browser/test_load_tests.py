@@ -9,6 +9,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
+from tests.browser.acting import reload_until
 from tests.browser.conftest import DESKTOP, PHONE
 
 pytestmark = pytest.mark.browser
@@ -48,8 +49,7 @@ def test_a_load_test_is_started_from_the_page_and_followed_to_its_end(
     expect(page.get_by_text("50 commands were sent")).to_be_visible()
     run = page.locator("#load-test")
     if not scripts:
-        while "Every command has ended" not in run.inner_text():
-            page.reload()
+        reload_until(page, "#load-test", "Every command has ended")
     expect(run).to_contain_text("Processed 50 of 50")
     expect(run).to_contain_text("Every command has ended")
     latencies = page.get_by_role("region", name="Latencies in milliseconds")
@@ -70,16 +70,13 @@ def test_a_generation_is_cancelled_after_a_question(make_live_page: MakePage, sc
 
     expect(page.get_by_role("progressbar", name="Generated")).to_be_visible()
     expect(page.locator("#load-test")).to_contain_text("Commands are being generated")
-    if scripts:
-        expect(page.locator("#live")).to_be_visible()  # until then a click asks on a page
     page.get_by_role("button", name="Cancel generation").click()
     question = page.get_by_role("dialog") if scripts else page.get_by_role("main")
     question.get_by_role("button", name=re.compile("^Cancel( the)? generation$")).click()
 
     expect(page.get_by_text("The generation ends.")).to_be_visible()
     if not scripts:
-        while "Cancelled" not in page.locator("#load-test .badge").inner_text():
-            page.reload()
+        reload_until(page, "#load-test .badge", "Cancelled")
     expect(page.locator("#load-test .badge").first).to_have_text("Cancelled")
     expect(page.get_by_role("button", name="Cancel generation")).to_have_count(0)
     counts = page.request.get("/api/v1/stats").json()["counts"]

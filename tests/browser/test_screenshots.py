@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from flask import Flask
 from playwright.sync_api import Page
 
 from tests.browser import everywhere
+from tests.browser.acting import settled
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
 FOLDER = Path(__file__).resolve().parent.parent.parent / "test-results" / "screenshots"
 SIZES = {"desktop": (1440, 900), "phone": (390, 844)}
+THEMES: tuple[Literal["light", "dark"], ...] = ("light", "dark")
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 
@@ -33,17 +37,14 @@ def paths(
 def test_every_page_is_pictured(request, make_live_page: Callable[..., Page], paths):
     kind = request.node.callspec.params["paths"]
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for theme in ("light", "dark"):
-        for size_name, size in SIZES.items():
-            page = make_live_page(size, theme=theme)
-            for path in paths:
-                page.goto(path)
-                page.wait_for_timeout(400)  # for charts and the first refresh
-                name = (
-                    _ID.sub("one", path.partition("?")[0]).strip("/").replace("/", "-")
-                    or "dashboard"
-                )
-                picture = FOLDER / f"{name}-{kind}-{theme}-{size_name}.png"
-                page.screenshot(path=picture, full_page=True)
-                assert picture.stat().st_size > 5_000
-            page.context.close()
+    page = make_live_page()
+    for path in paths:
+        name = _ID.sub("one", path.partition("?")[0]).strip("/").replace("/", "-") or "dashboard"
+        page.goto(path)
+        for theme, (size_name, (width, height)) in product(THEMES, SIZES.items()):
+            page.emulate_media(color_scheme=theme)
+            page.set_viewport_size({"width": width, "height": height})
+            settled(page)
+            picture = FOLDER / f"{name}-{kind}-{theme}-{size_name}.png"
+            page.screenshot(path=picture, full_page=True)
+            assert picture.stat().st_size > 5_000

@@ -99,9 +99,8 @@ def test_a_retry_waits_ten_seconds_and_can_be_undone(
     page.goto(QUEUE)
     row(page, command_id).get_by_role("button", name="Retry").click()
 
+    # Nothing else is looked at before the click: the ten seconds run, and the trail tells the rest.
     expect(toast(page, "1 retried. It starts in 10 seconds.")).to_be_visible()
-    expect(rows(page)).to_have_count(0)
-    assert status_of(page, command_id) == "PENDING"
     if scripts:
         page.get_by_role("button", name="Undo").click()
     else:

@@ -15,6 +15,7 @@ from flask import Flask
 from playwright.sync_api import Page, expect
 
 from tests.browser.conftest import PHONE
+from tests.waiting import eventually_now
 
 pytestmark = pytest.mark.browser
 
@@ -97,7 +98,7 @@ def test_a_worker_is_started_and_stopped_from_the_page(live_page: Page):
 
 def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(live_page: Page, live_worker):
     live_page.goto("/workers")
-    command_id = send(live_page, type="success", execution_time_ms=4_000)
+    command_id = send(live_page, type="success", execution_time_ms=8_000)
     row = live_page.locator("#worker-1")
     expect(row).to_contain_text("1 of 4 busy", timeout=SOON)
     live_page.get_by_role("button", name="Stop all").click()
@@ -118,11 +119,12 @@ def test_all_of_it_works_without_scripts(make_live_page: Callable[..., Page], li
     page.goto("/workers")
     page.get_by_role("button", name="Start a worker").click()
     stop = page.get_by_role("button", name="Stop w-1")
-    for _ in range(60):
+
+    def appeared() -> int:
         page.goto("/workers")
-        if stop.count():
-            break
-        page.wait_for_timeout(250)
+        return stop.count()
+
+    eventually_now(appeared, every=0.25, message="workers that can be stopped")
     stop.click()
     expect(page.get_by_role("heading", name="Stop w-1")).to_be_visible()
     page.get_by_role("button", name="Stop worker").click()

@@ -20,3 +20,9 @@ for (const start of [
     console.error(error);
   }
 }
+
+// By then the page's own module has run as well. Whoever drives the page by a program waits for it:
+// a click before would be what it is without scripts.
+document.addEventListener('DOMContentLoaded', () => {
+  document.documentElement.dataset.ready = '';
+});
