@@ -26,6 +26,7 @@ from app.logs import configure_logging
 from app.options import whole_number
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
+from app.runs import LONGEST_NAME, is_name
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
@@ -33,7 +34,6 @@ from commandbus.errors import INFRASTRUCTURE_ERRORS
 # the stored settings, which are made for any command.
 CONCURRENCY = 100
 BATCH_SIZE = 100
-MAX_NAME = 200
 REGRESSION = 3
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     ConfigurationError,
@@ -208,8 +208,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _name(text: str) -> str:
-    if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
-        raise argparse.ArgumentTypeError(f"must be 1 to {MAX_NAME} printable characters")
+    if not is_name(text):
+        raise argparse.ArgumentTypeError(f"must be 1 to {LONGEST_NAME} printable characters")
     return text
 
 
