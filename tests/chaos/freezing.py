@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -14,14 +14,18 @@ from psycopg_pool import AsyncConnectionPool
 
 from commandbus import HandlerRegistry, Worker
 from commandbus.handlers import HandlerContext
-from commandbus.models import Command
+from commandbus.models import Command, NewCommand
 from tests.chaos.faults import OwnServer, stopped
 from tests.chaos.history import History
 from tests.chaos.proxy import Proxy
-from tests.chaos.scenes import Pool
+from tests.chaos.scenes import uuids
 from tests.chaos.worker_program import COMMAND_TYPE, RENEWED_TYPE
-from tests.facts import DOMAIN, value
+from tests.facts import DOMAIN, Pool, value
 from tests.waiting import eventually
+
+# Bounds of the tests, not of what they test: a busy machine takes its time for everything.
+PATIENCE_SECONDS = 10.0
+BACK_SECONDS = 40.0
 
 
 @asynccontextmanager
@@ -121,6 +125,27 @@ async def moments_later(pool: Pool, seconds: float) -> None:
     await eventually(
         lambda: value(pool, "select clock_timestamp() > %s", then), seconds=seconds + 15
     )
+
+
+async def all_completed(pool: Pool, commands: Sequence[NewCommand]) -> None:
+    """Wait until *commands* are."""
+    ids = uuids(commands)
+    await eventually(
+        lambda: value(
+            pool,
+            "select count(*) from command_bus_command"
+            " where command_id = any(%s) and status = 'COMPLETED'",
+            ids,
+        ),
+        lambda number: number == len(ids),
+        seconds=BACK_SECONDS,
+    )
+
+
+async def timed(call: Awaitable[Any]) -> tuple[Any, float]:
+    """What the call gives, and how many seconds it took."""
+    began = time.monotonic()
+    return await call, time.monotonic() - began
 
 
 @contextmanager

@@ -308,7 +308,7 @@ async def test_one_cut_anywhere_in_the_life_of_a_worker_runs_the_handler_once(da
         return seen if cut is None or was_cut else -seen
 
     messages = await run(None)
-    step = scaled(7, 1)
+    step = scaled(11, 1)
     results = [
         await run(Cut(message, after))
         for message in range(1, messages + 1, step)

@@ -57,7 +57,7 @@ async def running(pool: Pool) -> int:
 async def test_a_worker_drains_in_time_and_loses_nothing(database_url, pool):
     dice = random.Random(8)
     released = 0
-    for _ in range(scaled(3, 100)):
+    for _ in range(scaled(2, 100)):
         await rows(pool, "delete from test_command")
         await send(pool, dice)
         before = await value(pool, "select coalesce(max(audit_id), 0) from command_bus_audit")

@@ -40,7 +40,7 @@ async def drive(database_url, pool, error: Error) -> tuple[UUID, int]:
     """Run one command of a worker whose statements meet *error*; the command's id, and its runs."""
     runs = 0
     # Where renewals meet it, the handler outlasts a lease that one of them may be late for.
-    lease_seconds, handler_seconds = (2, 2.6) if error.statement == b"renew_leases" else (30, 0.4)
+    lease_seconds, handler_seconds = (2, 2.6) if error.statement == b"renew_leases" else (30, 0.1)
     registry = HandlerRegistry()
 
     async def handle(command, context):

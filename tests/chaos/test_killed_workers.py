@@ -17,8 +17,8 @@ async def test_workers_killed_at_random_lose_nothing_and_do_nothing_twice(
     database_url, pool, conn, history, log, seed
 ):
     chance = random.Random(seed)
-    commands = mixture(scaled(800, 20_000), chance, lease_seconds=LEASE_SECONDS)
-    faults = Faults(scaled(12, 120))
+    commands = mixture(scaled(600, 20_000), chance, lease_seconds=LEASE_SECONDS)
+    faults = Faults(scaled(9, 120))
     fleet = Fleet(
         database_url, history, log, size=4, concurrency=4, visibility_timeout=LEASE_SECONDS
     )

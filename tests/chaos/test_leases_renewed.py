@@ -24,7 +24,7 @@ from tests.waiting import eventually
 
 # Long enough for a renewal to be late on a busy machine without the lease being over.
 LEASE_SECONDS = 2
-LEASES = scaled(4, 10)
+LEASES = scaled(3, 10)
 LONG_COMMANDS = scaled(12, 200)
 
 

@@ -20,7 +20,7 @@ from tests.chaos.faults import Faults, Fleet, running
 from tests.chaos.scenes import all_ended, mixture, send_on_record
 
 KILLS = scaled(2, 30)
-PAUSE_SECONDS = (2.0, 3.0) if not LONG else (5.0, 15.0)
+PAUSE_SECONDS = (1.0, 2.0) if not LONG else (5.0, 15.0)
 # Commands go on being sent until the last kill.
 COMMANDS = scaled(400, 20_000)
 LEASE_SECONDS = 2

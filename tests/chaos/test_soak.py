@@ -34,8 +34,8 @@ from tests.waiting import eventually
 RATE = 200  # commands a second
 CHUNK = 40
 LEASE_SECONDS = 2
-FAULT_SECONDS = scaled(5, 30)
-CYCLE_SECONDS = scaled(15, 120)
+FAULT_SECONDS = scaled(4, 30)
+CYCLE_SECONDS = scaled(12, 120)
 CYCLES = max(int(float(os.environ.get("CHAOS_SOAK_HOURS", "8")) * 30), 1) if LONG else 2
 SAMPLE_SECONDS = scaled(1, 10)
 LOOK_SECONDS = 0.5
