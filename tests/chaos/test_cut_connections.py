@@ -255,7 +255,8 @@ async def test_one_cut_anywhere_leaves_one_command_one_message_and_one_reply(
 
     messages = await run(None)
     assert messages > 5
-    for message in range(1, messages + 1):
+    # A cut after one message is nearly one before the next, so every other one shows nearly all.
+    for message in range(1, messages + 1, scaled(2, 1)):
         for after in (False, True):
             await run(Cut(message, after))
     assert await rows(pool, "select * from command_bus.find_violations()") == []

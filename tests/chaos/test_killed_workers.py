@@ -38,7 +38,7 @@ async def test_workers_killed_at_random_lose_nothing_and_do_nothing_twice(
 async def test_commands_that_kill_their_process_spend_only_their_own_budget(
     database_url, pool, conn, history, log
 ):
-    deadly = [command(do) for do in ("exit", "segv", "memory", "kill", "exit")]
+    deadly = [command(do) for do in ("exit", "segv", "memory", "kill")]
     once = [command("success", ms=5, max_attempts=1) for _ in range(scaled(10, 100))]
     innocent = [command("success", ms=5) for _ in range(scaled(385, 1_900))]
     commands = [*deadly, *once, *innocent]

@@ -107,10 +107,11 @@ async def test_a_renewal_that_stands_still_is_made_on_another_connection(url, ow
     handler = GatedHandler(history)
     held = [replace(command("success"), command_type=RENEWED_TYPE) for _ in range(4)]
     await send_on_record(own_pool, history, held)
-    async with pool_of(url) as pool, working(pool, handler, visibility_timeout=6):
+    lease = {"visibility_timeout": 5, "answer_timeout": 0.5}
+    async with pool_of(url) as pool, working(pool, handler, **lease):
         await until(lambda: handler.running == len(held))
         async with writes_wait(own_pool) as lock, stopped_in("renew_leases", own_pool, lock):
-            await moments_later(own_pool, 6.5)
+            await moments_later(own_pool, 5.5)
             handler.gate.set()
             await all_completed(own_pool, held)
     assert_each_ran_once(url, history)
