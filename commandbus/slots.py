@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable
@@ -28,6 +29,8 @@ START_MARGIN = 0.1
 WAIT_PART = 0.5
 # A handler that has not ended so long after its cancellation is named in the log.
 CANCEL_SECONDS = 1.0
+# How often what is held is looked at; the end of a lease is met exactly.
+LOOK_SECONDS = 0.1
 
 
 class Slots:
@@ -48,6 +51,7 @@ class Slots:
         self._held: dict[tuple[int, int], Attempt] = {}
         self._stale: list[Attempt] = []
         self._mean_run_seconds: float | None = None
+        self._look_planned = False
 
     @property
     def running(self) -> list[Attempt]:
@@ -82,15 +86,14 @@ class Slots:
         return int(AHEAD_SECONDS * self.concurrency / self._mean_run_seconds)
 
     def add(self, attempts: list[Attempt]) -> None:
-        """Take the attempts of one claim, which share a deadline; those that can start do."""
+        """Take the attempts of a claim; those that can start do."""
         if not attempts:
             return
         for attempt in attempts:
             self._held[attempt.token] = attempt
         self._ready.extend(attempts)
-        asyncio.get_running_loop().call_later(
-            attempts[0].lease_seconds * WAIT_PART, self._on_waited, attempts
-        )
+        if not self._look_planned:
+            self._plan_look(LOOK_SECONDS)
         self.start_ready()
 
     def start_ready(self) -> None:
@@ -168,43 +171,56 @@ class Slots:
             attempt.abandon()
         return len(attempts)
 
-    def _on_waited(self, attempts: list[Attempt]) -> None:
-        """Give back what has not begun, at no cost in attempts; watch the leases of the others."""
-        tokens = {attempt.token for attempt in attempts}
-        waiting = [attempt for attempt in self._ready if attempt.token in tokens]
-        if waiting:
-            self._ready = deque(each for each in self._ready if each.token not in tokens)
-            # Else the same ones would be claimed ahead again.
-            self._mean_run_seconds = waiting[0].lease_seconds * WAIT_PART
-            for attempt in waiting:
-                self._put_aside(attempt)
-        running = [attempt for attempt in attempts if attempt.token in self._running]
-        if running:
-            self._watch(running, min(attempt.deadline for attempt in running))
+    def _plan_look(self, seconds: float) -> None:
+        self._look_planned = True
+        asyncio.get_running_loop().call_later(seconds, self._look)
 
-    def _watch(self, attempts: list[Attempt], deadline: float) -> None:
-        """Look at attempts that run when their lease ends."""
-        asyncio.get_running_loop().call_later(
-            max(deadline - time.monotonic(), 0.0), self._on_lease_end, attempts
-        )
+    def _look(self) -> None:
+        """Give back what has waited too long, give up what outlasts its lease, and look again.
 
-    def _on_lease_end(self, attempts: list[Attempt]) -> None:
-        """Give up attempts whose lease is over; look again later at those that were renewed."""
+        There is one timer for all, and it knows no attempts: what has ended is not kept for it.
+        """
+        self._look_planned = False
         now = time.monotonic()
-        for attempt in attempts:
-            if attempt.token not in self._running:
-                continue
+        self._put_aside_waiting(now)
+        next_end = self._give_up_overdue(now)
+        if self._ready or self._running:
+            self._plan_look(min(LOOK_SECONDS, next_end - now))
+
+    def _put_aside_waiting(self, now: float) -> None:
+        """Give back, at no cost in attempts, what something slow keeps from starting."""
+        waited = [
+            attempt
+            for attempt in self._ready
+            if attempt.deadline - now < attempt.lease_seconds * WAIT_PART
+        ]
+        if not waited:
+            return
+        tokens = {attempt.token for attempt in waited}
+        self._ready = deque(each for each in self._ready if each.token not in tokens)
+        # Else the same ones would be claimed ahead again.
+        self._mean_run_seconds = waited[0].lease_seconds * WAIT_PART
+        for attempt in waited:
+            self._put_aside(attempt)
+
+    def _give_up_overdue(self, now: float) -> float:
+        """Give up attempts whose lease is over; when the next of those that run is."""
+        overdue, next_end = [], math.inf
+        for attempt in self._running.values():
             if attempt.deadline > now:
-                self._watch([attempt], attempt.deadline)
+                next_end = min(next_end, attempt.deadline)
             else:
-                del self._running[attempt.token]
-                asyncio.get_running_loop().call_later(
-                    CANCEL_SECONDS, self._look_at_cancelled, attempt
-                )
-                logger.warning("lease_over_handler_cancelled", extra=_fields(attempt))
-                attempt.abandon()
+                overdue.append(attempt)
+        if not overdue:
+            return next_end
+        for attempt in overdue:
+            del self._running[attempt.token]
+            asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._look_at_cancelled, attempt)
+            logger.warning("lease_over_handler_cancelled", extra=_fields(attempt))
+            attempt.abandon()
         self.start_ready()
         self._on_change()
+        return next_end
 
     @staticmethod
     def _look_at_cancelled(attempt: Attempt) -> None:

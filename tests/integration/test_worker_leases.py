@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 from commandbus import (
     CommandStatus,
 )
+from commandbus.attempt import Attempt
 from tests.facts import (
     assert_books_balance,
     ended,
@@ -69,6 +71,35 @@ async def test_a_handler_may_make_its_own_lease_longer(pool, registry, start_wor
 
     await ended(pool, command_id)
     assert runs == [1]
+
+
+async def test_a_handler_that_makes_its_lease_shorter_is_given_up_when_that_ends(
+    pool, registry, start_worker
+):
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        if context.attempt == 1:
+            await context.extend_visibility(1)
+            await asyncio.sleep(600)
+
+    [command_id] = await send(pool)
+    await start_worker(concurrency=1, visibility_timeout=600)
+
+    await ended(pool, command_id)
+    assert (await events(pool, command_id)).count("LEASE_EXPIRED") == 1
+
+
+async def test_what_has_ended_is_not_kept_in_memory_until_its_lease_would_end(
+    pool, recorded, start_worker
+):
+    await start_worker(visibility_timeout=600)
+    await ended(pool, *await send(pool, 40))
+
+    def attempts_in_memory() -> int:
+        return sum(isinstance(each, Attempt) for each in gc.get_objects())
+
+    assert len(recorded) == 40
+    await until(lambda: attempts_in_memory() == 0)
 
 
 async def test_a_handler_whose_command_was_taken_over_learns_so(pool, registry, start_worker):
