@@ -13,6 +13,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import AsyncConnection
@@ -300,8 +301,14 @@ class Worker:
                     "database_call_retried",
                     extra={"action": action, "error": str(exc).strip(), "delay_seconds": delay},
                 )
-                await self._pause(delay)
+                await self._back_off(delay)
         return None
+
+    async def _back_off(self, seconds: float) -> None:
+        """Wait after a fault: only a stop makes it shorter, since work that arrives cannot."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._stop_asked.wait()
 
     # The claim loop
 
@@ -324,11 +331,9 @@ class Worker:
         """Wait until something wakes the worker, at most *seconds*."""
         if seconds <= 0:
             return
-        try:
+        with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
-        except TimeoutError:
-            pass
 
     async def _claim(self, limit: int, backoff: Backoff) -> int | None:
         """Claim up to *limit* commands into the slots; None after a fault that was waited out."""
@@ -354,7 +359,7 @@ class Worker:
                 "claim_retried",
                 extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
             )
-            await self._pause(delay)
+            await self._back_off(delay)
             return None
         backoff.reset()
         self._slots.add(self._attempts(claimed, asked_at, seconds))

@@ -7,6 +7,7 @@ not run again.
 from __future__ import annotations
 
 import asyncio
+import time
 from uuid import UUID
 
 import pytest
@@ -113,6 +114,37 @@ async def test_a_fault_in_any_statement_of_a_worker_is_waited_out(database_url, 
         assert len(await replies(pool, command_id)) == 1
         assert await queued(pool, command_id) == 0
     assert await rows(pool, "select * from command_bus.find_violations()") == []
+
+
+@pytest.mark.parametrize("statement", ["register_worker", "claim_commands"])
+async def test_work_that_arrives_does_not_shorten_the_pauses_after_faults(database_url, statement):
+    async with (
+        proxied(database_url) as proxy,
+        AsyncConnectionPool(
+            proxy.url,
+            connection_class=AsyncConnection[TupleRow],
+            kwargs={"prepare_threshold": None},
+            open=False,
+        ) as near,
+    ):
+        await near.wait()
+        proxy.error = error = Error(statement.encode(), "53300", times=6)
+        worker = Worker(near, domain="test", handler_registry=HandlerRegistry())
+        started = time.monotonic()
+        task = asyncio.create_task(worker.run())
+        try:
+
+            def over() -> bool:
+                worker.wake()
+                return error.happened == error.times
+
+            await until(over)
+            seconds = time.monotonic() - started
+        finally:
+            worker.stop()
+            await task
+    # Five pauses that double from 0.05 s, each shortened by a half at most.
+    assert seconds > 0.7
 
 
 @pytest.mark.parametrize("sqlstate", SQLSTATES)
