@@ -39,7 +39,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-# So long a stop waits for each call of the database that it finds under way or has to make.
+# So long a stop waits for a call of the database that it finds under way or has to make; more only
+# for the recording of outcomes.
 STOP_SECONDS = 1.0
 
 T = TypeVar("T")
@@ -98,6 +99,7 @@ class Worker:
         self._stop_asked = asyncio.Event()
         self._stopping = False
         self._forced = False
+        self._drain_deadline: float | None = None
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
         self._settler = Settler(
             pool,
@@ -106,7 +108,7 @@ class Worker:
             more_may_come=lambda: self._slots.running_count > 0,
             settled=self._on_settled,
             policy=lambda: self.retry_policy,
-            answer_timeout=lambda: self.call_seconds,
+            answer_timeout=lambda: self._recording_seconds,
         )
         self._heartbeat = Heartbeat(pool, self)
         self._leases = Leases(pool, self)
@@ -231,7 +233,7 @@ class Worker:
             task.add_done_callback(self._on_side_task_done)
         try:
             await self._until_stopped(self._claim_until_stopped())
-            deadline = time.monotonic() + self.drain_timeout
+            deadline = self._drain_deadline = time.monotonic() + self.drain_timeout
             await self._drain(deadline)
             self._settler.close()
             await self._wait_for_settler(settling, deadline)
@@ -249,6 +251,17 @@ class Worker:
     def call_seconds(self) -> float:
         """How long a call of the database may take now."""
         return min(self.answer_timeout, STOP_SECONDS) if self._stopping else self.answer_timeout
+
+    @property
+    def _recording_seconds(self) -> float:
+        """How long recording outcomes may take now.
+
+        A stop leaves it time, since what is not recorded will run again, and time for other tries.
+        """
+        if self._drain_deadline is None:
+            return self.answer_timeout
+        left = self._drain_deadline - time.monotonic()
+        return min(self.answer_timeout, max(left / 3, STOP_SECONDS))
 
     async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Do *work*, which ends after a stop; None where a silent database keeps it from that."""

@@ -14,6 +14,7 @@ from tests.facts import (
     assert_books_balance,
     ended,
     events,
+    rows,
     send,
     status,
     value,
@@ -127,6 +128,31 @@ async def test_after_the_drain_time_handlers_are_cancelled_and_their_leases_deci
     assert gate.cancelled == 1
     assert await status(pool, command_id) == CommandStatus.IN_PROGRESS
     assert await events(pool, command_id) == ["SENT", "RECEIVED"]
+
+
+async def test_after_a_stop_there_is_time_for_a_slow_database_to_record_what_ended(
+    pool, gate, make_worker
+):
+    [command_id] = await send(pool)
+    await rows(
+        pool,
+        "create function slow() returns trigger language plpgsql as $$"
+        " begin perform pg_sleep(1.5); return new; end $$",
+    )
+    await rows(
+        pool,
+        "create trigger slow before update on command_bus_command for each row"
+        " when (new.status = 'COMPLETED') execute function slow()",
+    )
+    worker: Worker = make_worker(drain_timeout=30.0)
+    running = asyncio.create_task(worker.run())
+    await until(lambda: gate.running == 1)
+
+    worker.stop()
+    gate.open.set()
+    await running
+
+    assert await status(pool, command_id) == CommandStatus.COMPLETED
 
 
 async def test_a_forced_stop_waits_for_nothing(pool, gate, make_worker):
