@@ -366,6 +366,8 @@ class Worker:
                     seconds,
                     self.retry_policy.max_attempts,
                 )
+                # Before anything is waited for: a stop in that moment must find them.
+                self._slots.add(self._attempts(claimed, asked_at, seconds))
         except INFRASTRUCTURE_ERRORS as exc:
             delay = backoff.next_delay()
             logger.warning(
@@ -375,7 +377,6 @@ class Worker:
             await self._back_off(delay)
             return None
         backoff.reset()
-        self._slots.add(self._attempts(claimed, asked_at, seconds))
         return len(claimed)
 
     def _attempts(
