@@ -105,6 +105,12 @@ class Slots:
             else:
                 self.start(attempt)
 
+    def start_alone(self) -> None:
+        """Start what is ready, and close again."""
+        self.open = True
+        self.start_ready()
+        self.open = False
+
     @staticmethod
     def _is_stale(attempt: Attempt) -> bool:
         """Whether too little is left of the lease for its handler to start."""

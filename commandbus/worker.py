@@ -45,6 +45,7 @@ STOP_SECONDS = 1.0
 
 T = TypeVar("T")
 Call = Callable[[AsyncConnection[TupleRow]], Awaitable[T]]
+Claim = Callable[[AsyncConnection[TupleRow], int, int], Awaitable[list[ClaimedCommand]]]
 
 
 class Worker:
@@ -100,6 +101,7 @@ class Worker:
         self._stopping = False
         self._forced = False
         self._drain_deadline: float | None = None
+        self._backoff = Backoff()
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
         self._settler = Settler(
             pool,
@@ -326,7 +328,6 @@ class Worker:
     # The claim loop
 
     async def _claim_until_stopped(self) -> None:
-        backoff = Backoff()
         while not self._stopping:
             if self._heartbeat.suspects_wait:
                 await self._run_suspects()
@@ -336,7 +337,7 @@ class Worker:
             if room < 1:
                 await self._pause(self.poll_interval)
                 continue
-            claimed = await self._claim(room, backoff)
+            claimed = await self._claim_commands(room)
             if claimed is not None and claimed < room:
                 await self._pause(await self._idle_seconds())
 
@@ -348,35 +349,55 @@ class Worker:
             async with asyncio.timeout(seconds):
                 await self._wake.wait()
 
-    async def _claim(self, limit: int, backoff: Backoff) -> int | None:
-        """Claim up to *limit* commands into the slots; None after a fault that was waited out."""
+    async def _claim_commands(self, limit: int) -> int | None:
+        """Claim up to *limit* commands into the slots; how many, None after a fault."""
+
+        async def claim(
+            conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
+        ) -> list[ClaimedCommand]:
+            return await store.claim_commands(
+                conn, self.domain, self.registered_id, limit, seconds, max_attempts
+            )
+
+        return await self._claim(claim)
+
+    async def _claim_suspect(self) -> int | None:
+        """Claim a suspect into the slots, if there is any; how many, None after a fault."""
+
+        async def claim(
+            conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
+        ) -> list[ClaimedCommand]:
+            return await store.claim_suspect(
+                conn, self.domain, self.registered_id, seconds, max_attempts
+            )
+
+        return await self._claim(claim)
+
+    async def _claim(self, claim: Claim) -> int | None:
+        """Put into the slots what *claim* gives; how many, None after a fault, waited out.
+
+        It is tried once: what it asks for, and the lease, count from the moment before.
+        """
         seconds = self.visibility_timeout
         asked_at = time.monotonic()
         try:
             async with (
-                store.autocommit(self._pool, within=min(self.answer_timeout, seconds)) as conn,
+                store.autocommit(self._pool, within=min(self.call_seconds, seconds)) as conn,
                 self._leases.doubted_if_broken(conn),
             ):
                 await self._leases.give_back_unknown(conn, self._slots.held)
-                claimed = await store.claim_commands(
-                    conn,
-                    self.domain,
-                    self.registered_id,
-                    limit,
-                    seconds,
-                    self.retry_policy.max_attempts,
-                )
+                claimed = await claim(conn, seconds, self.retry_policy.max_attempts)
                 # Before anything is waited for: a stop in that moment must find them.
                 self._slots.add(self._attempts(claimed, asked_at, seconds))
         except INFRASTRUCTURE_ERRORS as exc:
-            delay = backoff.next_delay()
+            delay = self._backoff.next_delay()
             logger.warning(
                 "claim_retried",
                 extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
             )
             await self._back_off(delay)
             return None
-        backoff.reset()
+        self._backoff.reset()
         return len(claimed)
 
     def _attempts(
@@ -417,28 +438,16 @@ class Worker:
         await self._leases.give_back(self._slots.take_ready())
         await self._wait_until_idle(lambda: self._heartbeat.suspects_wait)
         while not self._slots.running_count and not self._stopping:
-            seconds = self.visibility_timeout
-            asked_at = time.monotonic()
-            claimed = await self._persist("claim_suspect", self._claim_suspect)
-            if not claimed:
+            claimed = await self._claim_suspect()
+            if claimed is not None:
+                self._heartbeat.suspects_wait = claimed > 0
+            if not claimed or self._stopping:
                 break
-            self._slots.open = True
-            self._slots.add(self._attempts(claimed, asked_at, seconds))
-            self._slots.open = False
+            self._slots.start_alone()
             await self._wait_until_idle()
-        self._heartbeat.suspects_wait = False
+        # Nothing is there but what a stop, or a fault after the claim, kept from starting alone.
+        await self._leases.give_back(self._slots.take_ready())
         self._slots.open = not self._stopping
-
-    async def _claim_suspect(self, conn: AsyncConnection[TupleRow]) -> list[ClaimedCommand]:
-        async with self._leases.doubted_if_broken(conn):
-            await self._leases.give_back_unknown(conn, self._slots.held)
-            return await store.claim_suspect(
-                conn,
-                self.domain,
-                self.registered_id,
-                self.visibility_timeout,
-                self.retry_policy.max_attempts,
-            )
 
     async def _wait_until_idle(self, still: Callable[[], bool] = lambda: True) -> None:
         """Wait until no handler runs, the worker is stopped, or *still* is no longer true."""

@@ -226,6 +226,7 @@ as $$
             updated_at = clock_timestamp(), msg_id = p_msg_id,
             lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
         where c.command_id = p_command_id and c.domain = p_domain
+            and c.status in ('PENDING', 'IN_PROGRESS')
         returning c.*
     ),
     audited as (
@@ -321,7 +322,8 @@ begin
 end;
 $$;
 
--- Claim one suspect, which the worker will run alone. Returns no row when there is none that this
+-- Claim one suspect, which the worker will run alone; its message says what it is, for a release
+-- to park it again. Returns no row when there is none that this
 -- worker may take, or when its budget turns out to be spent. Raises QB001 for an unknown domain.
 create or replace function command_bus.claim_suspect(
     p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
@@ -357,7 +359,7 @@ begin
     for update;
     delete from command_bus_suspect as s
     where s.command_id = v_command_id and s.domain = p_domain;
-    if not found then
+    if k.command_id is null then
         return;
     end if;
     v_budget := coalesce(k.max_attempts, p_max_attempts);
@@ -368,7 +370,8 @@ begin
     end if;
     v_msg_id := (
         select * from pgmq.send(
-            v_queue, jsonb_build_object('command_id', v_command_id), p_lease_seconds
+            v_queue, jsonb_build_object('command_id', v_command_id, 'suspect', true),
+            p_lease_seconds
         )
     );
     perform command_bus.count_moved(p_domain, k.batch_id, 'PENDING', 'IN_PROGRESS', 1);

@@ -85,6 +85,7 @@ end;
 $$;
 
 -- Give back commands that the worker claimed and did not start: PENDING at once, no attempt spent.
+-- A suspect is parked again: in a claim with others it could take them with it.
 -- Elements: {command_id, msg_id, claim_no}; with p_all_but, everything that the worker holds
 -- except those, as workers of earlier versions want it.
 create or replace function command_bus.release_commands(
@@ -104,6 +105,8 @@ declare
     v_queue text := command_bus.command_queue(p_domain);
     v_tokens jsonb := p_tokens;
     v_msg_ids bigint[];
+    v_suspect_ids uuid[];
+    v_suspect_msg_ids bigint[];
 begin
     if p_all_but then
         select jsonb_agg(to_jsonb(c)) into v_tokens
@@ -143,6 +146,22 @@ begin
     select array_agg(msg_id) into v_msg_ids from released;
     if v_msg_ids is null then
         return 0;
+    end if;
+    execute format(
+        $query$
+        select array_agg((q.message ->> 'command_id')::uuid), array_agg(q.msg_id)
+        from pgmq.%I as q
+        where q.msg_id = any ($1) and q.message ? 'suspect'
+        $query$, 'q_' || v_queue
+    ) into v_suspect_ids, v_suspect_msg_ids using v_msg_ids;
+    if v_suspect_ids is not null then
+        insert into command_bus_suspect (command_id, domain, parked_at, from_worker_id)
+        select s.command_id, p_domain, v_now, p_worker_id from unnest(v_suspect_ids) as s (command_id);
+        update command_bus_command as c
+        set msg_id = null
+        from unnest(v_suspect_ids) as s (command_id)
+        where command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain);
+        perform pgmq.delete(v_queue, v_suspect_msg_ids);
     end if;
     perform pgmq.set_vt(v_queue, v_msg_ids, 0);
     perform command_bus.wake_workers(p_domain);

@@ -38,6 +38,8 @@ class Modelled:
     waits: str | None = None
     due: bool = False
     parked: bool = False
+    suspect_msg_id: int | None = None
+    """The message under which it was last given out to run alone."""
     attempts_before_retry: int = 0
     replies: int = 0
     trail: list[str] = field(default_factory=lambda: ["SENT"])
@@ -112,6 +114,7 @@ class Modelled:
     def release(self) -> None:
         """Its worker gives it back unstarted."""
         self.status, self.lease_over = "PENDING", False
+        self.parked = self.token is not None and self.token.msg_id == self.suspect_msg_id
         self.attempts -= 1
         self.trail.append("RELEASED")
 

@@ -178,6 +178,7 @@ class Bus(RuleBasedStateMachine):
             assert row[0] in parked
             assert self.model[row[0]].attempts < self.model[row[0]].budget(budget)
             self.model[row[0]].begin()
+            self.model[row[0]].suspect_msg_id = row[1]
         self._take(claimed, worker_id)
 
     def _take(self, claimed: list[TupleRow], worker_id: int) -> None:

@@ -21,6 +21,7 @@ from tests.facts import (
     expire_leases,
     queued,
     register,
+    release,
     rows,
     send,
     settle,
@@ -175,6 +176,54 @@ async def test_a_parked_command_can_be_cancelled(pool):
     await TroubleshootingQueue(pool).cancel_pending("test", command_id)
 
     assert await claim_suspect(pool, worker_id) == []
+    await assert_books_balance(pool)
+
+
+async def test_a_suspect_that_is_given_back_is_parked_again(pool):
+    [suspect] = await send(pool, max_attempts=2)
+    await claim(pool, await register(pool))
+    await expire_leases(pool, suspect, worker_lives=False)
+    worker_id = await register(pool)
+    await claim(pool, worker_id)
+    taken = await claim_suspect(pool, worker_id)
+    await send(pool)
+    taken += await claim(pool, worker_id)
+
+    assert await release(pool, worker_id, taken) == 2
+
+    await assert_books_balance(pool)
+    [other] = await claim(pool, worker_id)
+    assert other.command.command_id != suspect
+    [again] = await claim_suspect(pool, worker_id)
+    assert (again.command.command_id, again.attempt) == (suspect, 2)
+    assert await settle(pool, worker_id, completed(again)) == []
+    await assert_books_balance(pool)
+
+
+async def test_a_suspect_that_a_stop_meets_while_it_is_claimed_is_not_started(
+    bus, pool, recorded, make_worker
+):
+    [suspect] = await send(pool)
+    await claim(pool, await register(pool))
+    await expire_leases(pool, suspect, worker_lives=False)
+    await claim(pool, await register(pool))
+    worker = make_worker()
+    asks = (
+        "select count(*) from pg_stat_activity where datname = current_database()"
+        " and wait_event_type = 'Lock' and strpos(query, 'claim_suspect') > 0"
+    )
+
+    async with bus.transaction() as conn:
+        await conn.execute(
+            "select from command_bus_command where command_id = %s for update", (suspect,)
+        )
+        running = asyncio.create_task(worker.run())
+        await eventually(lambda: value(pool, asks))
+        worker.stop()
+    await running
+
+    assert recorded == []
+    assert await count(pool, "command_bus_suspect", suspect) == 1
     await assert_books_balance(pool)
 
 
