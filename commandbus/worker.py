@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
@@ -42,6 +43,8 @@ logger = logging.getLogger(__name__)
 # So long a stop waits for a call of the database that it finds under way or has to make; more only
 # for the recording of outcomes.
 STOP_SECONDS = 1.0
+# So long a worker at first waits for its handlers to end, to run a suspect alone.
+IDLE_SECONDS = 5.0
 
 T = TypeVar("T")
 Call = Callable[[AsyncConnection[TupleRow]], Awaitable[T]]
@@ -102,6 +105,8 @@ class Worker:
         self._forced = False
         self._drain_deadline: float | None = None
         self._backoff = Backoff()
+        self._patience = IDLE_SECONDS
+        self._suspects_after = 0.0
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
         self._settler = Settler(
             pool,
@@ -329,7 +334,7 @@ class Worker:
 
     async def _claim_until_stopped(self) -> None:
         while not self._stopping:
-            if self._heartbeat.suspects_wait:
+            if self._seconds_to_suspects() == 0:
                 await self._run_suspects()
             self._wake.clear()
             await self._leases.give_back(self._slots.take_stale())
@@ -425,35 +430,51 @@ class Worker:
         except INFRASTRUCTURE_ERRORS as exc:
             logger.warning("look_ahead_failed", extra={**self.ids, "error": str(exc).strip()})
             return self.poll_interval
-        if self._heartbeat.suspects_wait:
-            return 0
-        return self.poll_interval if due is None else min(max(due, 0.001), self.poll_interval)
+        seconds = self.poll_interval if due is None else max(due, 0.001)
+        return min(seconds, self.poll_interval, self._seconds_to_suspects())
+
+    def _seconds_to_suspects(self) -> float:
+        """How long until the worker tries to run suspects; for ever where none waits."""
+        if not self._heartbeat.suspects_wait:
+            self._patience, self._suspects_after = IDLE_SECONDS, 0.0
+            return math.inf
+        return max(self._suspects_after - time.monotonic(), 0.0)
 
     async def _run_suspects(self) -> None:
         """Run commands that may kill their worker, each alone, until none waits.
 
-        While its handlers still run, other workers may take them all; then it goes on as before.
+        Where its own handlers take too long for that, or others hold the suspects, it goes on as
+        before for as long as it waited, and has twice the patience then, up to a lease.
         """
+        patience = min(self._patience, self.visibility_timeout)
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
-        await self._wait_until_idle(lambda: self._heartbeat.suspects_wait)
+        await self._wait_until_idle(patience, lambda: self._heartbeat.suspects_wait)
+        claimed: int | None = 0
         while not self._slots.running_count and not self._stopping:
             claimed = await self._claim_suspect()
-            if claimed is not None:
-                self._heartbeat.suspects_wait = claimed > 0
             if not claimed or self._stopping:
                 break
             self._slots.start_alone()
             await self._wait_until_idle()
+        if claimed is not None:
+            self._suspects_after = time.monotonic() + patience
+            self._patience = patience * 2
         # Nothing is there but what a stop, or a fault after the claim, kept from starting alone.
         await self._leases.give_back(self._slots.take_ready())
         self._slots.open = not self._stopping
 
-    async def _wait_until_idle(self, still: Callable[[], bool] = lambda: True) -> None:
+    async def _wait_until_idle(
+        self, seconds: float = math.inf, still: Callable[[], bool] = lambda: True
+    ) -> None:
         """Wait until no handler runs, the worker is stopped, or *still* is no longer true."""
+        deadline = time.monotonic() + seconds
         while self._slots.running_count and not self._stopping and still():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
             self._wake.clear()
-            await self._pause(self.poll_interval)
+            await self._pause(min(left, self.poll_interval))
 
     async def _drain(self, deadline: float) -> None:
         """Give back what never started, and let what runs finish until *deadline*."""

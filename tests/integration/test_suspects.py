@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from functools import partial
 from operator import ne
 
@@ -28,7 +29,7 @@ from tests.facts import (
     status,
     value,
 )
-from tests.waiting import eventually
+from tests.waiting import eventually, until
 
 
 async def suspects_wait(pool: Pool) -> bool:
@@ -283,3 +284,57 @@ async def test_a_worker_whose_handler_hangs_goes_on_when_another_takes_the_suspe
     await settle(pool, another, completed(taken))
 
     await ended(pool, other)
+
+
+async def test_a_worker_whose_handler_hangs_goes_on_when_nobody_takes_the_suspect(
+    pool, registry, start_worker
+):
+    hangs, end = asyncio.Event(), asyncio.Event()
+
+    @registry.handler("test", "DoIt", auto_renew=True)
+    async def handle(command, context):
+        if command.data == "hang":
+            hangs.set()
+            await end.wait()
+
+    [suspect] = await send(pool)
+    await claim(pool, await register(pool))
+    [hanging] = await send(pool, data="hang")
+    await start_worker(concurrency=2, visibility_timeout=2)
+    await hangs.wait()
+    await expire_leases(pool, suspect, worker_lives=False)
+    await eventually(lambda: count(pool, "command_bus_suspect", suspect))
+
+    for _ in range(2):
+        await ended(pool, *await send(pool, 5))
+    assert await count(pool, "command_bus_suspect", suspect) == 1
+    end.set()
+    await ended(pool, hanging, suspect)
+
+
+async def test_a_suspect_that_somebody_holds_does_not_make_a_worker_spin(
+    bus, pool, recorded, start_worker, monkeypatch
+):
+    claims = 0
+    claim_suspect = store.claim_suspect
+
+    async def counted(*args):
+        nonlocal claims
+        claims += 1
+        return await claim_suspect(*args)
+
+    monkeypatch.setattr(store, "claim_suspect", counted)
+    [suspect] = await send(pool)
+    await claim(pool, await register(pool))
+    await expire_leases(pool, suspect, worker_lives=False)
+    await claim(pool, await register(pool))
+
+    async with bus.transaction() as conn:
+        await conn.execute("select from command_bus_suspect for update")
+        started = time.monotonic()
+        await start_worker(visibility_timeout=1)
+        await until(lambda: claims >= 2)
+        for _ in range(3):
+            await ended(pool, *await send(pool, 5))
+        assert claims <= 1 + (time.monotonic() - started)
+    await ended(pool, suspect)
