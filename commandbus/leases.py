@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.attempt import Attempt
+from commandbus.backoff import Backoff
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.models import ClaimedCommand
 
@@ -27,9 +28,12 @@ logger = logging.getLogger(__name__)
 
 # How long after a broken call its effects may still appear, where its session cannot be seen.
 DOUBT_SECONDS = 2.0
-# A renewal is given up in time for another one, but not before this; that one comes soon.
+# A renewal is given up in time for another one, but not before this.
 SHORTEST_SECONDS = 0.5
-AGAIN_SECONDS = 0.25
+# How often leases are looked at, which a change of their length does not wait for; and the part of
+# one that is left when it is renewed.
+LOOK_SECONDS = 0.25
+RENEW_PART = 2 / 3
 
 
 class Leases:
@@ -59,8 +63,28 @@ class Leases:
             raise
 
     async def extend(self, attempt: Attempt, seconds: int) -> bool:
-        """Make one lease end *seconds* from now; False: the attempt is over."""
-        return await self._renew([attempt], seconds) == 1
+        """Make one lease end *seconds* from now; False: the attempt is over.
+
+        A fault of the database is not the handler's: it is waited out while the lease lasts.
+        """
+        backoff = Backoff()
+        while True:
+            try:
+                return await self._renew([attempt], seconds) == 1
+            except INFRASTRUCTURE_ERRORS as exc:
+                delay = backoff.next_delay()
+                logger.warning(
+                    "renewal_failed",
+                    extra={
+                        **self._worker.ids,
+                        "command_id": str(attempt.claimed.command.command_id),
+                        "error": str(exc).strip(),
+                        "delay_seconds": delay,
+                    },
+                )
+            if time.monotonic() + delay >= attempt.deadline:
+                return False
+            await asyncio.sleep(delay)
 
     async def _renew(self, attempts: list[Attempt], seconds: int) -> int:
         worker = self._worker
@@ -77,24 +101,27 @@ class Leases:
         for attempt in attempts:
             claimed = attempt.claimed
             if (claimed.command.command_id, claimed.claim_no) in held:
-                attempt.deadline = asked_at + seconds
+                attempt.deadline, attempt.lease_seconds = asked_at + seconds, seconds
         return len(held)
 
     async def keep(self) -> None:
         """Renew the leases of handlers that asked for it, three times within each, for ever."""
         worker = self._worker
-        failed = False
         while True:
-            third = worker.visibility_timeout / 3
-            await asyncio.sleep(min(third, AGAIN_SECONDS) if failed else third)
-            failed = False
-            attempts = [attempt for attempt in worker.running if attempt.auto_renew]
-            if not attempts:
+            await asyncio.sleep(LOOK_SECONDS)
+            now, seconds = time.monotonic(), worker.visibility_timeout
+            # Never made shorter: the handler may have asked for more, or the option have changed.
+            attempts = [
+                attempt
+                for attempt in worker.running
+                if attempt.auto_renew and attempt.deadline < now + seconds
+            ]
+            # All of them as soon as one needs it, so that one call does for many.
+            if not any(each.deadline - now < each.lease_seconds * RENEW_PART for each in attempts):
                 continue
             try:
-                await self._renew(attempts, worker.visibility_timeout)
+                await self._renew(attempts, seconds)
             except INFRASTRUCTURE_ERRORS as exc:
-                failed = True
                 logger.warning(
                     "renewal_failed",
                     extra={**worker.ids, "count": len(attempts), "error": str(exc).strip()},

@@ -37,20 +37,26 @@ STATEMENTS = (
 MATTER_MOST = ("claim_commands", "settle_commands")
 
 
-async def drive(database_url, pool, error: Error) -> tuple[UUID, int]:
-    """Run one command of a worker whose statements meet *error*; the command's id, and its runs."""
+async def drive(database_url, pool, error: Error, *, extends: bool = False) -> tuple[UUID, int]:
+    """Run one command of a worker whose statements meet *error*; the command's id, and its runs.
+
+    Its lease is renewed for its handler, unless that *extends* it by itself.
+    """
     runs = 0
     # Where renewals meet it, the handler outlasts a lease that one of them may be late for.
-    lease_seconds, handler_seconds = (2, 2.6) if error.statement == b"renew_leases" else (30, 0.1)
+    renewed = error.statement == b"renew_leases" and not extends
+    lease_seconds, handler_seconds = (2, 2.6) if renewed else (30, 0.1)
     registry = HandlerRegistry()
 
     async def handle(command, context):
         nonlocal runs
         runs += 1
+        if extends:
+            await context.extend_visibility(60)
         await asyncio.sleep(handler_seconds)
         return {}
 
-    registry.register("test", "DoIt", handle, auto_renew=True)
+    registry.register("test", "DoIt", handle, auto_renew=not extends)
     async with (
         proxied(database_url) as proxy,
         AsyncConnectionPool(
@@ -114,6 +120,18 @@ async def test_a_fault_in_any_statement_of_a_worker_is_waited_out(database_url, 
         assert len(await replies(pool, command_id)) == 1
         assert await queued(pool, command_id) == 0
     assert await rows(pool, "select * from command_bus.find_violations()") == []
+
+
+@pytest.mark.parametrize("sqlstate", ["40001", "57P01"])
+async def test_a_handler_that_makes_its_lease_longer_does_not_hear_of_a_fault(
+    database_url, pool, sqlstate
+):
+    error = Error(b"renew_leases", sqlstate, times=2)
+
+    command_id, runs = await drive(database_url, pool, error, extends=True)
+
+    assert runs == 1
+    assert await events(pool, command_id) == ["SENT", "RECEIVED", "COMPLETED"]
 
 
 @pytest.mark.parametrize("statement", ["register_worker", "claim_commands"])

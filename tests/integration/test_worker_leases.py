@@ -57,6 +57,26 @@ async def test_a_handler_that_always_outlasts_its_lease_ends_in_the_tsq(pool, ga
     await assert_books_balance(pool)
 
 
+async def test_leases_that_become_shorter_while_the_worker_runs_are_renewed_in_time(
+    pool, registry, start_worker
+):
+    runs = []
+
+    @registry.handler("test", "DoIt", auto_renew=True)
+    async def handle(command, context):
+        runs.append(context.attempt)
+        if command.data == "long":
+            await asyncio.sleep(3)
+
+    worker = await start_worker(concurrency=1, visibility_timeout=30)
+    await ended(pool, *await send(pool))
+    worker.configure(visibility_timeout=2)
+    [command_id] = await send(pool, data="long")
+
+    await ended(pool, command_id)
+    assert runs == [1, 1]
+
+
 async def test_a_handler_may_make_its_own_lease_longer(pool, registry, start_worker):
     runs = []
 
