@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Callable, Set
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -34,6 +35,10 @@ SHORTEST_SECONDS = 0.5
 # one that is left when it is renewed.
 LOOK_SECONDS = 0.25
 RENEW_PART = 2 / 3
+
+
+# Gives the tokens of what a worker knows to be its own.
+Held = Callable[[], Set[tuple[int, int]]]
 
 
 class Leases:
@@ -148,7 +153,7 @@ class Leases:
         else:
             logger.info("commands_released", extra={**worker.ids, "count": count})
 
-    async def settle_doubt(self, held: list[ClaimedCommand]) -> None:
+    async def settle_doubt(self, held: Held) -> None:
         """`give_back_unknown` on a connection of its own; where that fails, leases do it later."""
         if self._doubted_at is None:
             return
@@ -159,9 +164,7 @@ class Leases:
         except INFRASTRUCTURE_ERRORS as exc:
             logger.warning("release_failed", extra={**worker.ids, "error": str(exc).strip()})
 
-    async def give_back_unknown(
-        self, conn: AsyncConnection[TupleRow], held: list[ClaimedCommand]
-    ) -> None:
+    async def give_back_unknown(self, conn: AsyncConnection[TupleRow], held: Held) -> None:
         """Release what a claim gave this worker whose answer was lost with the connection.
 
         Nothing is done when there is no doubt. The server may still be at work on what it was asked
@@ -173,9 +176,9 @@ class Leases:
         worker = self._worker
         quiet = time.monotonic() - self._doubted_at > DOUBT_SECONDS
         left = await store.end_sessions(conn, self._doubted_sessions)
-        known = set(store.tokens_of(held))
+        known = held()
         found = await store.claimed_by_worker(conn, worker.domain, worker.registered_id)
-        unknown = [token for token in found if token not in known]
+        unknown = [token for token in found if (token.msg_id, token.claim_no) not in known]
         released = 0
         if unknown:
             # Each is named, so that a release that itself comes late hits nothing claimed since.

@@ -49,6 +49,7 @@ class Slots:
         self._ready: deque[Attempt] = deque()
         self._running: dict[tuple[int, int], Attempt] = {}
         self._held: dict[tuple[int, int], Attempt] = {}
+        self._given_up: dict[tuple[int, int], float] = {}
         self._stale: list[Attempt] = []
         self._mean_run_seconds: float | None = None
         self._look_planned = False
@@ -67,6 +68,10 @@ class Slots:
     def held(self) -> list[ClaimedCommand]:
         """Everything claimed whose outcome is not recorded."""
         return [attempt.claimed for attempt in self._held.values()]
+
+    def held_tokens(self) -> set[tuple[int, int]]:
+        """The tokens of what is held, and of what was given up but may still count as held."""
+        return {*self._held, *self._given_up}
 
     def room(self) -> int:
         """How many commands to claim now: what slots can take, and in whole sets a little ahead."""
@@ -136,7 +141,7 @@ class Slots:
         if self._running.get(attempt.token) is attempt:
             del self._running[attempt.token]
         if outcome is None:
-            self._held.pop(attempt.token, None)
+            self._forget_given_up(attempt)
         else:
             seconds = outcome.run_us / 1_000_000
             mean = self._mean_run_seconds
@@ -146,6 +151,13 @@ class Slots:
             self.start_ready()
         if len(self._ready) * 2 <= self._ahead():
             self._on_change()
+
+    def _forget_given_up(self, attempt: Attempt) -> None:
+        """Keep but the token for one more lease: in the database the lease may not be over yet."""
+        self._held.pop(attempt.token, None)
+        now = time.monotonic()
+        self._given_up = {token: until for token, until in self._given_up.items() if until > now}
+        self._given_up[attempt.token] = now + attempt.lease_seconds
 
     def recorded(self, outcome: Outcome) -> None:
         """The outcome is in the database: the attempt is not held any more."""

@@ -390,7 +390,7 @@ class Worker:
                 store.autocommit(self._pool, within=min(self.call_seconds, seconds)) as conn,
                 self._leases.doubted_if_broken(conn),
             ):
-                await self._leases.give_back_unknown(conn, self._slots.held)
+                await self._leases.give_back_unknown(conn, self._slots.held_tokens)
                 claimed = await claim(conn, seconds, self.retry_policy.max_attempts)
                 # Before anything is waited for: a stop in that moment must find them.
                 self._slots.add(self._attempts(claimed, asked_at, seconds))
@@ -480,7 +480,7 @@ class Worker:
         """Give back what never started, and let what runs finish until *deadline*."""
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
-        await self._leases.settle_doubt(self._slots.held)
+        await self._leases.settle_doubt(self._slots.held_tokens)
         while self._slots.running_count and not self._forced and time.monotonic() < deadline:
             self._wake.clear()
             await self._pause(min(deadline - time.monotonic(), 1.0))

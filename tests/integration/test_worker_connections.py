@@ -18,6 +18,7 @@ from tests.facts import (
     Pool,
     assert_books_balance,
     ended,
+    events,
     send,
     value,
 )
@@ -100,3 +101,28 @@ async def test_connections_lost_again_and_again_cost_no_command_its_budget(
     assert len(runs) == len(set(runs)) == 300
     assert await value(watch, "select max(attempts) from command_bus_command") == 1
     await assert_books_balance(watch)
+
+
+async def test_an_attempt_that_was_given_up_is_not_taken_for_a_claim_whose_answer_got_lost(
+    pool, watch, cut, registry, start_worker, caplog
+):
+    started = asyncio.Event()
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        if command.data == "hang":
+            started.set()
+            await asyncio.Event().wait()
+
+    [hanging] = await send(pool, data="hang")
+    worker: Worker = await start_worker(visibility_timeout=60)
+    await started.wait()
+    # The worker's clock says that the lease is over, a little before the database's.
+    worker.running[0].deadline = 0.0
+    await until(lambda: not worker.running)
+    while "claim_retried" not in caplog.messages:
+        cut()
+        await ended(watch, *await send(watch))
+    await ended(watch, *await send(watch))
+
+    assert await events(watch, hanging) == ["SENT", "RECEIVED"]
