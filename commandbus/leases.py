@@ -82,7 +82,7 @@ class Leases:
                     "renewal_failed",
                     extra={
                         **self._worker.ids,
-                        "command_id": str(attempt.claimed.command.command_id),
+                        **attempt.claimed.log_fields,
                         "error": str(exc).strip(),
                         "delay_seconds": delay,
                     },

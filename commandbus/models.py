@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from itertools import islice
 from typing import Any
 from uuid import UUID
 
@@ -138,6 +139,21 @@ class ClaimedCommand:
     def token(self) -> tuple[int, int]:
         """What tells this attempt from every other one of the domain."""
         return self.msg_id, self.claim_no
+
+    @property
+    def log_fields(self) -> dict[str, object]:
+        """What a log line about this attempt carries."""
+        return {
+            "command_id": str(self.command.command_id),
+            "domain": self.command.domain,
+            "command_type": self.command.command_type,
+            "attempt": self.attempt,
+        }
+
+
+def first_ids(claimed: Iterable[ClaimedCommand]) -> list[str]:
+    """The ids of commands for a log line, which names 20 at most."""
+    return [str(each.command.command_id) for each in islice(claimed, 20)]
 
 
 class OutcomeKind(StrEnum):

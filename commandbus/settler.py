@@ -15,7 +15,14 @@ from psycopg.rows import TupleRow
 from commandbus import outcomes, store
 from commandbus.backoff import Backoff
 from commandbus.errors import INFRASTRUCTURE_ERRORS, CommandBusError
-from commandbus.models import CommandStatus, Outcome, OutcomeKind, Settlement, Verdict
+from commandbus.models import (
+    CommandStatus,
+    Outcome,
+    OutcomeKind,
+    Settlement,
+    Verdict,
+    first_ids,
+)
 from commandbus.retry import RetryPolicy
 
 if TYPE_CHECKING:
@@ -108,7 +115,14 @@ class Settler:
                 delay = backoff.next_delay()
                 logger.warning(
                     "settle_retried",
-                    extra={"count": len(group), "error": str(exc).strip(), "delay_seconds": delay},
+                    extra={
+                        "worker_id": self._worker_id(),
+                        "domain": self._domain,
+                        "count": len(group),
+                        "command_ids": first_ids(outcome.claimed for outcome in group),
+                        "error": str(exc).strip(),
+                        "delay_seconds": delay,
+                    },
                 )
                 await asyncio.sleep(delay)
             except (psycopg.Error, CommandBusError) as exc:
@@ -125,13 +139,7 @@ class Settler:
     def _replacement(self, outcome: Outcome, error: Exception) -> Outcome:
         if outcome.error_code == outcomes.UNSTORABLE_RESULT:
             raise error  # even the note about it cannot be stored: not a matter of this outcome
-        logger.error(
-            "outcome_unstorable",
-            extra={
-                "command_id": str(outcome.claimed.command.command_id),
-                "error": str(error).strip(),
-            },
-        )
+        logger.error("outcome_unstorable", extra={**_fields(outcome), "error": str(error).strip()})
         return outcomes.unstorable(outcome, str(error).strip(), self._policy())
 
     async def _settle(self, group: Sequence[Outcome]) -> list[Settlement]:
@@ -181,14 +189,8 @@ def _event(settlement: Settlement) -> tuple[str, int]:
 
 
 def _fields(outcome: Outcome) -> dict[str, object]:
-    claimed = outcome.claimed
-    fields: dict[str, object] = {
-        "command_id": str(claimed.command.command_id),
-        "domain": claimed.command.domain,
-        "command_type": claimed.command.command_type,
-        "attempt": claimed.attempt,
-        "run_ms": outcome.run_us / 1000,
-    }
+    fields = outcome.claimed.log_fields
+    fields["run_ms"] = outcome.run_us / 1000
     if outcome.error_code is not None:
         fields["error_code"] = outcome.error_code
     return fields

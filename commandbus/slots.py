@@ -234,7 +234,7 @@ class Slots:
         for attempt in overdue:
             del self._running[attempt.token]
             asyncio.get_running_loop().call_later(CANCEL_SECONDS, self._look_at_cancelled, attempt)
-            logger.warning("lease_over_handler_cancelled", extra=_fields(attempt))
+            logger.warning("lease_over_handler_cancelled", extra=attempt.claimed.log_fields)
             attempt.abandon()
         self.start_ready()
         self._on_change()
@@ -243,14 +243,4 @@ class Slots:
     @staticmethod
     def _look_at_cancelled(attempt: Attempt) -> None:
         if attempt.task is not None and not attempt.task.done():
-            logger.error("handler_ignores_cancellation", extra=_fields(attempt))
-
-
-def _fields(attempt: Attempt) -> dict[str, object]:
-    command = attempt.claimed.command
-    return {
-        "command_id": str(command.command_id),
-        "domain": command.domain,
-        "command_type": command.command_type,
-        "attempt": attempt.claimed.attempt,
-    }
+            logger.error("handler_ignores_cancellation", extra=attempt.claimed.log_fields)

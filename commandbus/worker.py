@@ -30,7 +30,7 @@ from commandbus.leases import Leases
 from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
-from commandbus.models import ClaimedCommand, Outcome
+from commandbus.models import ClaimedCommand, Outcome, first_ids
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
@@ -319,7 +319,12 @@ class Worker:
                 delay = backoff.next_delay()
                 logger.warning(
                     "database_call_retried",
-                    extra={"action": action, "error": str(exc).strip(), "delay_seconds": delay},
+                    extra={
+                        **self.ids,
+                        "action": action,
+                        "error": str(exc).strip(),
+                        "delay_seconds": delay,
+                    },
                 )
                 await self._back_off(delay)
         return None
@@ -494,8 +499,10 @@ class Worker:
         seconds = max(left, STOP_SECONDS)
         done, _ = await asyncio.wait([settling], timeout=seconds)
         if not done:
+            held = self._slots.held
             logger.error(
-                "outcomes_not_recorded", extra={**self.ids, "count": len(self._slots.held)}
+                "outcomes_not_recorded",
+                extra={**self.ids, "count": len(held), "command_ids": first_ids(held)},
             )
 
     # Running

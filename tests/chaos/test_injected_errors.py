@@ -19,7 +19,7 @@ from commandbus import CommandBus, CommandStatus, HandlerRegistry, RetryPolicy, 
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from tests.chaos.conftest import LONG
 from tests.chaos.proxy import Error, proxied
-from tests.facts import events, queued, replies, rows, send, status
+from tests.facts import events, queued, replies, rows, send, status, value
 from tests.waiting import eventually, until
 
 SQLSTATES = ("40P01", "40001", "57014", "55P03", "25P03", "25P04", "53300", "57P01", "08006")
@@ -132,6 +132,17 @@ async def test_a_handler_that_makes_its_lease_longer_does_not_hear_of_a_fault(
 
     assert runs == 1
     assert await events(pool, command_id) == ["SENT", "RECEIVED", "COMPLETED"]
+
+
+async def test_the_log_names_the_commands_whose_outcomes_are_recorded_late(
+    database_url, pool, caplog
+):
+    command_id, _ = await drive(database_url, pool, Error(b"settle_commands", "40001"))
+
+    [line] = [vars(record) for record in caplog.records if record.msg == "settle_retried"]
+    assert (line["domain"], line["command_ids"]) == ("test", [str(command_id)])
+    worker_id = await value(pool, "select worker_id from command_bus_worker")
+    assert line["worker_id"] == worker_id
 
 
 @pytest.mark.parametrize("statement", ["register_worker", "claim_commands"])
