@@ -17,8 +17,7 @@ from psycopg.rows import TupleRow
 from app import job_store, store
 from app.options import choose, option, options_of
 from app.pools import network_options
-from commandbus import CommandBusError, CommandStatus
-from commandbus import store as bus_store
+from commandbus import CommandBusError, CommandStatus, pruning_store
 from commandbus.limits import answered_within
 from commandbus.retention import BATCH_SIZE, OnPruned, Pruned, Pruner, RetentionRule
 
@@ -200,8 +199,8 @@ class RetentionSchedule:
         """
         async with await connect(self._url, self._answer_timeout) as conn:
             async with answered_within(self._answer_timeout):
-                permitted = await bus_store.may_prune(conn)
-                chosen = permitted and await bus_store.become_pruner(conn)
+                permitted = await pruning_store.may_prune(conn)
+                chosen = permitted and await pruning_store.become_pruner(conn)
             if not permitted:
                 logger.warning("retention_not_permitted", extra={"role": conn.info.user})
                 return False

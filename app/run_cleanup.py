@@ -14,7 +14,8 @@ from app.store import delete_test_commands
 from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import OperatorVerdict
 from commandbus.ops import TroubleshootingQueue
-from commandbus.store import autocommit, delete_batch
+from commandbus.pruning_store import delete_batch
+from commandbus.store import autocommit
 
 AT_ONCE = 500
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from commandbus import queries, store
+from commandbus import pruning_store, queries, store
 from commandbus.errors import UnknownDomainError
 from commandbus.limits import answered_within
 from commandbus.models import CommandStatus
@@ -154,7 +154,7 @@ class Pruner:
             before = await store.server_time(self._conn) - older_than
             while not self._stopping.is_set():
                 began = time.monotonic()
-                deleted = await store.prune_history(self._conn, before, self._batch_size)
+                deleted = await pruning_store.prune_history(self._conn, before, self._batch_size)
                 total.update(deleted)
                 if max(deleted.values()) < self._batch_size:
                     break
@@ -180,7 +180,7 @@ class Pruner:
                 return
             began = time.monotonic()
             async with self._conn.transaction():
-                batch = await store.prune_commands(
+                batch = await pruning_store.prune_commands(
                     self._conn,
                     status,
                     before,

@@ -4,16 +4,15 @@
         ▲  woken by a notification, a free slot, the next due time, poll_interval
     side tasks: listener, heartbeat, lease renewal; when one of them dies, the worker stops
 
-The claim loop is the only place that takes work or gives it back.
+The claim loop (claiming.py) is the only place that takes work or gives it back.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import math
 import time
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -23,6 +22,7 @@ from psycopg.rows import TupleRow
 from commandbus import store
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
+from commandbus.claiming import ClaimLoop
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import Heartbeat
@@ -30,7 +30,7 @@ from commandbus.leases import Leases
 from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
-from commandbus.models import ClaimedCommand, Outcome, first_ids
+from commandbus.models import Outcome, first_ids
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
@@ -43,12 +43,8 @@ logger = logging.getLogger(__name__)
 # So long a stop waits for a call of the database that it finds under way or has to make; more only
 # for the recording of outcomes.
 STOP_SECONDS = 1.0
-# So long a worker at first waits for its handlers to end, to run a suspect alone.
-IDLE_SECONDS = 5.0
 
 T = TypeVar("T")
-Call = Callable[[AsyncConnection[TupleRow]], Awaitable[T]]
-Claim = Callable[[AsyncConnection[TupleRow], int, int], Awaitable[list[ClaimedCommand]]]
 
 
 class Worker:
@@ -97,16 +93,12 @@ class Worker:
         self.worker_id: int | None = None
         self.outcomes_recorded = 0
         self._pool = pool
-        self._registry = handler_registry
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._stopping = False
         self._forced = False
         self._drain_deadline: float | None = None
-        self._backoff = Backoff()
-        self._patience = IDLE_SECONDS
-        self._suspects_after = 0.0
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
         self._settler = Settler(
             pool,
@@ -119,6 +111,15 @@ class Worker:
         )
         self._heartbeat = Heartbeat(pool, self)
         self._leases = Leases(pool, self)
+        self._claims = ClaimLoop(
+            pool,
+            self,
+            handler_registry,
+            slots=self._slots,
+            leases=self._leases,
+            heartbeat=self._heartbeat,
+            wake=self._wake,
+        )
         self.configure(
             concurrency=concurrency,
             visibility_timeout=visibility_timeout,
@@ -239,7 +240,7 @@ class Worker:
         for task in side_tasks:
             task.add_done_callback(self._on_side_task_done)
         try:
-            await self._until_stopped(self._claim_until_stopped())
+            await self._until_stopped(self._claims.run())
             deadline = self._drain_deadline = time.monotonic() + self.drain_timeout
             await self._drain(deadline)
             self._settler.close()
@@ -296,10 +297,20 @@ class Worker:
 
     async def register(self) -> bool:
         """Get a worker id, however long the database is away; False: stopped meanwhile."""
-        worker_id = await self._persist("register", self._heartbeat.register)
-        if worker_id is not None:
-            self.worker_id = worker_id
-        return worker_id is not None
+        backoff = Backoff()
+        while not self._stopping:
+            try:
+                async with store.autocommit(self._pool, within=self.call_seconds) as conn:
+                    self.worker_id = await self._heartbeat.register(conn)
+                    return True
+            except INFRASTRUCTURE_ERRORS as exc:
+                delay = backoff.next_delay()
+                logger.warning(
+                    "registration_retried",
+                    extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
+                )
+                await self.back_off(delay)
+        return False
 
     @property
     def registered_id(self) -> int:
@@ -308,187 +319,16 @@ class Worker:
             raise RuntimeError("the worker is not registered; run() does it")
         return self.worker_id
 
-    async def _persist(self, action: str, call: Call[T]) -> T | None:
-        """Repeat *call* until the database answers; None when the worker is stopped meanwhile."""
-        backoff = Backoff()
-        while not self._stopping:
-            try:
-                async with store.autocommit(self._pool, within=self.call_seconds) as conn:
-                    return await call(conn)
-            except INFRASTRUCTURE_ERRORS as exc:
-                delay = backoff.next_delay()
-                logger.warning(
-                    "database_call_retried",
-                    extra={
-                        **self.ids,
-                        "action": action,
-                        "error": str(exc).strip(),
-                        "delay_seconds": delay,
-                    },
-                )
-                await self._back_off(delay)
-        return None
-
-    async def _back_off(self, seconds: float) -> None:
+    async def back_off(self, seconds: float) -> None:
         """Wait after a fault: only a stop makes it shorter, since work that arrives cannot."""
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._stop_asked.wait()
 
-    # The claim loop
-
-    async def _claim_until_stopped(self) -> None:
-        while not self._stopping:
-            if self._seconds_to_suspects() == 0:
-                await self._run_suspects()
-            self._wake.clear()
-            await self._leases.give_back(self._slots.take_stale())
-            room = self._slots.room()
-            if room < 1:
-                await self._pause(self.poll_interval)
-                continue
-            claimed = await self._claim_commands(room)
-            if claimed is not None and claimed < room:
-                await self._pause(await self._idle_seconds())
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait until something wakes the worker, at most *seconds*."""
-        if seconds <= 0:
-            return
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._wake.wait()
-
-    async def _claim_commands(self, limit: int) -> int | None:
-        """Claim up to *limit* commands into the slots; how many, None after a fault."""
-
-        async def claim(
-            conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
-        ) -> list[ClaimedCommand]:
-            return await store.claim_commands(
-                conn, self.domain, self.registered_id, limit, seconds, max_attempts
-            )
-
-        return await self._claim(claim)
-
-    async def _claim_suspect(self) -> int | None:
-        """Claim a suspect into the slots, if there is any; how many, None after a fault."""
-
-        async def claim(
-            conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
-        ) -> list[ClaimedCommand]:
-            return await store.claim_suspect(
-                conn, self.domain, self.registered_id, seconds, max_attempts
-            )
-
-        return await self._claim(claim)
-
-    async def _claim(self, claim: Claim) -> int | None:
-        """Put into the slots what *claim* gives; how many, None after a fault, waited out.
-
-        It is tried once: what it asks for, and the lease, count from the moment before.
-        """
-        seconds = self.visibility_timeout
-        asked_at = time.monotonic()
-        try:
-            async with (
-                store.autocommit(self._pool, within=min(self.call_seconds, seconds)) as conn,
-                self._leases.doubted_if_broken(conn),
-            ):
-                await self._leases.give_back_unknown(conn, self._slots.held_tokens)
-                claimed = await claim(conn, seconds, self.retry_policy.max_attempts)
-                # Before anything is waited for: a stop in that moment must find them.
-                self._slots.add(self._attempts(claimed, asked_at, seconds))
-        except INFRASTRUCTURE_ERRORS as exc:
-            delay = self._backoff.next_delay()
-            logger.warning(
-                "claim_retried",
-                extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
-            )
-            await self._back_off(delay)
-            return None
-        self._backoff.reset()
-        return len(claimed)
-
-    def _attempts(
-        self, claimed: list[ClaimedCommand], asked_at: float, seconds: int
-    ) -> list[Attempt]:
-        domain, handler_of, renew = self.domain, self._registry.get, self._leases.extend
-        deadline = asked_at + seconds
-        return [
-            Attempt(
-                command,
-                handler_of(domain, command.command.command_type),
-                deadline=deadline,
-                lease_seconds=seconds,
-                renew=renew,
-                timeout=self.handler_timeout,
-            )
-            for command in claimed
-        ]
-
-    async def _idle_seconds(self) -> float:
-        """How long an idle worker may sleep: until the next due command, or poll_interval."""
-        try:
-            async with store.autocommit(self._pool, within=self.call_seconds) as conn:
-                due, self._heartbeat.suspects_wait = await store.look_ahead(conn, self.domain)
-        except INFRASTRUCTURE_ERRORS as exc:
-            logger.warning("look_ahead_failed", extra={**self.ids, "error": str(exc).strip()})
-            return self.poll_interval
-        seconds = self.poll_interval if due is None else max(due, 0.001)
-        return min(seconds, self.poll_interval, self._seconds_to_suspects())
-
-    def _seconds_to_suspects(self) -> float:
-        """How long until the worker tries to run suspects; for ever where none waits."""
-        if not self._heartbeat.suspects_wait:
-            self._patience, self._suspects_after = IDLE_SECONDS, 0.0
-            return math.inf
-        return max(self._suspects_after - time.monotonic(), 0.0)
-
-    async def _run_suspects(self) -> None:
-        """Run commands that may kill their worker, each alone, until none waits.
-
-        Where its own handlers take too long for that, or others hold the suspects, it goes on as
-        before for as long as it waited, and has twice the patience then, up to a lease.
-        """
-        patience = min(self._patience, self.visibility_timeout)
-        self._slots.open = False
-        await self._leases.give_back(self._slots.take_ready())
-        await self._wait_until_idle(patience, lambda: self._heartbeat.suspects_wait)
-        claimed: int | None = 0
-        while not self._slots.running_count and not self._stopping:
-            claimed = await self._claim_suspect()
-            if not claimed or self._stopping:
-                break
-            self._slots.start_alone()
-            await self._wait_until_idle()
-        if claimed is not None:
-            self._suspects_after = time.monotonic() + patience
-            self._patience = patience * 2
-        # Nothing is there but what a stop, or a fault after the claim, kept from starting alone.
-        await self._leases.give_back(self._slots.take_ready())
-        self._slots.open = not self._stopping
-
-    async def _wait_until_idle(
-        self, seconds: float = math.inf, still: Callable[[], bool] = lambda: True
-    ) -> None:
-        """Wait until no handler runs, the worker is stopped, or *still* is no longer true."""
-        deadline = time.monotonic() + seconds
-        while self._slots.running_count and not self._stopping and still():
-            left = deadline - time.monotonic()
-            if left <= 0:
-                return
-            self._wake.clear()
-            await self._pause(min(left, self.poll_interval))
-
     async def _drain(self, deadline: float) -> None:
         """Give back what never started, and let what runs finish until *deadline*."""
-        self._slots.open = False
-        await self._leases.give_back(self._slots.take_ready())
-        await self._leases.settle_doubt(self._slots.held_tokens)
-        while self._slots.running_count and not self._forced and time.monotonic() < deadline:
-            self._wake.clear()
-            await self._pause(min(deadline - time.monotonic(), 1.0))
+        await self._claims.give_back_unstarted()
+        await self._claims.wait_until_idle(lambda: not self._forced, deadline - time.monotonic())
         left = self._slots.abandon_running()
         if left:
             logger.warning("handlers_cancelled_by_stop", extra={**self.ids, "count": left})

@@ -1,0 +1,209 @@
+"""The claim loop: the only place of a worker that takes work or gives it back."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+
+from commandbus import store
+from commandbus.attempt import Attempt
+from commandbus.backoff import Backoff
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.handlers import HandlerRegistry
+from commandbus.heartbeat import Heartbeat
+from commandbus.leases import Leases
+from commandbus.models import ClaimedCommand
+from commandbus.slots import Slots
+
+if TYPE_CHECKING:
+    from psycopg_pool import AsyncConnectionPool
+
+    from commandbus.worker import Worker
+
+logger = logging.getLogger(__name__)
+
+# So long a worker at first waits for its handlers to end, to run a suspect alone.
+IDLE_SECONDS = 5.0
+
+Claim = Callable[[AsyncConnection[TupleRow], int, int], Awaitable[list[ClaimedCommand]]]
+
+
+class ClaimLoop:
+    """Keeps *slots* filled while the worker is not stopped; *wake* lets it look again."""
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
+        worker: Worker,
+        registry: HandlerRegistry,
+        *,
+        slots: Slots,
+        leases: Leases,
+        heartbeat: Heartbeat,
+        wake: asyncio.Event,
+    ) -> None:
+        self._pool = pool
+        self._worker = worker
+        self._registry = registry
+        self._slots = slots
+        self._leases = leases
+        self._heartbeat = heartbeat
+        self._wake = wake
+        self._backoff = Backoff()
+        self._patience = IDLE_SECONDS
+        self._suspects_after = 0.0
+
+    async def run(self) -> None:
+        """Claim until the worker is stopped."""
+        while not self._worker.is_stopping:
+            if self._seconds_to_suspects() == 0:
+                await self._run_suspects()
+            self._wake.clear()
+            await self._leases.give_back(self._slots.take_stale())
+            room = self._slots.room()
+            if room < 1:
+                await self._pause(self._worker.poll_interval)
+                continue
+            claimed = await self._claim_commands(room)
+            if claimed is not None and claimed < room:
+                await self._pause(await self._idle_seconds())
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait until something wakes the worker, at most *seconds*."""
+        if seconds <= 0:
+            return
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._wake.wait()
+
+    async def _claim_commands(self, limit: int) -> int | None:
+        """Claim up to *limit* commands into the slots; how many, None after a fault."""
+        domain, worker_id = self._worker.domain, self._worker.registered_id
+        return await self._claim(
+            lambda conn, seconds, max_attempts: store.claim_commands(
+                conn, domain, worker_id, limit, seconds, max_attempts
+            )
+        )
+
+    async def _claim_suspect(self) -> int | None:
+        """Claim a suspect into the slots, if there is any; how many, None after a fault."""
+        domain, worker_id = self._worker.domain, self._worker.registered_id
+        return await self._claim(
+            lambda conn, seconds, max_attempts: store.claim_suspect(
+                conn, domain, worker_id, seconds, max_attempts
+            )
+        )
+
+    async def _claim(self, claim: Claim) -> int | None:
+        """Put into the slots what *claim* gives; how many, None after a fault, waited out.
+
+        It is tried once: what it asks for, and the lease, count from the moment before.
+        """
+        worker = self._worker
+        seconds = worker.visibility_timeout
+        asked_at = time.monotonic()
+        try:
+            async with (
+                store.autocommit(self._pool, within=min(worker.call_seconds, seconds)) as conn,
+                self._leases.doubted_if_broken(conn),
+            ):
+                await self._leases.give_back_unknown(conn, self._slots.held_tokens)
+                claimed = await claim(conn, seconds, worker.retry_policy.max_attempts)
+                # Before anything is waited for: a stop in that moment must find them.
+                self._slots.add(self._attempts(claimed, asked_at, seconds))
+        except INFRASTRUCTURE_ERRORS as exc:
+            delay = self._backoff.next_delay()
+            logger.warning(
+                "claim_retried",
+                extra={**worker.ids, "error": str(exc).strip(), "delay_seconds": delay},
+            )
+            await worker.back_off(delay)
+            return None
+        self._backoff.reset()
+        return len(claimed)
+
+    def _attempts(
+        self, claimed: list[ClaimedCommand], asked_at: float, seconds: int
+    ) -> list[Attempt]:
+        domain, handler_of, renew = self._worker.domain, self._registry.get, self._leases.extend
+        deadline = asked_at + seconds
+        return [
+            Attempt(
+                command,
+                handler_of(domain, command.command.command_type),
+                deadline=deadline,
+                lease_seconds=seconds,
+                renew=renew,
+                timeout=self._worker.handler_timeout,
+            )
+            for command in claimed
+        ]
+
+    async def _idle_seconds(self) -> float:
+        """How long an idle worker may sleep: until the next due command, or poll_interval."""
+        worker = self._worker
+        try:
+            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+                due, self._heartbeat.suspects_wait = await store.look_ahead(conn, worker.domain)
+        except INFRASTRUCTURE_ERRORS as exc:
+            logger.warning("look_ahead_failed", extra={**worker.ids, "error": str(exc).strip()})
+            return worker.poll_interval
+        seconds = worker.poll_interval if due is None else max(due, 0.001)
+        return min(seconds, worker.poll_interval, self._seconds_to_suspects())
+
+    def _seconds_to_suspects(self) -> float:
+        """How long until the worker tries to run suspects; for ever where none waits."""
+        if not self._heartbeat.suspects_wait:
+            self._patience, self._suspects_after = IDLE_SECONDS, 0.0
+            return math.inf
+        return max(self._suspects_after - time.monotonic(), 0.0)
+
+    async def _run_suspects(self) -> None:
+        """Run commands that may kill their worker, each alone, until none waits.
+
+        Where its own handlers take too long for that, or others hold the suspects, it goes on as
+        before for as long as it waited, and has twice the patience then, up to a lease.
+        """
+        patience = min(self._patience, self._worker.visibility_timeout)
+        self._slots.open = False
+        await self._leases.give_back(self._slots.take_ready())
+        await self.wait_until_idle(
+            lambda: self._heartbeat.suspects_wait and not self._worker.is_stopping, patience
+        )
+        claimed: int | None = 0
+        while not self._slots.running_count and not self._worker.is_stopping:
+            claimed = await self._claim_suspect()
+            if not claimed or self._worker.is_stopping:
+                break
+            self._slots.start_alone()
+            await self.wait_until_idle(lambda: not self._worker.is_stopping)
+        if claimed is not None:
+            self._suspects_after = time.monotonic() + patience
+            self._patience = patience * 2
+        # Nothing is there but what a stop, or a fault after the claim, kept from starting alone.
+        await self._leases.give_back(self._slots.take_ready())
+        self._slots.open = not self._worker.is_stopping
+
+    async def give_back_unstarted(self) -> None:
+        """Start nothing more, and give back what never started, or was never heard of."""
+        self._slots.open = False
+        await self._leases.give_back(self._slots.take_ready())
+        await self._leases.settle_doubt(self._slots.held_tokens)
+
+    async def wait_until_idle(self, still: Callable[[], bool], seconds: float = math.inf) -> None:
+        """Wait until no handler runs, while *still* is true, at most *seconds*."""
+        deadline = time.monotonic() + seconds
+        while self._slots.running_count and still():
+            left = deadline - time.monotonic()
+            if left <= 0:
+                return
+            self._wake.clear()
+            await self._pause(min(left, self._worker.poll_interval))
