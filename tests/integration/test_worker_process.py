@@ -61,6 +61,17 @@ async def wait_for_status(pool, command_id, status):
     return await wait_until(reached)
 
 
+async def wait_until_begun(pool, command_id):
+    """Wait for the handler: what a worker has claimed and not begun, it gives back at a stop."""
+
+    async def begun():
+        async with pool.connection() as conn:
+            [row] = (await store.get_test_commands(conn, [command_id])).values()
+        return row.attempts
+
+    await wait_until(begun)
+
+
 async def test_flag_wins_over_environment_over_stored_over_default(database_url, pool):
     await ConfigStore(pool).update(
         worker={"concurrency": 5, "visibility_timeout": 5, "batch_size": 5}, changed_by="test"
@@ -100,7 +111,7 @@ async def test_a_signal_lets_running_commands_finish(database_url, pool):
     async with worker(database_url) as running:
         await running.says("worker_started")
         command_id = await send(pool, {"type": "success", "execution_time_ms": 1500})
-        await wait_for_status(pool, command_id, CommandStatus.IN_PROGRESS)
+        await wait_until_begun(pool, command_id)
         running.process.terminate()
         assert await running.ends() == 0
     command = await CommandBus(pool).get_command("test", command_id)
@@ -118,7 +129,7 @@ async def test_a_second_signal_ends_at_once(database_url, pool):
     async with worker(database_url) as running:
         await running.says("worker_started")
         command_id = await send(pool, {"type": "success", "execution_time_ms": 60_000})
-        await wait_for_status(pool, command_id, CommandStatus.IN_PROGRESS)
+        await wait_until_begun(pool, command_id)
         running.process.terminate()
         await running.says("stop_signal")
         running.process.terminate()
