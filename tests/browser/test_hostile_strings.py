@@ -82,10 +82,15 @@ def store(page: Page, database_url: str) -> None:
         )
         assert changed.ok, (text, changed.text())
         generated = page.request.post(
-            "/api/v1/commands/bulk", data={"count": 1, "name": text[:80], "operator": operator}
+            "/api/v1/commands/bulk", data={"count": 1, "name": "hostile", "operator": operator}
         )
         assert generated.ok, (text, generated.text())
     with psycopg.connect(database_url, autocommit=True) as conn:
+        runs = conn.execute("select run_id from load_test_run order by run_id").fetchall()
+        for text, (run_id,) in zip(HOSTILE, runs, strict=True):
+            conn.execute(
+                "update load_test_run set name = %s where run_id = %s", (text[:200], run_id)
+            )
         for text in HOSTILE:
             _add_worker(conn, text)
             conn.execute(
