@@ -19,8 +19,7 @@ ORDER = (
 
 def main() -> int:
     """Replace what stands between the markers; 1 where there are no results."""
-    files = [RESULTS / f"{name}.json" for name in ORDER]
-    reports = [json.loads(file.read_text()) for file in files if file.exists()]
+    reports = _reports()
     if not reports:
         print(f"error: no results in {RESULTS}; run make bench first", file=sys.stderr)
         return 1
@@ -31,6 +30,23 @@ def main() -> int:
     PAGE.write_text(f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}")
     print(f"Written to {PAGE.relative_to(Path.cwd()) if PAGE.is_relative_to(Path.cwd()) else PAGE}")
     return 0
+
+
+def _reports() -> list[dict[str, Any]]:
+    """In ORDER, the parts that were measured again (NAME-*.json) after the whole.
+
+    A figure that was measured again stands only where it is the latest.
+    """
+    reports = []
+    for name in ORDER:
+        files = [RESULTS / f"{name}.json", *sorted(RESULTS.glob(f"{name}-*.json"))]
+        found = [json.loads(file.read_text()) for file in files if file.exists()]
+        found.sort(key=lambda report: report["at"])
+        for number, report in enumerate(found):
+            later = {figure["name"] for each in found[number + 1 :] for figure in each["figures"]}
+            report["figures"] = [each for each in report["figures"] if each["name"] not in later]
+        reports += [report for report in found if report["figures"]]
+    return reports
 
 
 def _section(report: dict[str, Any]) -> str:
