@@ -233,22 +233,22 @@ class CommandBus:
     ) -> list[Reply]:
         """Read replies; each comes again after *visibility_timeout* seconds unless acknowledged.
 
-        A message that is no reply is archived, and spoils no other.
+        A message that is no reply is named in the log and left where it is: it may be somebody's
+        work, read by a mistake in the name of the queue.
 
         Raises UnknownReplyQueueError when *queue* does not exist.
         """
         async with self._autocommit() as conn:
             messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
-            replies: list[Reply] = []
-            for msg_id, message in messages:
-                try:
-                    replies.append(_reply(msg_id, message))
-                except (AttributeError, KeyError, TypeError, ValueError) as exc:
-                    logger.warning(
-                        "message_is_no_reply",
-                        extra={"queue": queue, "msg_id": msg_id, "error": repr(exc)},
-                    )
-                    await queries.archive_message(conn, queue, msg_id)
+        replies: list[Reply] = []
+        for msg_id, message in messages:
+            try:
+                replies.append(_reply(msg_id, message))
+            except (AttributeError, KeyError, TypeError, ValueError) as exc:
+                logger.warning(
+                    "message_is_no_reply",
+                    extra={"queue": queue, "msg_id": msg_id, "error": repr(exc)},
+                )
         return replies
 
     async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:

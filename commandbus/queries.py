@@ -233,12 +233,6 @@ async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) 
         return [row[0] for row in await cur.fetchall()]
 
 
-async def archive_message(conn: Connection, queue: str, msg_id: int) -> None:
-    """Put a message of any PGMQ queue into its archive."""
-    with _queue_must_exist(queue):
-        await conn.execute("select pgmq.archive(%s, %s::bigint)", (queue, msg_id))
-
-
 @contextmanager
 def _queue_must_exist(queue: str) -> Iterator[None]:
     """PGMQ knows a queue only by its table."""

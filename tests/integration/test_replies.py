@@ -166,15 +166,25 @@ async def test_replies_of_an_unknown_queue_are_an_error(bus):
         await bus.acknowledge_replies("nowhere", [])
 
 
-async def test_a_message_that_is_no_reply_is_archived_and_spoils_no_other(bus, pool):
+async def test_a_message_that_is_no_reply_is_left_there_and_spoils_no_other(bus, pool, caplog):
     await rows(pool, "select pgmq.send(%s, '[1]')", REPLIES)
     [command_id] = await send(pool, reply_to=REPLIES)
     await end(pool, command_id, "success")
-    await rows(pool, 'select pgmq.send(%s, \'{"command_id": "x"}\')', REPLIES)
 
     found = await bus.read_replies(REPLIES, visibility_timeout=0)
 
     assert [reply.command_id for reply in found] == [command_id]
-    assert len(await bus.read_replies(REPLIES)) == 1
-    archived = await rows(pool, f"select message from pgmq.a_{REPLIES} order by msg_id")
-    assert archived == [([1],), ({"command_id": "x"},)]
+    [line] = [vars(record) for record in caplog.records if record.msg == "message_is_no_reply"]
+    [[foreign]] = await rows(
+        pool, f"select msg_id from pgmq.q_{REPLIES} where message = '[1]'::jsonb"
+    )
+    assert (line["queue"], line["msg_id"]) == (REPLIES, foreign)
+
+
+async def test_reading_a_queue_of_commands_by_mistake_loses_none(bus, pool):
+    [command_id] = await send(pool)
+
+    assert await bus.read_replies("test__commands", visibility_timeout=0) == []
+
+    assert [await claim_one(pool, await register(pool))]
+    assert await status(pool, command_id) is CommandStatus.IN_PROGRESS
