@@ -86,10 +86,10 @@ $$;
 
 -- Give back commands that the worker claimed and did not start: PENDING at once, no attempt spent.
 -- A suspect is parked again: in a claim with others it could take them with it.
--- Elements: {command_id, msg_id, claim_no}; with p_all_but, everything that the worker holds
--- except those, as workers of earlier versions want it.
+-- Elements: {command_id, msg_id, claim_no}. The form with a fourth parameter was there before.
+drop function if exists command_bus.release_commands(text, bigint, jsonb, boolean);
 create or replace function command_bus.release_commands(
-    p_domain text, p_worker_id bigint, p_tokens jsonb, p_all_but boolean default false
+    p_domain text, p_worker_id bigint, p_tokens jsonb
 )
 returns integer
 language plpgsql
@@ -103,21 +103,12 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_queue text := command_bus.command_queue(p_domain);
-    v_tokens jsonb := p_tokens;
     v_msg_ids bigint[];
     v_suspect_ids uuid[];
     v_suspect_msg_ids bigint[];
 begin
-    if p_all_but then
-        select jsonb_agg(to_jsonb(c)) into v_tokens
-        from command_bus.claimed_by_worker(p_domain, p_worker_id) as c
-        where not exists (
-            select from jsonb_to_recordset(p_tokens) as t (command_id uuid, claim_no integer)
-            where t.command_id = c.command_id and t.claim_no = c.claim_no);
-    end if;
-
     with token as materialized (
-        select * from jsonb_to_recordset(coalesce(v_tokens, '[]'))
+        select * from jsonb_to_recordset(p_tokens)
             as t (command_id uuid, msg_id bigint, claim_no integer)
         order by t.command_id
     ),

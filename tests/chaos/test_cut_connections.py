@@ -19,7 +19,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import CommandBus, HandlerRegistry, RetryPolicy, Worker, uuid7
+from commandbus import CommandBus, HandlerRegistry, RetryPolicy, Worker, store, uuid7
 from commandbus.errors import INFRASTRUCTURE_ERRORS, InvalidStateError
 from commandbus.models import ClaimedCommand, CommandStatus
 from commandbus.ops import TroubleshootingQueue
@@ -144,11 +144,9 @@ async def claiming(stage: Stage) -> None:
 
 
 async def _release_unknown(stage: Stage) -> None:
-    await rows(
-        stage.near,
-        "select command_bus.release_commands('test', %s, '[]', true)",
-        stage.worker_id,
-    )
+    async with store.autocommit(stage.near) as conn:
+        unknown = await store.claimed_by_worker(conn, "test", stage.worker_id)
+        await store.release_commands(conn, "test", stage.worker_id, unknown)
 
 
 async def settling(stage: Stage) -> None:
