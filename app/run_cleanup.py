@@ -12,6 +12,7 @@ from psycopg.rows import TupleRow
 from app.pools import Pool
 from app.store import delete_test_commands
 from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import OperatorVerdict
 from commandbus.ops import TroubleshootingQueue
 from commandbus.pruning_store import delete_batch
@@ -40,7 +41,11 @@ async def delete_commands(pool: Pool, run_id: UUID, by: str) -> Deletion:
     cancelled = await _cancel_troubled(pool, run_id, by)
     count = 0
     while True:
-        async with pool.connection() as conn, conn.transaction():
+        async with (
+            answered_within(ANSWER_SECONDS),
+            pool.connection() as conn,
+            conn.transaction(),
+        ):
             deleted = await delete_batch(conn, run_id, AT_ONCE)
             await delete_test_commands(conn, deleted)
         if not deleted:
