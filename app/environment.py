@@ -1,0 +1,123 @@
+"""Reading the environment and `.env`: each value as what it should be, or a clear error."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+
+from dotenv import dotenv_values
+
+from app.private_files import PrivateFileError, read_private
+
+PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+
+class ConfigurationError(Exception):
+    """A setting that cannot be used; the message is one line for the user and holds no secret."""
+
+
+class Values:
+    """Named values of the environment over those of a file, each read as what it should be."""
+
+    def __init__(self, environ: Mapping[str, str], env_file: Path | None) -> None:
+        from_file: Mapping[str, str | None] = {}
+        if env_file is not None and env_file.exists():
+            try:
+                from_file = dotenv_values(env_file, interpolate=False)  # a password may hold a $
+            except (OSError, UnicodeDecodeError) as exc:
+                raise ConfigurationError(f"{env_file} cannot be read: {exc}") from exc
+        self._values = {**from_file, **environ}
+
+    def text(self, name: str) -> str | None:
+        """The value without surrounding blanks, or None where there is nothing in it."""
+        return (self._values.get(name) or "").strip() or None
+
+    def names_given(self) -> Iterable[str]:
+        return self._values.keys()
+
+    def path(self, name: str, default: Path) -> Path:
+        value = self.text(name)
+        return default if value is None else PROJECT_ROOT / Path(value).expanduser()
+
+    def optional_path(self, name: str) -> Path | None:
+        value = self.text(name)
+        return None if value is None else PROJECT_ROOT / Path(value).expanduser()
+
+    def secret(self, name: str, file_name: str) -> str | None:
+        """The value itself, or what the file holds that *file_name* names."""
+        value, path = self.text(name), self.optional_path(file_name)
+        if value is not None or path is None:
+            return value
+        try:
+            return read_private(path).strip() or None
+        except PrivateFileError as exc:
+            raise ConfigurationError(f"{file_name}: {exc}") from exc
+
+    def networks(self, name: str) -> tuple[str, ...]:
+        """Addresses and networks separated by commas."""
+        for given in self.names(name):
+            try:
+                ipaddress.ip_network(given)
+            except ValueError as exc:
+                raise ConfigurationError(
+                    f"{name} must be addresses or networks such as 127.0.0.1,10.0.0.0/8,"
+                    f" not {given!r}"
+                ) from exc
+        return self.names(name)
+
+    def names(self, name: str) -> tuple[str, ...]:
+        """Names separated by commas."""
+        return tuple(
+            part.strip().lower() for part in (self.text(name) or "").split(",") if part.strip()
+        )
+
+    def boolean(self, name: str, *, default: bool = False) -> bool:
+        text = str(default).lower()
+        return self.choice(name, ("true", "false"), text, fold=str.lower) == "true"
+
+    def integer(self, name: str, default: int, *, low: int, high: int) -> int:
+        value = self.text(name)
+        if value is None:
+            return default
+        # int() alone would also take "5_001" and digits of other scripts.
+        number = int(value) if value.isascii() and value.isdigit() and len(value) < 20 else None
+        if number is None or not low <= number <= high:
+            raise ConfigurationError(
+                f"{name} must be a whole number from {low} to {high}, not {value!r}"
+            )
+        return number
+
+    def choice(
+        self, name: str, choices: tuple[str, ...], default: str, *, fold: Callable[[str], str]
+    ) -> str:
+        value = self.text(name)
+        if value is None:
+            return default
+        if fold(value) not in choices:
+            raise ConfigurationError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return fold(value)
+
+    def database_url(self, name: str) -> str | None:
+        """A libpq URI; SQLAlchemy's spelling of one is accepted too.
+
+        The value is never repeated in an error, as it may hold a password.
+        """
+        value = self.text(name)
+        if value is not None:
+            value = value.replace("postgresql+psycopg://", "postgresql://", 1)
+        if value is not None and not value.startswith(("postgresql://", "postgres://")):
+            raise ConfigurationError(
+                f"{name} must be a PostgreSQL URI such as"
+                " postgresql://user:password@localhost:5432/commandbus_e2e"
+            )
+        return value
+
+
+def environment(
+    environ: Mapping[str, str] | None = None, *, env_file: Path | None = PROJECT_ROOT / ".env"
+) -> dict[str, str]:
+    """The values in *environ* (the process's by default) over those in *env_file*."""
+    values = Values(os.environ if environ is None else environ, env_file)
+    return {name: value for name in values.names_given() if (value := values.text(name))}
