@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from uuid import UUID
 
 import pytest
@@ -18,8 +20,8 @@ from psycopg_pool import AsyncConnectionPool
 from commandbus import CommandBus, CommandStatus, HandlerRegistry, RetryPolicy, Worker, uuid7
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from tests.chaos.conftest import LONG
-from tests.chaos.proxy import Error, proxied
-from tests.facts import events, queued, replies, rows, send, status, value
+from tests.chaos.proxy import Error, Proxy, proxied
+from tests.facts import Pool, events, queued, replies, rows, send, status, value
 from tests.waiting import eventually, until
 
 SQLSTATES = ("40P01", "40001", "57014", "55P03", "25P03", "25P04", "53300", "57P01", "08006")
@@ -35,6 +37,24 @@ STATEMENTS = (
     "listen",
 )
 MATTER_MOST = ("claim_commands", "settle_commands")
+
+
+@asynccontextmanager
+async def proxied_pool(database_url: str) -> AsyncIterator[tuple[Proxy, Pool]]:
+    """A pool behind a proxy that can read its statements: none is prepared."""
+    async with (
+        proxied(database_url) as proxy,
+        AsyncConnectionPool(
+            proxy.url,
+            connection_class=AsyncConnection[TupleRow],
+            kwargs={"prepare_threshold": None},
+            min_size=1,
+            max_size=4,
+            open=False,
+        ) as near,
+    ):
+        await near.wait()
+        yield proxy, near
 
 
 async def drive(database_url, pool, error: Error, *, extends: bool = False) -> tuple[UUID, int]:
@@ -57,18 +77,7 @@ async def drive(database_url, pool, error: Error, *, extends: bool = False) -> t
         return {}
 
     registry.register("test", "DoIt", handle, auto_renew=not extends)
-    async with (
-        proxied(database_url) as proxy,
-        AsyncConnectionPool(
-            proxy.url,
-            connection_class=AsyncConnection[TupleRow],
-            kwargs={"prepare_threshold": None},
-            min_size=1,
-            max_size=4,
-            open=False,
-        ) as near,
-    ):
-        await near.wait()
+    async with proxied_pool(database_url) as (proxy, near):
         proxy.error = error
         worker = Worker(
             near,
@@ -147,16 +156,7 @@ async def test_the_log_names_the_commands_whose_outcomes_are_recorded_late(
 
 @pytest.mark.parametrize("statement", ["register_worker", "claim_commands"])
 async def test_work_that_arrives_does_not_shorten_the_pauses_after_faults(database_url, statement):
-    async with (
-        proxied(database_url) as proxy,
-        AsyncConnectionPool(
-            proxy.url,
-            connection_class=AsyncConnection[TupleRow],
-            kwargs={"prepare_threshold": None},
-            open=False,
-        ) as near,
-    ):
-        await near.wait()
+    async with proxied_pool(database_url) as (proxy, near):
         proxy.error = error = Error(statement.encode(), "53300", times=6)
         worker = Worker(near, domain="test", handler_registry=HandlerRegistry())
         started = time.monotonic()
@@ -179,16 +179,7 @@ async def test_work_that_arrives_does_not_shorten_the_pauses_after_faults(databa
 @pytest.mark.parametrize("sqlstate", SQLSTATES)
 async def test_a_sender_learns_of_a_fault_and_may_send_again(database_url, pool, sqlstate):
     command_id = uuid7()
-    async with (
-        proxied(database_url) as proxy,
-        AsyncConnectionPool(
-            proxy.url,
-            connection_class=AsyncConnection[TupleRow],
-            kwargs={"prepare_threshold": None},
-            open=False,
-        ) as near,
-    ):
-        await near.wait()
+    async with proxied_pool(database_url) as (proxy, near):
         proxy.error = Error(b"send_command(", sqlstate)
         bus = CommandBus(near)
 
