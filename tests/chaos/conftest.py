@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterable, Iterator
+from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 import psycopg
 import pytest
@@ -20,6 +22,7 @@ from tests.facts import Pool
 LONG = os.environ.get("CHAOS") == "long"
 SEEDS = int(os.environ.get("CHAOS_SEEDS", "20")) if LONG else 1
 FIRST_SEED = int(os.environ.get("CHAOS_FIRST_SEED", "1"))
+PART, PARTS = map(int, os.environ.get("CHAOS_PART", "1/1").split("/"))
 HERE = Path(__file__).parent
 
 
@@ -36,6 +39,14 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """A test with the argument *seed* runs once, or in its long form with many seeds."""
     if "seed" in metafunc.fixturenames:
         metafunc.parametrize("seed", range(FIRST_SEED, FIRST_SEED + SEEDS))
+
+
+Item = TypeVar("Item")
+
+
+def part_of(items: Iterable[Item]) -> Iterator[Item]:
+    """Those of *items* that CHAOS_PART=2/4 names: every fourth, beginning with the second."""
+    return islice(items, PART - 1, None, PARTS)
 
 
 def scaled(short: int, long: int) -> int:

@@ -21,7 +21,7 @@ from schemathesis import GenerationMode
 from schemathesis.core.result import Ok
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
-from tests.chaos.conftest import LONG, scaled
+from tests.chaos.conftest import LONG, PARTS, part_of, scaled
 
 EXAMPLES = int(os.environ.get("CHAOS_EXAMPLES") or scaled(8, 10_000))
 FEW = 20
@@ -51,7 +51,8 @@ JSON = st.recursive(
 def operations(app: Flask) -> Iterator[Any]:
     """Every described operation but those that start processes, which is proved elsewhere."""
     document = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app)
-    for found in document.exclude(path="/api/v1/workers", method="POST").get_all_operations():
+    described = document.exclude(path="/api/v1/workers", method="POST").get_all_operations()
+    for found in part_of(described):
         assert isinstance(found, Ok), found
         yield found.ok()
 
@@ -78,7 +79,7 @@ def test_no_answer_is_a_fault_or_undescribed(app: Flask, mode: GenerationMode) -
         else:
             tried += 1
 
-    assert tried > 20
+    assert tried > 20 // PARTS
 
 
 def test_noise_is_answered_as_any_bad_request(app: Flask, client: FlaskClient) -> None:
@@ -88,7 +89,7 @@ def test_noise_is_answered_as_any_bad_request(app: Flask, client: FlaskClient) -
         tries_hard(given(noise(operation))(asked(client, operation)))()
         tried += 1
 
-    assert tried > 20
+    assert tried > 20 // PARTS
 
 
 def noise(operation: Any) -> st.SearchStrategy[Any]:
