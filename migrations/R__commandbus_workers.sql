@@ -30,7 +30,8 @@ end;
 $$;
 
 -- Record that a worker lives and what it runs; says whether it shall stop. No row: nobody knows the
--- worker any more, and it has to register again.
+-- worker any more, and it has to register again. A heartbeat that a slow server carries out after
+-- the worker's end wakes nobody up.
 create or replace function command_bus.heartbeat(
     p_worker_id bigint, p_running jsonb, p_running_count integer, p_rate float8,
     p_concurrency integer, p_settings jsonb
@@ -41,9 +42,8 @@ set search_path = public, pg_temp
 as $$
     update command_bus_worker
     set heartbeat_at = clock_timestamp(), running = p_running, running_count = p_running_count,
-        rate_per_second = p_rate, concurrency = p_concurrency, settings = p_settings,
-        stopped_at = null
-    where worker_id = p_worker_id
+        rate_per_second = p_rate, concurrency = p_concurrency, settings = p_settings
+    where worker_id = p_worker_id and stopped_at is null
     returning stop_requested_at is not null;
 $$;
 

@@ -9,6 +9,7 @@ from typing import Any
 from commandbus import (
     CommandStatus,
     Worker,
+    store,
 )
 from tests.facts import (
     assert_books_balance,
@@ -53,6 +54,32 @@ async def test_a_stop_may_come_from_any_thread_and_again(pool, recorded, make_wo
     worker.stop()
     worker.stop(force=True)
     assert await value(pool, "select stopped_at is not null from command_bus_worker")
+
+
+async def test_a_heartbeat_that_a_slow_server_carries_out_later_wakes_nobody_up(
+    pool, recorded, make_worker
+):
+    worker: Worker = make_worker()
+    running = asyncio.create_task(worker.run())
+    await until(lambda: worker.worker_id is not None)
+    worker.stop()
+    await running
+    known = "select stopped_at, heartbeat_at from command_bus_worker"
+    before = await rows(pool, known)
+
+    async with store.autocommit(pool) as conn:
+        answer = await store.heartbeat(
+            conn,
+            worker.registered_id,
+            running=[],
+            running_count=0,
+            rate=0.0,
+            concurrency=1,
+            settings={},
+        )
+
+    assert answer is None
+    assert await rows(pool, known) == before
 
 
 async def test_a_stop_before_the_start_starts_nothing(pool, recorded, make_worker):
