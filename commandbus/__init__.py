@@ -1,7 +1,8 @@
 """A command bus on PostgreSQL and PGMQ.
 
 Send with :class:`CommandBus`, handle with :class:`Worker` and :class:`HandlerRegistry`, look after
-what failed with :class:`commandbus.ops.TroubleshootingQueue`.
+what failed with :class:`TroubleshootingQueue`, delete what has ended with :class:`Pruner`. What is
+not named here is not for use outside.
 """
 
 from commandbus.bus import CommandBus
@@ -11,6 +12,7 @@ from commandbus.errors import (
     CommandNotFoundError,
     DuplicateCommandError,
     HandlerAlreadyRegisteredError,
+    HandlerError,
     InvalidCommandError,
     InvalidDomainError,
     InvalidStateError,
@@ -40,6 +42,7 @@ from commandbus.models import (
     TroubledCommand,
 )
 from commandbus.ops import TroubleshootingQueue
+from commandbus.retention import Pruned, Pruner, RetentionRule
 from commandbus.retry import RetryPolicy
 from commandbus.version import VERSION
 from commandbus.worker import Worker
@@ -59,6 +62,7 @@ __all__ = [
     "DuplicateCommandError",
     "HandlerAlreadyRegisteredError",
     "HandlerContext",
+    "HandlerError",
     "HandlerRegistry",
     "InvalidCommandError",
     "InvalidDomainError",
@@ -71,7 +75,10 @@ __all__ = [
     "Page",
     "Percentiles",
     "PermanentCommandError",
+    "Pruned",
+    "Pruner",
     "Reply",
+    "RetentionRule",
     "RetryPolicy",
     "SendResult",
     "TransientCommandError",

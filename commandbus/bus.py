@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import base64
 import logging
-import math
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import queries, store
-from commandbus.errors import InvalidCommandError, InvalidDomainError
+from commandbus.checks import check_positive, check_whole, is_number
+from commandbus.cursors import decode_cursor, encode_cursor
+from commandbus.errors import InvalidCommandError, InvalidDomainError, translate_errors
 from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     AuditEvent,
@@ -41,6 +41,9 @@ logger = logging.getLogger(__name__)
 DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SEND_CHUNK = 1000
 MAX_ATTEMPTS_LIMIT = 1_000
+MAX_DELAY_SECONDS = 10 * 366 * 86_400
+MAX_PAGE = 1_000
+MAX_VISIBILITY_SECONDS = 366 * 86_400
 
 
 class CommandBus:
@@ -59,11 +62,15 @@ class CommandBus:
         *,
         answer_timeout: float = ANSWER_SECONDS,
     ) -> None:
+        check_positive("answer_timeout", answer_timeout)
         self._pool = pool
         self._answer_timeout = answer_timeout
 
-    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
-        return store.autocommit(self._pool, within=self._answer_timeout)
+    @asynccontextmanager
+    async def _autocommit(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        async with store.autocommit(self._pool, within=self._answer_timeout) as conn:
+            with translate_errors():
+                yield conn
 
     async def send(
         self,
@@ -75,7 +82,7 @@ class CommandBus:
         reply_to: str | None = None,
         max_attempts: int | None = None,
         delay: float | timedelta | None = None,
-        conn: AsyncConnection[TupleRow] | None = None,
+        conn: AsyncConnection[Any] | None = None,
         batch_id: UUID | None = None,
     ) -> SendResult:
         """Send one command; it is durable when this returns.
@@ -83,7 +90,8 @@ class CommandBus:
         With *conn* the send joins the caller's transaction: the command exists if and when that
         commits. *delay* (seconds or a timedelta) is how long it waits before a worker may take it.
         *max_attempts* None means the worker's configured budget. *reply_to* names a PGMQ queue
-        that gets one reply when the command ends.
+        that gets one reply when the command ends; ``get_reply_queue`` names a domain's own.
+        *batch_id* counts the command among others, for ``get_batch``.
 
         The same *command_id* with the same content again is answered with the first one
         (``created`` is False).
@@ -113,7 +121,7 @@ class CommandBus:
         domain: str,
         commands: Iterable[NewCommand],
         *,
-        conn: AsyncConnection[TupleRow] | None = None,
+        conn: AsyncConnection[Any] | None = None,
         batch_id: UUID | None = None,
     ) -> list[SendResult]:
         """Send a set of commands, all of them or none; the answers are in the order of *commands*.
@@ -137,7 +145,7 @@ class CommandBus:
 
     async def _send_rows(
         self,
-        conn: AsyncConnection[TupleRow],
+        conn: AsyncConnection[Any],
         domain: str,
         rows: Sequence[dict[str, Any]],
         batch_id: UUID | None,
@@ -162,6 +170,14 @@ class CommandBus:
         _check_domain(name)
         async with self._autocommit() as conn:
             await store.create_domain(conn, name)
+
+    async def get_reply_queue(self, domain: str) -> str:
+        """The name of the domain's reply queue, for ``reply_to`` and ``read_replies``.
+
+        Raises UnknownDomainError.
+        """
+        async with self._autocommit() as conn:
+            return await queries.get_reply_queue(conn, domain)
 
     async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
         """The command as it stands, or None."""
@@ -196,7 +212,7 @@ class CommandBus:
             "created_before": created_before,
         }
         given = {name: value for name, value in filters.items() if value is not None}
-        _check_limit(limit)
+        check_whole("limit", limit, 1, MAX_PAGE)
         async with self._autocommit() as conn:
             found = await queries.query_commands(
                 conn, given, before=decode_cursor(cursor), limit=limit + 1
@@ -236,8 +252,11 @@ class CommandBus:
         A message that is no reply is named in the log and left where it is: it may be somebody's
         work, read by a mistake in the name of the queue.
 
-        Raises UnknownReplyQueueError when *queue* does not exist.
+        *limit* is 1 to 1,000. Raises UnknownReplyQueueError when *queue* does not exist, and
+        ValueError for numbers that are out of range.
         """
+        check_whole("limit", limit, 1, MAX_PAGE)
+        check_whole("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
         async with self._autocommit() as conn:
             messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
         replies: list[Reply] = []
@@ -278,11 +297,6 @@ def _check_domain(domain: str) -> None:
         )
 
 
-def _check_limit(limit: int) -> None:
-    if not 1 <= limit <= 1000:
-        raise ValueError("limit must be between 1 and 1000")
-
-
 def _row(command: NewCommand) -> dict[str, Any]:
     """The command as the SQL function takes it; raises InvalidCommandError for bad values."""
     row: dict[str, Any] = {
@@ -305,7 +319,7 @@ def _row(command: NewCommand) -> dict[str, Any]:
             raise InvalidCommandError(f"max_attempts must be between 1 and {MAX_ATTEMPTS_LIMIT}")
         row["max_attempts"] = command.max_attempts
     if command.delay is not None:
-        row["delay_seconds"] = _seconds(command.delay)
+        row["delay_seconds"] = delay_in_seconds("delay", command.delay)
     check_json("data", row["data"])
     return row
 
@@ -319,31 +333,14 @@ def _uuid(name: str, value: object) -> UUID:
         raise InvalidCommandError(f"{name} must be a UUID") from exc
 
 
-def _seconds(delay: float | timedelta) -> float:
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else float(delay)
-    if not math.isfinite(seconds) or not 0 <= seconds <= 10 * 366 * 86400:
-        raise InvalidCommandError("delay must be between 0 seconds and ten years")
+def delay_in_seconds(name: str, delay: object) -> float:
+    """*delay* in seconds; raises InvalidCommandError where it is none."""
+    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
+    if not is_number(seconds) or not 0 <= seconds <= MAX_DELAY_SECONDS:
+        raise InvalidCommandError(
+            f"{name} must be seconds or a timedelta from 0 to ten years, not {delay!r:.100}"
+        )
     return seconds
-
-
-def encode_cursor(at: datetime, command_id: UUID) -> str:
-    """The key of a row as a text that clients pass back without looking into it."""
-    return base64.urlsafe_b64encode(f"{at.isoformat()}|{command_id}".encode()).decode().rstrip("=")
-
-
-def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
-    """The key in a cursor; raises ValueError for one that ``encode_cursor`` did not make."""
-    if cursor is None:
-        return None
-    try:
-        text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
-        at, _, command_id = text.partition("|")
-        when = datetime.fromisoformat(at)
-        if when.tzinfo is None:
-            raise ValueError("no zone")
-        return when, UUID(command_id)
-    except ValueError as exc:
-        raise ValueError("the cursor is not one that a page gave") from exc
 
 
 def _reply(msg_id: int, message: Any) -> Reply:

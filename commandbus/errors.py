@@ -20,7 +20,7 @@ class CommandBusError(Exception):
 
 
 class InvalidCommandError(CommandBusError, ValueError):
-    """What was to be sent cannot be a command; nothing was sent."""
+    """A value that the database cannot hold or look for; nothing was sent or changed."""
 
 
 class InvalidDomainError(CommandBusError, ValueError):
@@ -145,6 +145,9 @@ def translate_errors() -> Iterator[None]:
             raise error(
                 f"{exc.diag.message_primary}.{hint}" if hint else f"{exc.diag.message_primary}"
             ) from exc
+        if isinstance(exc, pg.DataError) and exc.diag.message_detail:
+            text = f"{exc.diag.message_primary}: {exc.diag.message_detail}"
+            raise InvalidCommandError(text) from exc
         if isinstance(exc, _INVALID_VALUES):
             raise InvalidCommandError(exc.diag.message_primary or str(exc)) from exc
         raise

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Awaitable, Callable
 from functools import wraps
-from typing import Any
+from typing import Any, TypeVar
 
+from commandbus.checks import check_number
 from commandbus.errors import HandlerAlreadyRegisteredError, PermanentCommandError
 from commandbus.models import Command
 
 Handler = Callable[[Command, "HandlerContext"], Awaitable[Any]]
+H = TypeVar("H", bound=Handler)
 ExtendVisibility = Callable[[float], Awaitable[None]]
 
 
@@ -62,7 +64,7 @@ class HandlerRegistry:
         *,
         auto_renew: bool = False,
         timeout: float | None = None,
-    ) -> Callable[[Handler], Handler]:
+    ) -> Callable[[H], H]:
         """Register the decorated coroutine function for commands of this type.
 
         What it returns becomes the command's result. With *auto_renew* the worker makes the lease
@@ -70,11 +72,11 @@ class HandlerRegistry:
         After *timeout* seconds the handler is cancelled, and the attempt fails as a transient
         error; 0 means no limit, None the worker's ``handler_timeout``. What a plain function
         returns cannot be awaited: its command goes to the troubleshooting queue, which says so.
-        Raises HandlerAlreadyRegisteredError for a second handler of the same type, and ValueError
-        for a negative timeout.
+        Raises HandlerAlreadyRegisteredError for a second handler of the same type, ValueError for a
+        timeout that is no number of seconds, and TypeError for what cannot be called.
         """
 
-        def register(function: Handler) -> Handler:
+        def register(function: H) -> H:
             self.register(domain, command_type, function, auto_renew=auto_renew, timeout=timeout)
             return function
 
@@ -90,8 +92,10 @@ class HandlerRegistry:
         timeout: float | None = None,
     ) -> None:
         """The same as :meth:`handler` without the decorator."""
-        if timeout is not None and timeout < 0:
-            raise ValueError("timeout must not be negative")
+        if not callable(function):
+            raise TypeError(f"a handler is a coroutine function, not {function!r:.100}")
+        if timeout is not None:
+            check_number("timeout", timeout, 0)
         key = (domain, command_type)
         if key in self._handlers:
             raise HandlerAlreadyRegisteredError(

@@ -10,6 +10,8 @@ from itertools import islice
 from typing import Any
 from uuid import UUID
 
+from commandbus.cursors import encode_cursor
+
 
 class CommandStatus(StrEnum):
     """Where a command is in its life; all of the last four but IN_TSQ are final."""
@@ -237,6 +239,11 @@ class TroubledCommand:
     entered_at: datetime
     first_failed_at: datetime
     last_failed_at: datetime
+
+    @property
+    def cursor(self) -> str:
+        """Give it to ``TroubleshootingQueue.list`` for the page that begins after this one."""
+        return encode_cursor(self.entered_at, self.command_id)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -12,8 +12,10 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 
 from commandbus import queries, store
-from commandbus.bus import decode_cursor
-from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus.bus import MAX_PAGE, delay_in_seconds
+from commandbus.checks import check_positive, check_whole
+from commandbus.cursors import decode_cursor
+from commandbus.errors import CommandNotFoundError, InvalidStateError, translate_errors
 from commandbus.limits import ANSWER_SECONDS
 from commandbus.models import (
     CommandStatus,
@@ -24,6 +26,8 @@ from commandbus.models import (
 from commandbus.payload import check_json
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from psycopg_pool import AsyncConnectionPool
 
 DEFAULT_OPERATOR = "unknown"
@@ -44,11 +48,15 @@ class TroubleshootingQueue:
         *,
         answer_timeout: float = ANSWER_SECONDS,
     ) -> None:
+        check_positive("answer_timeout", answer_timeout)
         self._pool = pool
         self._answer_timeout = answer_timeout
 
-    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
-        return store.autocommit(self._pool, within=self._answer_timeout)
+    @asynccontextmanager
+    async def _autocommit(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
+        async with store.autocommit(self._pool, within=self._answer_timeout) as conn:
+            with translate_errors():
+                yield conn
 
     async def list(
         self,
@@ -62,8 +70,10 @@ class TroubleshootingQueue:
     ) -> Sequence[TroubledCommand]:
         """The commands in the queue that match, the latest arrivals first.
 
-        For the next page give ``encode_cursor(last.entered_at, last.command_id)``.
+        For the page after this one give the ``cursor`` of its last command. *limit* is 1 to 1,000.
+        Raises ValueError for a limit out of range or a cursor that no command gave.
         """
+        check_whole("limit", limit, 1, MAX_PAGE)
         async with self._autocommit() as conn:
             return await queries.list_troubled(
                 conn,
@@ -97,6 +107,7 @@ class TroubleshootingQueue:
         """Put the command back to work, its attempts counted anew.
 
         With *delay_seconds* it waits that long first, during which ``undo_retry`` takes it back.
+        Raises InvalidCommandError for a delay below 0 or above ten years.
         """
         return _single(
             domain,
@@ -114,9 +125,8 @@ class TroubleshootingQueue:
         delay_seconds: float = 0,
     ) -> Sequence[OperatorResult]:
         """``operator_retry`` for a set, with an answer for each command."""
-        return await self._operate(
-            "operator_retry", domain, list_of(command_ids), operator, delay_seconds
-        )
+        delay = delay_in_seconds("delay_seconds", delay_seconds)
+        return await self._operate("operator_retry", domain, list_of(command_ids), operator, delay)
 
     async def undo_retry(
         self, domain: str, command_id: UUID, operator: str = DEFAULT_OPERATOR

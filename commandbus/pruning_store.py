@@ -8,7 +8,7 @@ from uuid import UUID
 
 from commandbus.errors import translate_errors
 from commandbus.models import CommandStatus
-from commandbus.store import Connection
+from commandbus.store import Connection, fetch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,12 @@ async def prune_commands(
 ) -> PrunedBatch:
     """Delete up to *limit* commands that ended with *status* before *before*, oldest first."""
     with translate_errors():
-        cur = await conn.execute(
+        [row] = await fetch(  # the function returns exactly one row
+            conn,
             "select command_ids, events, last_created_at, last_id, more"
             " from command_bus.prune_commands(%s, %s, %s, %s, %s, %s, p_dry_run => %s)",
             (status.value, before, limit, domain, *after, dry_run),
         )
-        row = await cur.fetchone()
-    assert row is not None  # the function returns exactly one row
     return PrunedBatch(row[0], row[1], (row[2], row[3]), row[4])
 
 
@@ -54,11 +53,8 @@ async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUI
 
 async def prune_history(conn: Connection, before: datetime, limit: int) -> dict[str, int]:
     """Delete up to *limit* rows of each kind that are older than *before*; how many, by kind."""
-    cur = await conn.execute(
-        "select kind, sum(deleted)::bigint from command_bus.prune_history(%s, %s) group by kind",
-        (before, limit),
-    )
-    return dict(await cur.fetchall())
+    query = "select kind, sum(deleted)::bigint from command_bus.prune_history(%s, %s) group by kind"
+    return dict(await fetch(conn, query, (before, limit)))
 
 
 async def may_prune(conn: Connection) -> bool:

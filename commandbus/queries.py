@@ -12,10 +12,10 @@ from typing import Any
 from uuid import UUID
 
 from psycopg import sql
-from psycopg.errors import UndefinedTable
+from psycopg.errors import RaiseException, UndefinedTable
 from psycopg.rows import class_row, dict_row
 
-from commandbus.errors import UnknownReplyQueueError
+from commandbus.errors import UnknownDomainError, UnknownReplyQueueError
 from commandbus.models import (
     AuditEvent,
     AuditEventType,
@@ -26,7 +26,7 @@ from commandbus.models import (
     TroubledCommand,
 )
 from commandbus.payload import decode_or_note
-from commandbus.store import Connection
+from commandbus.store import Connection, fetch
 
 _SELECT_COMMAND = sql.SQL(
     """
@@ -169,9 +169,7 @@ async def count_troubled(conn: Connection, filters: dict[str, Any]) -> int:
 
 async def count_by_status(conn: Connection, domain: str | None) -> dict[CommandStatus, int]:
     """Exact counts by status, cheap at any table size."""
-    cur = await conn.execute("select * from command_bus.count_by_status(%s)", (domain,))
-    row = await cur.fetchone()
-    assert row is not None  # the function returns exactly one row
+    [row] = await fetch(conn, "select * from command_bus.count_by_status(%s)", (domain,))
     return dict(zip(CommandStatus, row, strict=True))
 
 
@@ -203,13 +201,13 @@ async def get_batch(conn: Connection, batch_id: UUID) -> BatchProgress | None:
     )
 
 
-async def reply_queue(conn: Connection, domain: str) -> str | None:
-    """The name of a domain's reply queue, or None for an unknown domain."""
-    cur = await conn.execute(
-        "select reply_queue from command_bus_domain where domain = %s", (domain,)
-    )
-    row = await cur.fetchone()
-    return None if row is None else str(row[0])
+async def get_reply_queue(conn: Connection, domain: str) -> str:
+    """The name of a domain's reply queue; raises UnknownDomainError."""
+    query = "select reply_queue from command_bus_domain where domain = %s"
+    rows = await fetch(conn, query, (domain,))
+    if not rows:
+        raise UnknownDomainError(f'domain "{domain}" does not exist')
+    return str(rows[0][0])
 
 
 async def read_messages(
@@ -235,8 +233,8 @@ async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) 
 
 @contextmanager
 def _queue_must_exist(queue: str) -> Iterator[None]:
-    """PGMQ knows a queue only by its table."""
+    """PGMQ knows a queue only by its table, and refuses names that no queue can have."""
     try:
         yield
-    except UndefinedTable as exc:
+    except (UndefinedTable, RaiseException) as exc:
         raise UnknownReplyQueueError(f'queue "{queue:.100}" does not exist') from exc

@@ -11,11 +11,14 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
+from typing import Any
 from uuid import UUID
 
+from psycopg import AsyncConnection
+
 from commandbus import pruning_store, queries, store
-from commandbus.errors import UnknownDomainError
+from commandbus.checks import check_number, check_positive, check_whole
 from commandbus.limits import answered_within
 from commandbus.models import CommandStatus
 
@@ -26,9 +29,10 @@ BATCH_SIZE = 500
 PAUSE_RATIO = 1.0
 """After a batch, pruning rests for so many times as long as the batch took."""
 BATCH_SECONDS = 60.0
+_FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)  # the first day is not within every zone
 """How long a batch may take."""
 
-OnPruned = Callable[[store.Connection, list[UUID]], Awaitable[object]]
+OnPruned = Callable[[AsyncConnection[Any], list[UUID]], Awaitable[object]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,14 +49,25 @@ class RetentionRule:
     keep: int | None = None
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "status", CommandStatus(self.status))  # text is taken, too
         if self.status not in FINISHED:
             raise ValueError(f"commands that are {self.status} have not ended and are not pruned")
         if self.older_than is None and self.keep is None:
             raise ValueError("a rule needs an age or a number")
-        if self.older_than is not None and self.older_than < timedelta(0):
-            raise ValueError("an age must not be negative")
-        if self.keep is not None and self.keep < 0:
-            raise ValueError("a number to keep must not be negative")
+        if self.older_than is not None:
+            _check_age("older_than", self.older_than)
+        if self.keep is not None:
+            check_whole("keep", self.keep, 0)
+
+
+def _check_age(name: str, age: object) -> None:
+    if not isinstance(age, timedelta) or age < timedelta(0):
+        raise ValueError(f"{name} must be a timedelta that is not negative, not {age!r:.100}")
+
+
+def _before(now: datetime, age: timedelta) -> datetime:
+    """The moment so long before *now*, or the first one there is."""
+    return now - age if age < now - _FIRST_MOMENT else _FIRST_MOMENT
 
 
 @dataclass(slots=True)
@@ -77,12 +92,13 @@ class Pruner:
     inside it with the ids that were deleted, so that an application can delete its own rows with
     them. *on_batch* hears after each batch how far it is. Errors of the server pass as psycopg's;
     what was deleted before stays deleted. Raises NoAnswerError for a batch that the database has
-    not answered within *answer_timeout* seconds.
+    not answered within *answer_timeout* seconds, and ValueError for numbers below 1 and for a
+    connection that is not in autocommit mode.
     """
 
     def __init__(
         self,
-        conn: store.Connection,
+        conn: AsyncConnection[Any],
         *,
         domain: str | None = None,
         batch_size: int = BATCH_SIZE,
@@ -90,6 +106,10 @@ class Pruner:
         on_batch: Callable[[Pruned], object] | None = None,
         answer_timeout: float = BATCH_SECONDS,
     ) -> None:
+        check_whole("batch_size", batch_size, 1)
+        check_positive("answer_timeout", answer_timeout)
+        if not conn.autocommit:
+            raise ValueError("conn must be in autocommit mode, or all batches are one transaction")
         self._conn = conn
         self._limit = answered_within(answer_timeout)
         self._domain = domain
@@ -111,8 +131,10 @@ class Pruner:
     ) -> Pruned:
         """Delete what *rules* say, the oldest first, until nothing is left or time is over.
 
-        Raises UnknownDomainError.
+        Raises UnknownDomainError, and ValueError for a negative *max_seconds*.
         """
+        if max_seconds is not None:
+            check_number("max_seconds", max_seconds, 0)
         started = time.monotonic()
         deadline = None if max_seconds is None else started + max_seconds
         done = Pruned()
@@ -129,12 +151,12 @@ class Pruner:
         *,
         dry_run: bool,
     ) -> None:
-        if self._domain is not None and await queries.reply_queue(self._conn, self._domain) is None:
-            raise UnknownDomainError(f'domain "{self._domain}" does not exist')
+        if self._domain is not None:
+            await queries.get_reply_queue(self._conn, self._domain)  # it exists
         for rule in rules:
             now = await store.server_time(self._conn)
             if rule.older_than is not None:
-                before = now - rule.older_than
+                before = _before(now, rule.older_than)
                 await self._walk(done, rule.status, before, None, deadline, dry_run=dry_run)
             if rule.keep is not None:
                 counts = await queries.count_by_status(self._conn, self._domain)
@@ -149,9 +171,10 @@ class Pruner:
         Statistics by the second, workers that are gone, batches whose commands are all pruned,
         rejected messages with PGMQ's archive of them, and what failure groups were.
         """
+        _check_age("older_than", older_than)
         total: Counter[str] = Counter()
         async with self._limit:
-            before = await store.server_time(self._conn) - older_than
+            before = _before(await store.server_time(self._conn), older_than)
             while not self._stopping.is_set():
                 began = time.monotonic()
                 deleted = await pruning_store.prune_history(self._conn, before, self._batch_size)

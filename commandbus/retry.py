@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
+from commandbus.checks import check_number, check_whole
+
 __all__ = ["RetryPolicy"]
 
 
@@ -25,14 +27,11 @@ class RetryPolicy:
     failed together do not come back together."""
 
     def __post_init__(self) -> None:
-        if self.max_attempts < 1:
-            raise ValueError("max_attempts must be at least 1")
-        if self.base_delay_ms < 0 or self.max_delay_ms < 0:
-            raise ValueError("delays must not be negative")
-        if not self.backoff_multiplier >= 1:  # which a NaN is not either
-            raise ValueError("backoff_multiplier must be at least 1")
-        if not 0 <= self.jitter <= 1:
-            raise ValueError("jitter must be between 0 and 1")
+        check_whole("max_attempts", self.max_attempts, 1)
+        check_whole("base_delay_ms", self.base_delay_ms, 0)
+        check_whole("max_delay_ms", self.max_delay_ms, 0)
+        check_number("backoff_multiplier", self.backoff_multiplier, 1)
+        check_number("jitter", self.jitter, 0, 1)
 
     def delay_ms(self, attempt: int) -> int:
         """The delay after the failed *attempt* (from 1), in milliseconds, without jitter."""

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
 from psycopg import AsyncConnection, sql
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
 from commandbus.errors import translate_errors
@@ -45,23 +45,38 @@ async def autocommit(
 ) -> AsyncIterator[Connection]:
     """A connection on which each call is a transaction of its own; no round trips for BEGIN.
 
-    Raises NoAnswerError when getting it and using it took longer than *within* seconds.
+    Its rows are tuples, whatever they are for the pool's owner. Raises NoAnswerError when getting
+    it and using it took longer than *within* seconds.
     """
     async with answered_within(within), pool.connection() as conn:
-        before = conn.autocommit
+        before, rows_before = conn.autocommit, conn.row_factory
         await conn.set_autocommit(True)
+        conn.row_factory = tuple_row
         try:
             yield conn
         finally:
+            conn.row_factory = rows_before
             if not conn.closed and not before:
                 await conn.set_autocommit(False)
+
+
+async def fetch(
+    conn: AsyncConnection[Any], query: str, params: Sequence[Any] = ()
+) -> list[TupleRow]:
+    """The answer's rows as tuples, also on a connection of a caller who gets them otherwise."""
+    async with conn.cursor(row_factory=tuple_row) as cur:
+        await cur.execute(query.encode(), params)
+        return await cur.fetchall()
 
 
 # Sending
 
 
 async def send_commands(
-    conn: Connection, domain: str, commands: Sequence[dict[str, Any]], batch_id: UUID | None
+    conn: AsyncConnection[Any],
+    domain: str,
+    commands: Sequence[dict[str, Any]],
+    batch_id: UUID | None,
 ) -> list[SendResult]:
     """Send all of *commands* or none, inside the caller's transaction; answers in any order."""
     query = "select * from command_bus.send_commands(%s, %s, %s)"
@@ -69,7 +84,7 @@ async def send_commands(
 
 
 async def send_command(
-    conn: Connection, domain: str, command: dict[str, Any], batch_id: UUID | None
+    conn: AsyncConnection[Any], domain: str, command: dict[str, Any], batch_id: UUID | None
 ) -> SendResult:
     """Send one command, inside the caller's transaction."""
     query = "select * from command_bus.send_command(%s, %s, %s)"
@@ -77,14 +92,14 @@ async def send_command(
     return result
 
 
-async def _send(conn: Connection, query: str, params: tuple[Any, ...]) -> list[SendResult]:
+async def _send(
+    conn: AsyncConnection[Any], query: str, params: tuple[Any, ...]
+) -> list[SendResult]:
     with translate_errors():
-        async with conn.cursor() as cur:
-            await cur.execute(query.encode(), params)
-            return [
-                SendResult(command_id, msg_id, created, CommandStatus(status))
-                for command_id, msg_id, created, status in await cur.fetchall()
-            ]
+        return [
+            SendResult(command_id, msg_id, created, CommandStatus(status))
+            for command_id, msg_id, created, status in await fetch(conn, query, params)
+        ]
 
 
 async def create_domain(conn: Connection, domain: str) -> None:
@@ -124,9 +139,7 @@ async def _claim(
     conn: Connection, query: str, params: tuple[Any, ...], domain: str
 ) -> list[ClaimedCommand]:
     with translate_errors():
-        async with conn.cursor() as cur:
-            await cur.execute(query.encode(), params)
-            rows = await cur.fetchall()
+        rows = await fetch(conn, query, params)
     return [_claimed_command(domain, row) for row in rows]
 
 
@@ -337,10 +350,8 @@ async def operate(conn: Connection, function: str, *args: Any) -> list[OperatorR
 
 async def server_time(conn: Connection) -> datetime:
     """What the server's clock says, in UTC: in a zone with summer time, sums would be wrong."""
-    cur = await conn.execute("select clock_timestamp()")
-    row = await cur.fetchone()
-    assert row is not None  # a select without a table
-    return cast(datetime, row[0]).astimezone(UTC)
+    [(now,)] = await fetch(conn, "select clock_timestamp()")
+    return cast(datetime, now).astimezone(UTC)
 
 
 def dumps(value: Any) -> str:

@@ -22,6 +22,7 @@ from psycopg.rows import TupleRow
 from commandbus import store
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
+from commandbus.checks import check_number, check_positive, check_whole
 from commandbus.claiming import ClaimLoop
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.handlers import HandlerRegistry
@@ -66,6 +67,8 @@ class Worker:
 
     The pool belongs to the caller; each call takes a connection for as long as it lasts, and none
     is held while a handler runs. One more connection listens for notifications.
+
+    Raises ValueError for numbers that make no sense; ``run()`` raises UnknownDomainError.
     """
 
     def __init__(
@@ -86,8 +89,8 @@ class Worker:
     ) -> None:
         self.domain = domain
         self.settings = settings or {}
-        if answer_timeout <= 0:
-            raise ValueError("answer_timeout must be positive")
+        check_positive("answer_timeout", answer_timeout)
+        check_number("drain_timeout", drain_timeout, 0)
         self.drain_timeout = drain_timeout
         self.answer_timeout = answer_timeout
         self.worker_id: int | None = None
@@ -143,16 +146,15 @@ class Worker:
 
         Raises ValueError for values that make no sense, and changes nothing then.
         """
-        for name, value, least in (
-            ("concurrency", concurrency, 1),
-            ("visibility_timeout", visibility_timeout, 1),
-            ("batch_size", batch_size, 1),
-            ("handler_timeout", handler_timeout, 0),
-        ):
-            if value is not None and value < least:
-                raise ValueError(f"{name} must be at least {least}")
-        if poll_interval is not None and poll_interval <= 0:
-            raise ValueError("poll_interval must be positive")
+        for name, count in (("concurrency", concurrency), ("batch_size", batch_size)):
+            if count is not None:
+                check_whole(name, count, 1)
+        if visibility_timeout is not None:
+            check_number("visibility_timeout", visibility_timeout, 1)
+        if handler_timeout is not None:
+            check_number("handler_timeout", handler_timeout, 0)
+        if poll_interval is not None:
+            check_positive("poll_interval", poll_interval)
         if concurrency is not None:
             self._slots.concurrency = concurrency
         if visibility_timeout is not None:
@@ -219,7 +221,12 @@ class Worker:
             self._loop.call_soon_threadsafe(self._wake.set)
 
     async def run(self) -> None:
-        """Work until stopped. Faults of the database are waited out; other errors are raised."""
+        """Work until stopped. Faults of the database are waited out; other errors are raised.
+
+        A worker runs once: RuntimeError the next time.
+        """
+        if self._loop is not None:
+            raise RuntimeError("a worker runs once; make another one")
         self._loop = asyncio.get_running_loop()
         if self._stopping or not await self._until_stopped(self.register()):
             return

@@ -17,7 +17,7 @@ import sqlalchemy as sa
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.models.base import db
-from commandbus.bus import decode_cursor, encode_cursor
+from commandbus.cursors import decode_cursor, encode_cursor
 
 TOTAL_LIMIT = 10_000
 SCAN_LIMIT = 20_000

@@ -10,7 +10,6 @@ from uuid import UUID, uuid4
 import pytest
 
 from commandbus import CommandStatus, OperatorVerdict
-from commandbus.bus import encode_cursor
 from commandbus.errors import (
     CommandNotFoundError,
     InvalidCommandError,
@@ -306,7 +305,7 @@ async def test_the_list_shows_the_latest_first_and_pages_by_key(tsq, pool):
     ids = [command_id for _ in range(5) for command_id in await trouble(pool)]
 
     first = await tsq.list(limit=3)
-    rest = await tsq.list(limit=3, cursor=encode_cursor(first[-1].entered_at, first[-1].command_id))
+    rest = await tsq.list(limit=3, cursor=first[-1].cursor)
 
     assert [each.command_id for each in (*first, *rest)] == ids[::-1]
     assert await tsq.count() == 5

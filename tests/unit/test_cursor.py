@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commandbus.bus import decode_cursor, encode_cursor
+from commandbus.cursors import decode_cursor, encode_cursor
 
 zones = st.integers(-14 * 60, 14 * 60).map(lambda m: timezone(timedelta(minutes=m)))
 
