@@ -27,8 +27,14 @@ _SECRET_NAME = re.compile(r"password|secret|token|dsn|authorization|cookie", re.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _PLAIN = re.compile(r"[^\s\"=]+")
 
-# Libraries that tell every step at INFO and below.
-_QUIET = ("psycopg", "psycopg.pool", "asyncio", "urllib3")
+# What libraries tell that is of use: no single steps, and not each attempt of a pool to reach a
+# server, as who waits for the connection says that it got none.
+_LEVELS = {
+    "psycopg": logging.WARNING,
+    "psycopg.pool": logging.ERROR,
+    "asyncio": logging.WARNING,
+    "urllib3": logging.WARNING,
+}
 
 
 def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
@@ -41,8 +47,8 @@ def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | Non
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
-    for name in _QUIET:
-        logging.getLogger(name).setLevel(max(logging.WARNING, root.level))
+    for name, least in _LEVELS.items():
+        logging.getLogger(name).setLevel(max(least, root.level))
 
 
 def masked(text: str) -> str:

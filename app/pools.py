@@ -6,12 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from psycopg import AsyncConnection
 from psycopg.conninfo import conninfo_to_dict
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
 
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+from commandbus.pools import Pool as Pool
+from commandbus.pools import create_pool
 
 CONNECT_SECONDS = 5
 CLOSE_SECONDS = 1.0
@@ -35,18 +33,13 @@ def new_pool(
     Where it is *checked*, a connection that the server has ended meanwhile is replaced before
     anybody gets it, which costs each call a round trip.
     """
-    return AsyncConnectionPool(
+    return create_pool(
         url,
-        connection_class=AsyncConnection[TupleRow],
         kwargs={"autocommit": True, **connection_options(url, application_name, answer_timeout)},
         min_size=1,
         max_size=max_size,
         timeout=timeout,
-        # Its pauses between attempts double, so that it would notice late that the server is back;
-        # giving up early, it tries anew with each call.
-        reconnect_timeout=1.0,
-        check=AsyncConnectionPool.check_connection if checked else None,
-        open=False,
+        check=Pool.check_connection if checked else None,
         name=name,
     )
 

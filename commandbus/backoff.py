@@ -8,7 +8,7 @@ import random
 class Backoff:
     """Delays in seconds that double from 0.05 up to a limit, each shortened by a random part."""
 
-    def __init__(self, limit: float = 1.0) -> None:
+    def __init__(self, limit: float = 0.5) -> None:
         self._limit = limit
         self._delay = 0.05
 

@@ -36,7 +36,7 @@ async def listen_for_commands(
     It is opened with the pool's settings, but not taken from it, so that a small pool is not made
     smaller. While there is no connection, polling has to do; *wake* is called once it is back.
     """
-    backoff = Backoff(limit=5.0)
+    backoff = Backoff(limit=1.0)
     while True:
         try:
             async with answered_within(answer_timeout) as limit, await _connect(pool) as conn:

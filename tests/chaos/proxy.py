@@ -56,6 +56,7 @@ class Proxy:
         self.was_cut = False
         self.error: Error | None = None
         self.counting = False
+        self.refusals = 0  # so many of the next connections end at once
 
     @property
     def url(self) -> str:
@@ -117,6 +118,9 @@ class Proxy:
         self._tasks.add(task)
         flowing = self._flowing
         try:
+            if self.refusals > 0:
+                self.refusals -= 1
+                return
             await flowing.wait()
             upstream = await self._connect()
             link = _Link(self, flowing, (reader, writer), upstream)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import statistics
 from datetime import datetime
 
 import psycopg
@@ -18,14 +19,17 @@ from tests.chaos.checker import assert_clean
 from tests.chaos.conftest import LONG, scaled
 from tests.chaos.faults import Faults, Fleet, running
 from tests.chaos.scenes import all_ended, mixture, send_on_record
+from tests.facts import value
+from tests.waiting import eventually
 
 KILLS = scaled(2, 30)
 PAUSE_SECONDS = (1.0, 2.0) if not LONG else (5.0, 15.0)
 # Commands go on being sent until the last kill.
 COMMANDS = scaled(400, 20_000)
 LEASE_SECONDS = 2
-# A worker tries again after a second at most; the short form runs beside many other tests.
-RESUMED_SECONDS = scaled(20, 2)
+# A worker tries again after half a second at most; the short form runs beside many other tests.
+RESUMED_SECONDS = scaled(20, 1)
+RESUMED_AT_LAST_SECONDS = scaled(20, 2)
 
 
 async def test_a_server_that_is_killed_loses_nothing_and_work_goes_on(
@@ -48,6 +52,8 @@ async def test_a_server_that_is_killed_loses_nothing_and_work_goes_on(
 
     duration = KILLS * (sum(PAUSE_SECONDS) / 2 + 1)
     with running(fleet):
+        registered = "select count(*) >= 3 from command_bus_worker"
+        await eventually(lambda: value(own_pool, registered), seconds=60)
         async with asyncio.TaskGroup() as tasks:
             tasks.create_task(kill_now_and_then())
             tasks.create_task(
@@ -60,7 +66,8 @@ async def test_a_server_that_is_killed_loses_nothing_and_work_goes_on(
     faults.require()
     with psycopg.connect(own_url, autocommit=True) as conn:
         assert_clean(history.read(), conn)
-    assert max(resumed) < RESUMED_SECONDS, resumed
+    assert statistics.median(resumed) < RESUMED_SECONDS, resumed
+    assert max(resumed) < RESUMED_AT_LAST_SECONDS, resumed
 
 
 async def seconds_until_work_goes_on(url: str) -> float:

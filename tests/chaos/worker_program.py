@@ -20,10 +20,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from psycopg import AsyncConnection
-from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
-
 from app.event_loop import end_process, run_to_end
 from commandbus import (
     BusinessRuleError,
@@ -35,6 +31,7 @@ from commandbus import (
 )
 from commandbus.handlers import HandlerContext
 from commandbus.models import Command
+from commandbus.pools import create_pool
 from tests.chaos.history import CANCELLED, History
 
 COMMAND_TYPE = "Chaos"
@@ -127,13 +124,11 @@ async def main(url: str, history: History, options: dict[str, Any]) -> None:
     registry.register(
         "test", LIMITED_TYPE, ChaosHandler(history), auto_renew=True, timeout=LIMIT_SECONDS
     )
-    async with AsyncConnectionPool(
+    async with create_pool(
         url,
-        connection_class=AsyncConnection[TupleRow],
         min_size=1,
         max_size=6,
         kwargs={"application_name": f"chaos worker {os.getpid()}", "connect_timeout": 2},
-        open=False,
     ) as pool:
         worker = Worker(
             pool,

@@ -1,0 +1,46 @@
+"""Connection pools that notice soon that a server is back."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import suppress
+from typing import Any
+
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
+
+Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+
+RECONNECT_SECONDS = 0.5
+
+# The event loop itself holds tasks only weakly.
+_reconnecting: set[asyncio.Task[None]] = set()
+
+
+def create_pool(conninfo: str, **options: Any) -> Pool:
+    """A pool for *conninfo*, not open, that tries twice a second to reach a server that is away.
+
+    *options* are those of ``psycopg_pool.AsyncConnectionPool``, whose own pauses between attempts
+    double up to minutes: so long a worker could miss that the server is back.
+    """
+    return AsyncConnectionPool(
+        conninfo,
+        connection_class=AsyncConnection[TupleRow],
+        reconnect_timeout=RECONNECT_SECONDS,
+        reconnect_failed=_try_anew,
+        open=False,
+        **options,
+    )
+
+
+async def _try_anew(pool: Pool) -> None:
+    """Ask for a connection: where *pool* has given up, only that makes it try again."""
+    task = asyncio.create_task(_touch(pool), name=f"reconnect {pool.name}")
+    _reconnecting.add(task)
+    task.add_done_callback(_reconnecting.discard)
+
+
+async def _touch(pool: Pool) -> None:
+    with suppress(PoolClosed, PoolTimeout):
+        await pool.putconn(await pool.getconn(RECONNECT_SECONDS))
