@@ -42,6 +42,7 @@ from commandbus.models import (
     TroubledCommand,
 )
 from commandbus.ops import TroubleshootingQueue
+from commandbus.pools import create_pool
 from commandbus.retention import Pruned, Pruner, RetentionRule
 from commandbus.retry import RetryPolicy
 from commandbus.version import VERSION
@@ -87,5 +88,6 @@ __all__ = [
     "UnknownDomainError",
     "UnknownReplyQueueError",
     "Worker",
+    "create_pool",
     "uuid7",
 ]
