@@ -8,6 +8,7 @@ All methods run on the worker's event loop and never wait.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import math
 import time
@@ -53,6 +54,7 @@ class Slots:
         self._stale: list[Attempt] = []
         self._mean_run_seconds: float | None = None
         self._look_planned = False
+        self._context = contextvars.copy_context()
 
     @property
     def running(self) -> list[Attempt]:
@@ -94,6 +96,7 @@ class Slots:
         """Take the attempts of a claim; those that can start do."""
         if not attempts:
             return
+        self._context = contextvars.copy_context()
         for attempt in attempts:
             self._held[attempt.token] = attempt
         self._ready.extend(attempts)
@@ -127,9 +130,13 @@ class Slots:
         self._on_change()
 
     def start(self, attempt: Attempt) -> None:
-        """Run the handler of an attempt in a task of its own."""
+        """Run the handler of an attempt in a task of its own.
+
+        The end of another attempt may be what calls this: without a context given, what that
+        handler left in context variables (a tenant, a trace) would be there for this one.
+        """
         self._running[attempt.token] = attempt
-        attempt.task = asyncio.create_task(self._run(attempt))
+        attempt.task = asyncio.create_task(self._run(attempt), context=self._context.copy())
 
     async def _run(self, attempt: Attempt) -> None:
         if self._is_stale(attempt):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -80,6 +81,22 @@ async def test_many_commands_are_each_run_once(pool, recorded, start_worker):
     assert await value(pool, "select sum(completed) from command_bus_worker") == 500
     assert await queued(pool) == 0
     await assert_books_balance(pool)
+
+
+async def test_what_a_handler_sets_in_context_variables_no_other_sees(pool, registry, start_worker):
+    tenant: ContextVar[str | None] = ContextVar("tenant", default=None)
+    seen: list[str | None] = []
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        seen.append(tenant.get())
+        tenant.set(str(command.command_id))
+
+    ids = await send(pool, 20)
+    await start_worker(concurrency=1)
+    await ended(pool, *ids)
+
+    assert seen == [None] * 20
 
 
 async def test_no_more_handlers_run_than_the_concurrency_allows(pool, gate, start_worker):
