@@ -265,6 +265,30 @@ as $$
 declare
     v_queue text;
 begin
+    -- The locks in the order in which settling takes them.
+    perform pg_advisory_xact_lock(command_bus.prune_lock('groups'));
+    return query
+    with gone as (
+        delete from command_bus_tsq_group where group_id in (
+            select g.group_id from command_bus_tsq_group as g
+            where g.last_seen_at < p_before
+                and not exists (
+                    select from command_bus_tsq as t where t.group_id = g.group_id
+                )
+                and not exists (
+                    select from command_bus_tsq_delta as d where d.group_id = g.group_id
+                )
+                and not exists (
+                    -- An operator's delayed retry keeps its place in the group.
+                    select from command_bus_waiting as w
+                    where w.before_retry ->> 'group_id' = g.group_id::text
+                )
+            limit p_limit
+        )
+        returning 1
+    )
+    select 'failure groups', count(*) from gone;
+
     perform pg_advisory_xact_lock(command_bus.prune_lock('commands'));
     return query
     with gone as (
@@ -340,29 +364,6 @@ begin
         returning 1
     )
     select 'hours of failure groups', count(*) from gone;
-
-    perform pg_advisory_xact_lock(command_bus.prune_lock('groups'));
-    return query
-    with gone as (
-        delete from command_bus_tsq_group where group_id in (
-            select g.group_id from command_bus_tsq_group as g
-            where g.last_seen_at < p_before
-                and not exists (
-                    select from command_bus_tsq as t where t.group_id = g.group_id
-                )
-                and not exists (
-                    select from command_bus_tsq_delta as d where d.group_id = g.group_id
-                )
-                and not exists (
-                    -- An operator's delayed retry keeps its place in the group.
-                    select from command_bus_waiting as w
-                    where w.before_retry ->> 'group_id' = g.group_id::text
-                )
-            limit p_limit
-        )
-        returning 1
-    )
-    select 'failure groups', count(*) from gone;
 end;
 $$;
 

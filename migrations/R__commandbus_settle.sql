@@ -32,7 +32,7 @@ declare
     v_queue text := command_bus.command_queue(p_domain);
     v_msg_ids bigint[];
     v_reply_ids uuid[];
-    v_settled integer;
+    v_settled integer := 0;
 begin
     if jsonb_array_length(p_completed) > 0 then
         with outcome as materialized (
@@ -100,15 +100,17 @@ begin
         if v_reply_ids is not null then
             perform command_bus.send_replies(p_domain, v_reply_ids);
         end if;
-        if v_settled < jsonb_array_length(p_completed) then
-            return query
-            select * from command_bus.explain_unsettled(p_domain, p_worker_id, p_completed, v_now);
-        end if;
     end if;
 
     if jsonb_array_length(p_failed) > 0 then
         return query
         select * from command_bus.settle_failures(p_domain, v_queue, p_worker_id, p_failed, v_now);
+    end if;
+
+    -- After the failures: of pruning's two locks, that of the groups comes first.
+    if v_settled < jsonb_array_length(p_completed) then
+        return query
+        select * from command_bus.explain_unsettled(p_domain, p_worker_id, p_completed, v_now);
     end if;
 end;
 $$;
@@ -360,7 +362,10 @@ begin
     )
     join command_bus_command as c
         on command_bus.has_key(c.command_id, c.domain, v.command_id, p_domain)
-    where v.verdict = 'late';
+    where v.verdict = 'late'
+    -- In a snapshot older than the pruning that was waited for, the command still seems to be
+    -- there. This is refused then, and hinders only who would delete the command.
+    for key share of c;
 end;
 $$;
 

@@ -51,9 +51,6 @@ begin
     select distinct on (e.group_id) e.group_id, p_domain, e.error_type, e.error_code,
         command_bus.normal_message(e.error_message), v_now, v_now
     from entered as e
-    where not exists (
-        select from command_bus_tsq_group as known where known.group_id = e.group_id
-    )
     order by e.group_id
     on conflict do nothing;
 end;

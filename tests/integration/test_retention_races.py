@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import random
 from uuid import uuid4
+
+import pytest
+from psycopg.errors import SerializationFailure
 
 from commandbus import (
     BusinessRuleError,
     NewCommand,
     PermanentCommandError,
     TransientCommandError,
+    store,
 )
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import (
     DOMAIN,
     Pool,
     assert_books_balance,
+    claim,
     claim_one,
     completed,
     events,
     expire_leases,
+    failed,
     queued,
     register,
     rows,
@@ -79,6 +86,64 @@ async def test_a_late_result_leaves_nothing_behind_a_command_that_is_being_prune
 
     assert await left(pool) == set()
     assert await value(pool, "select count(*) from command_bus_audit") == 0
+    await assert_books_balance(pool)
+
+
+async def test_nor_where_the_late_worker_sees_an_older_snapshot(pool):
+    """Where the role has REPEATABLE READ as its default, each call sees what was before it."""
+    worker_id = await register(pool)
+    [command_id] = await send(pool)
+    first = await claim_one(pool, worker_id)
+    await expire_leases(pool, command_id)
+    await settle(pool, worker_id, completed(await claim_one(pool, worker_id)))
+
+    async with pool.connection() as late:
+        await late.execute("set default_transaction_isolation to 'repeatable read'")
+        await late.commit()
+        await late.set_autocommit(True)
+        async with pool.connection() as conn, conn.transaction():
+            await conn.execute(
+                "select * from command_bus.prune_commands('COMPLETED', clock_timestamp(), 10)"
+            )
+            settling = asyncio.create_task(
+                store.settle_commands(late, DOMAIN, worker_id, json.dumps([completed(first)]), "[]")
+            )
+            await eventually(lambda: blocked(pool))
+        with pytest.raises(SerializationFailure):  # the worker tries again then
+            await settling
+        [again] = await store.settle_commands(
+            late, DOMAIN, worker_id, json.dumps([completed(first)]), "[]"
+        )
+        await late.execute("reset default_transaction_isolation")
+        await late.set_autocommit(False)
+
+    assert again.verdict == "unknown"
+    assert await value(pool, "select count(*) from command_bus_audit") == 0
+    await assert_books_balance(pool)
+
+
+async def test_history_is_pruned_while_a_failure_and_a_late_result_are_recorded(pool):
+    """Both take two locks, which they must take in the same order."""
+    worker_id = await register(pool)
+    await send(pool, 2)
+    late, failing = await claim(pool, worker_id)
+    await expire_leases(pool, late.command.command_id)
+    await settle(pool, worker_id, completed(await claim_one(pool, worker_id)))
+
+    async with pool.connection() as conn, pool.connection() as pruning:
+        # The failure first, and then the late result: what one call would do, with time between.
+        await store.settle_commands(
+            conn, DOMAIN, worker_id, "[]", json.dumps([failed(failing, "permanent")])
+        )
+        history = asyncio.create_task(
+            pruning.execute("select command_bus.prune_history(clock_timestamp(), 10)")
+        )
+        await eventually(lambda: blocked(pool))
+        await store.settle_commands(conn, DOMAIN, worker_id, json.dumps([completed(late)]), "[]")
+        await conn.commit()
+        await history
+
+    assert (await events(pool, late.command.command_id))[-1] == "LATE_RESULT"
     await assert_books_balance(pool)
 
 
