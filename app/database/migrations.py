@@ -100,8 +100,10 @@ def migrate(
 def _apply(conn: Connection[TupleRow], file: MigrationFile) -> AppliedMigration:
     """Run *file* and record it, both or neither."""
     started = time.monotonic()
-    # What one migration sets for its session must not reach the next.
+    # What one migration sets for its session must not reach the next; and the tables belong in
+    # public also where the role has a schema of its own, as Flyway has it by its defaultSchema.
     conn.execute("reset all")
+    conn.execute("set search_path to public")
     try:
         with conn.transaction():
             # Without parameters psycopg sends the text as it is, however many statements it holds.

@@ -149,6 +149,16 @@ def test_what_a_migration_sets_does_not_reach_the_next(
     assert conn.execute("select to_regclass('public.here') is not null").fetchone() == (True,)
 
 
+def test_tables_are_made_in_public_also_where_the_role_has_a_schema_of_its_own(
+    conn: Connection[TupleRow], folder: Path
+) -> None:
+    conn.execute("do $$ begin execute format('create schema %I', current_user); end $$")
+
+    migrate(conn, folder)
+
+    assert conn.execute("select to_regclass('public.one') is not null").fetchone() == (True,)
+
+
 def test_a_failing_migration_leaves_nothing_and_says_where(
     conn: Connection[TupleRow], folder: Path
 ) -> None:
