@@ -114,11 +114,14 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
         parser.error("--max-regression needs --compare")
     if options.json is not None and not options.json.parent.is_dir():
         parser.error(f"there is no folder {options.json.parent} for --json")
+    if options.json is not None and options.json.is_dir():
+        parser.error(f"--json needs the name of a file, and {options.json} is a folder")
     mix = options.mix or _success_mix(100 if options.success_pct is None else options.success_pct)
     try:
         distribution = BehaviorDistribution.model_validate(mix)
     except ValidationError as exc:
-        parser.error("; ".join(str(error["msg"]) for error in exc.errors()))
+        complaints = [": ".join([*map(str, e["loc"][:1]), e["msg"]]) for e in exc.errors()]
+        parser.error(f"argument --mix: {'; '.join(complaints)}")
     return Plan(
         order=BulkOrder(
             count=options.commands,
@@ -225,6 +228,8 @@ def _percent(text: str) -> float:
 
 def _mix(text: str) -> dict[str, float]:
     parts = [part.partition("=") for part in text.split(",")]
+    if not all(equals for _, equals, _ in parts):
+        raise argparse.ArgumentTypeError("must be like success=90,fail_permanent=10")
     if len({name for name, _, _ in parts}) < len(parts):
         raise argparse.ArgumentTypeError("names a type twice")
     return {name.strip(): _percent(percent) for name, _, percent in parts}

@@ -136,7 +136,7 @@ def _list(file: CredentialsFile, _: argparse.Namespace) -> None:
 
 def _known(users: dict[str, User], name: str) -> User:
     if name not in users:
-        raise CredentialsError(f"There is no user {name}")
+        raise CredentialsError(f"There is no user {name}; `add {name} --role ROLE` makes one")
     return users[name]
 
 

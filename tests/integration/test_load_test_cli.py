@@ -336,11 +336,13 @@ async def test_a_run_without_living_workers_ends_with_an_error(database_url, tmp
     [
         (["--commands", "0"], "from 1 to 1000000"),
         (["--mix", "success=90"], "add up to 90, not to 100"),
-        (["--mix", "success=90,explode=10"], "Input should be"),
+        (["--mix", "success=90,explode=10"], "argument --mix: explode: Input should be one of"),
+        (["--mix", "success"], "argument --mix: must be like success=90,"),
         (["--mix", "success=100", "--success-pct", "100"], "not both"),
         (["--success-pct", "101"], "from 0 to 100"),
         (["--max-regression", "5"], "needs --compare"),
         (["--json", "/nowhere/at/all.json"], "there is no folder /nowhere/at"),
+        (["--json", "/"], "--json needs the name of a file, and / is a folder"),
         (["--name", "two\nlines"], "printable"),
     ],
 )

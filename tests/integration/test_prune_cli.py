@@ -51,7 +51,9 @@ async def test_it_deletes_what_it_announced(database_url, pool):
 
 
 async def test_it_says_in_one_line_that_there_was_nothing_to_do(database_url):
-    assert (await run(database_url, "--keep", "0")).startswith("Deleted no commands with 0 events")
+    for limits in (["--keep", "0"], ["--older-than", "999999999d", "--history", "999999999d"]):
+        said = await run(database_url, *limits)
+        assert said.startswith("Deleted no commands with 0 events")
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from app.config import PROJECT_ROOT, ConfigurationError, LogFormat, Settings
+from app.options import plain_number
+from app.worker_cli import PROCESS_OPTIONS
+from app.worker_process import OPTIONS
 
 
 def test_nothing_given_means_the_defaults() -> None:
@@ -143,6 +146,13 @@ def test_every_setting_of_the_web_server_is_in_the_example() -> None:
     names = set(re.findall(r"values\.\w+\(\s*\"([A-Z_]+)\"", source)) | {"SECRET_KEY_FILE"}
     assert len(names) > 12
     assert [name for name in sorted(names) if f"#{name}=" not in example] == []
+
+
+def test_every_option_of_a_worker_is_in_the_example_with_its_default() -> None:
+    example = (PROJECT_ROOT / ".env.example").read_text().splitlines()
+
+    lines = [f"#{o.variable}={plain_number(o.default)}" for o in (*OPTIONS, *PROCESS_OPTIONS)]
+    assert [line for line in lines if line not in example] == []
 
 
 def test_secrets_are_not_shown() -> None:
