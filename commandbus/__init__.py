@@ -22,6 +22,7 @@ from commandbus.errors import (
     TransientCommandError,
     UnknownDomainError,
     UnknownReplyQueueError,
+    UnsuitableConnectionError,
 )
 from commandbus.handlers import HandlerContext, HandlerRegistry
 from commandbus.ids import uuid7
@@ -87,6 +88,7 @@ __all__ = [
     "TroubleshootingQueue",
     "UnknownDomainError",
     "UnknownReplyQueueError",
+    "UnsuitableConnectionError",
     "Worker",
     "create_pool",
     "uuid7",

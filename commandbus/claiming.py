@@ -120,6 +120,8 @@ class ClaimLoop:
                 # Before anything is waited for: a stop in that moment must find them.
                 self._slots.add(self._attempts(claimed, asked_at, seconds))
         except INFRASTRUCTURE_ERRORS as exc:
+            if self._pool.closed:
+                raise  # it will not open again
             delay = self._backoff.next_delay()
             logger.warning(
                 "claim_retried",

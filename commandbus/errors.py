@@ -68,6 +68,10 @@ class NoAnswerError(CommandBusError, psycopg.OperationalError):
     """
 
 
+class UnsuitableConnectionError(CommandBusError):
+    """The pool's sessions have settings with which commands cannot be read; none was claimed."""
+
+
 class HandlerAlreadyRegisteredError(CommandBusError):
     """Two handlers for one domain and command type."""
 

@@ -34,7 +34,7 @@ _SELECT_COMMAND = sql.SQL(
         created_at, status, attempts, max_attempts, msg_id, claim_no, worker_id,
         result::text as result, last_error_type, last_error_code, last_error_message, updated_at,
         started_at, finished_at, lease_until
-    from command_bus_command
+    from public.command_bus_command
     """
 )
 
@@ -124,7 +124,7 @@ async def get_audit_trail(
                 jsonb_strip_nulls(jsonb_build_object(
                     'attempt', attempt, 'msg_id', msg_id, 'worker_id', worker_id
                 )) || coalesce(details, '{}') as details
-            from command_bus_audit
+            from public.command_bus_audit
             where command_id = %(command_id)s and (%(domain)s::text is null or domain = %(domain)s)
             order by audit_id
             """,
@@ -145,7 +145,7 @@ async def list_troubled(
 ) -> list[TroubledCommand]:
     """The troubleshooting queue, the latest arrivals first, after the key *before*."""
     query, params = _page(
-        sql.SQL("select * from command_bus_tsq"),
+        sql.SQL("select * from public.command_bus_tsq"),
         "entered_at",
         [_equals(name) for name in filters],
         filters,
@@ -159,7 +159,7 @@ async def list_troubled(
 
 async def count_troubled(conn: Connection, filters: dict[str, Any]) -> int:
     """How many commands in the troubleshooting queue match; exact."""
-    query = sql.SQL("select count(*) from command_bus_tsq") + _where(
+    query = sql.SQL("select count(*) from public.command_bus_tsq") + _where(
         [_equals(name) for name in filters]
     )
     cur = await conn.execute(query, filters)
@@ -203,7 +203,7 @@ async def get_batch(conn: Connection, batch_id: UUID) -> BatchProgress | None:
 
 async def get_reply_queue(conn: Connection, domain: str) -> str:
     """The name of a domain's reply queue; raises UnknownDomainError."""
-    query = "select reply_queue from command_bus_domain where domain = %s"
+    query = "select reply_queue from public.command_bus_domain where domain = %s"
     rows = await fetch(conn, query, (domain,))
     if not rows:
         raise UnknownDomainError(f'domain "{domain}" does not exist')

@@ -17,7 +17,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
-from commandbus.errors import translate_errors
+from commandbus.errors import UnsuitableConnectionError, translate_errors
 from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     ClaimedCommand,
@@ -138,9 +138,21 @@ async def claim_suspect(
 async def _claim(
     conn: Connection, query: str, params: tuple[Any, ...], domain: str
 ) -> list[ClaimedCommand]:
+    _refuse_unreadable(conn)
     with translate_errors():
         rows = await fetch(conn, query, params)
     return [_claimed_command(domain, row) for row in rows]
+
+
+def _refuse_unreadable(conn: Connection) -> None:
+    """Raise UnsuitableConnectionError where a claim could be made, but its answer not be read."""
+    session = conn.info.parameter_status
+    style, encoding = session("DateStyle"), session("client_encoding")
+    if style and not style.startswith("ISO"):
+        raise UnsuitableConnectionError(f"DateStyle is {style}, and has to be ISO")
+    # In another one there are texts that it cannot hold, unless the database has that, too.
+    if encoding != "UTF8" and (encoding == "SQL_ASCII" or encoding != session("server_encoding")):
+        raise UnsuitableConnectionError(f"client_encoding is {encoding}, and has to be UTF8")
 
 
 def _claimed_command(domain: str, row: TupleRow) -> ClaimedCommand:

@@ -223,7 +223,9 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Faults of the database are waited out; other errors are raised.
 
-        A worker runs once: RuntimeError the next time.
+        A worker runs once: RuntimeError the next time. Raises UnsuitableConnectionError where the
+        pool's sessions have a DateStyle or client_encoding with which commands cannot be read, and
+        psycopg_pool's PoolClosed where the pool is not open.
         """
         if self._loop is not None:
             raise RuntimeError("a worker runs once; make another one")
@@ -311,6 +313,8 @@ class Worker:
                     self.worker_id = await self._heartbeat.register(conn)
                     return True
             except INFRASTRUCTURE_ERRORS as exc:
+                if self._pool.closed:
+                    raise  # or was never opened
                 delay = backoff.next_delay()
                 logger.warning(
                     "registration_retried",

@@ -1,0 +1,138 @@
+"""Pools whose sessions have other settings than the server's defaults."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+import pytest
+from psycopg import AsyncConnection
+from psycopg.rows import TupleRow
+from psycopg_pool import AsyncConnectionPool, PoolClosed
+
+from commandbus import (
+    BusinessRuleError,
+    CommandBus,
+    HandlerRegistry,
+    PermanentCommandError,
+    TransientCommandError,
+    TroubleshootingQueue,
+    UnsuitableConnectionError,
+    Worker,
+)
+from tests.facts import DOMAIN, REPLIES, Pool, assert_books_balance, ended, events, send
+from tests.integration.conftest import QUICK_RETRIES
+from tests.waiting import until
+
+OpenPool = Callable[..., AbstractAsyncContextManager[Pool]]
+
+
+@pytest.fixture
+def pool_with(database_url: str) -> OpenPool:
+    """Makes pools, not open, whose sessions have these settings."""
+
+    def make(*settings: str, **kwargs: Any) -> Pool:
+        options = " ".join(f"-c {each.replace(' ', chr(92) + ' ')}" for each in settings)
+        return AsyncConnectionPool(
+            database_url,
+            connection_class=AsyncConnection[TupleRow],
+            kwargs={"options": options, **kwargs},
+            min_size=1,
+            max_size=4,
+            open=False,
+        )
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        ["search_path=nowhere"],
+        ["default_transaction_isolation=repeatable read"],
+        ["default_transaction_isolation=serializable"],
+        [
+            *("timezone=Asia/Kathmandu", "intervalstyle=sql_standard", "bytea_output=escape"),
+            *("extra_float_digits=-15", "array_nulls=off", "transform_null_equals=on"),
+            *("enable_nestloop=off", "enable_indexscan=off", "plan_cache_mode=force_custom_plan"),
+            *("row_security=off", "quote_all_identifiers=on", "datestyle=ISO,DMY"),
+        ],
+    ],
+    ids=lambda settings: settings[0],
+)
+async def test_all_that_the_bus_does_works_with(pool, pool_with, settings):
+    registry = HandlerRegistry()
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        error = {
+            "business": BusinessRuleError,
+            "permanent": PermanentCommandError,
+            "transient": TransientCommandError if context.attempt < 2 else None,
+        }.get(command.data["case"])
+        if error is not None:
+            raise error("CODE", "text")
+        return command.data
+
+    async with pool_with(*settings) as used:
+        bus, tsq = CommandBus(used), TroubleshootingQueue(used)
+        [fine] = await send(used, data={"case": "fine ĉ"}, reply_to=REPLIES)
+        [later] = await send(used, data={"case": "transient"}, delay=0.01)
+        [no] = await send(used, data={"case": "business"})
+        [stuck] = await send(used, data={"case": "permanent"})
+        worker = Worker(
+            used,
+            domain=DOMAIN,
+            handler_registry=registry,
+            retry_policy=QUICK_RETRIES,
+            poll_interval=0.2,
+        )
+        running = asyncio.create_task(worker.run())
+        await ended(used, fine, later)
+        await ended(used, no, expected="FAILED")
+        await ended(used, stuck, expected="IN_TSQ")
+        worker.stop()
+        await running
+
+        assert len((await bus.query_commands()).commands) == 4
+        assert len(await tsq.list(DOMAIN)) == await tsq.count(DOMAIN) == 1
+        await tsq.operator_retry(DOMAIN, stuck, delay_seconds=60)
+        await tsq.undo_retry(DOMAIN, stuck)
+        await tsq.operator_cancel(DOMAIN, stuck)
+        [reply] = await bus.read_replies(await bus.get_reply_queue(DOMAIN))
+        assert reply.command_id == fine
+        assert (await bus.get_audit_trail(later))[-1].event_type == "COMPLETED"
+    await assert_books_balance(pool)
+
+
+@pytest.mark.parametrize(
+    "setting", ["datestyle=German", "client_encoding=LATIN1", "client_encoding=SQL_ASCII"]
+)
+async def test_a_worker_that_could_not_read_commands_claims_none(
+    pool, pool_with, registry, setting
+):
+    [command_id] = await send(pool, data={"text": "ĉ"})
+
+    async with pool_with(setting) as unsuitable:
+        worker = Worker(unsuitable, domain=DOMAIN, handler_registry=registry)
+        with pytest.raises(UnsuitableConnectionError, match="has to be"):
+            await worker.run()
+
+    assert await events(pool, command_id) == ["SENT"]
+
+
+async def test_a_worker_whose_pool_was_closed_ends(pool, pool_with, recorded, registry):
+    async with pool_with() as closed:
+        worker = Worker(closed, domain=DOMAIN, handler_registry=registry, poll_interval=0.05)
+        running = asyncio.create_task(worker.run())
+        await until(lambda: worker.worker_id is not None)
+
+    with pytest.raises(PoolClosed):
+        await running
+
+
+async def test_a_worker_whose_pool_was_never_opened_says_so(pool_with, registry):
+    with pytest.raises(PoolClosed, match="not open yet"):
+        await Worker(pool_with(), domain=DOMAIN, handler_registry=registry).run()
