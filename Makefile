@@ -108,7 +108,7 @@ bench: .venv/.installed-dev ## Measure speed and memory in short forms (about 15
 
 .PHONY: clean
 clean: ## Remove what was built; keep the data in .data
-	rm -rf .venv app/static/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
+	rm -rf .venv build commandbus.egg-info app/static/dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache test-results
 	find . -name __pycache__ -not -path './.data/*' -prune -exec rm -rf {} +
 
 .venv/bin/python:

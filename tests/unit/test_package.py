@@ -1,0 +1,37 @@
+"""The library can be installed by itself: what pyproject.toml says of it is so."""
+
+from __future__ import annotations
+
+import ast
+import sys
+import tomllib
+from pathlib import Path
+
+from packaging.requirements import Requirement
+
+import commandbus
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_pinned_driver_is_one_that_the_package_takes():
+    [needed] = map(Requirement, PROJECT["dependencies"])
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    [pinned] = [line for line in lines if line.startswith(needed.name)]
+    [version] = Requirement(pinned.partition("#")[0]).specifier
+
+    assert needed.specifier.contains(version.version)
+    assert needed.extras == {"pool"}
+
+
+def test_the_package_needs_nothing_that_it_does_not_name():
+    imported = set()
+    for path in Path(commandbus.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Import):
+                imported |= {alias.name.partition(".")[0] for alias in node.names}
+            elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                imported.add(node.module.partition(".")[0])
+
+    assert imported - sys.stdlib_module_names == {"commandbus", "psycopg", "psycopg_pool"}
