@@ -21,6 +21,15 @@ class PrunedBatch:
     more: bool
 
 
+async def _see_what_was_waited_for(conn: Connection) -> None:
+    """Let each statement of this transaction see what was committed before it.
+
+    The locks of pruning are no use to a snapshot that is older than the wait for them. Where the
+    transaction has another level, it must not have done anything yet.
+    """
+    await conn.execute("set transaction isolation level read committed")
+
+
 async def prune_commands(
     conn: Connection,
     status: CommandStatus,
@@ -32,6 +41,7 @@ async def prune_commands(
     dry_run: bool,
 ) -> PrunedBatch:
     """Delete up to *limit* commands that ended with *status* before *before*, oldest first."""
+    await _see_what_was_waited_for(conn)
     with translate_errors():
         [row] = await fetch(  # the function returns exactly one row
             conn,
@@ -44,6 +54,7 @@ async def prune_commands(
 
 async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUID]:
     """Delete up to *limit* commands of a batch that have ended, and say which."""
+    await _see_what_was_waited_for(conn)
     cur = await conn.execute(
         "select command_ids from command_bus.delete_batch(%s, %s)", (batch_id, limit)
     )
@@ -54,7 +65,9 @@ async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUI
 async def prune_history(conn: Connection, before: datetime, limit: int) -> dict[str, int]:
     """Delete up to *limit* rows of each kind that are older than *before*; how many, by kind."""
     query = "select kind, sum(deleted)::bigint from command_bus.prune_history(%s, %s) group by kind"
-    return dict(await fetch(conn, query, (before, limit)))
+    async with conn.transaction():
+        await _see_what_was_waited_for(conn)
+        return dict(await fetch(conn, query, (before, limit)))
 
 
 async def may_prune(conn: Connection) -> bool:

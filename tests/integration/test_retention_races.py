@@ -5,15 +5,20 @@ from __future__ import annotations
 import asyncio
 import json
 import random
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
+from psycopg import AsyncConnection
 from psycopg.errors import SerializationFailure
 
 from commandbus import (
     BusinessRuleError,
+    CommandStatus,
     NewCommand,
     PermanentCommandError,
+    Pruner,
+    RetentionRule,
     TransientCommandError,
     store,
 )
@@ -118,6 +123,30 @@ async def test_nor_where_the_late_worker_sees_an_older_snapshot(pool):
         await late.set_autocommit(False)
 
     assert again.verdict == "unknown"
+    assert await value(pool, "select count(*) from command_bus_audit") == 0
+    await assert_books_balance(pool)
+
+
+async def test_pruning_sees_the_late_result_that_it_waited_for(pool, database_url):
+    worker_id = await register(pool)
+    [command_id] = await send(pool)
+    first = await claim_one(pool, worker_id)
+    await expire_leases(pool, command_id)
+    await settle(pool, worker_id, completed(await claim_one(pool, worker_id)))
+
+    options = "-c default_transaction_isolation=serializable"
+    async with (
+        pool.connection() as late,
+        await AsyncConnection.connect(database_url, autocommit=True, options=options) as conn,
+    ):
+        await store.settle_commands(late, DOMAIN, worker_id, json.dumps([completed(first)]), "[]")
+        rule = RetentionRule(status=CommandStatus.COMPLETED, older_than=timedelta(0))
+        pruning = asyncio.create_task(Pruner(conn).prune([rule]))
+        await eventually(lambda: blocked(pool))
+        await late.commit()
+        assert (await pruning).commands.total() == 1
+        await Pruner(conn).prune_history(timedelta(0))
+
     assert await value(pool, "select count(*) from command_bus_audit") == 0
     await assert_books_balance(pool)
 
