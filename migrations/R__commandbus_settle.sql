@@ -370,7 +370,8 @@ end;
 $$;
 
 -- Send the one reply of each command that has just ended and asked for one. A reply queue that
--- vanished meanwhile leaves REPLY_FAILED in the trail and undoes nothing.
+-- vanished meanwhile, or does not take the reply, leaves REPLY_FAILED in the trail and undoes
+-- nothing. Faults that pass (a deadlock, a timeout) are raised: the whole call is tried again.
 create or replace function command_bus.send_replies(p_domain text, p_ids uuid[])
 returns void
 language plpgsql
@@ -401,10 +402,15 @@ begin
     loop
         begin
             perform pgmq.send_batch(r.reply_to, r.replies);
-        exception when undefined_table or invalid_schema_name then
+        exception when others then
+            if left(sqlstate, 2) in ('08', '25', '40', '53', '55', '57', '58', 'XX') then
+                raise;
+            end if;
             insert into command_bus_audit (command_id, created_at, event_type, domain, details)
-            select id, clock_timestamp(), 'REPLY_FAILED', p_domain,
-                jsonb_build_object('reply_to', r.reply_to, 'reason', 'The queue does not exist')
+            select id, clock_timestamp(), 'REPLY_FAILED', p_domain, jsonb_build_object(
+                'reply_to', r.reply_to, 'reason',
+                case when sqlstate in ('42P01', '3F000') then 'The queue does not exist'
+                     else left(sqlerrm, 500) end)
             from unnest(r.ids) as id;
         end;
     end loop;

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from uuid import UUID, uuid4
 
 import pytest
+from psycopg.errors import LockNotAvailable
 
-from commandbus import CommandBus, CommandStatus
+from commandbus import CommandBus, CommandStatus, store
 from commandbus.errors import UnknownReplyQueueError
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import (
@@ -118,6 +120,40 @@ async def test_a_reply_queue_that_vanished_undoes_nothing(pool, how):
     assert (await status(pool, lost)).is_final
     assert (await events(pool, lost)).count("REPLY_FAILED") == 1
     await assert_books_balance(pool)
+
+
+@pytest.mark.parametrize("how", ["success", "business", "completed by hand"])
+async def test_a_reply_queue_that_takes_no_reply_undoes_nothing(pool, how):
+    await rows(pool, "select pgmq.create('mine')")
+    await rows(pool, "alter table pgmq.q_mine add constraint takes_nothing check (false)")
+    [unheard] = await send(pool, reply_to="mine")
+
+    await end(pool, unheard, how)
+
+    assert (await status(pool, unheard)).is_final
+    [failure] = await rows(
+        pool, "select details from command_bus_audit where event_type = 'REPLY_FAILED'"
+    )
+    assert "takes_nothing" in failure[0]["reason"]
+    await assert_books_balance(pool)
+
+
+async def test_a_reply_queue_that_is_held_for_a_moment_is_tried_again(pool):
+    await rows(pool, "select pgmq.create('mine')")
+    [command_id] = await send(pool, reply_to="mine")
+    worker_id = await register(pool)
+    outcome = completed(await claim_one(pool, worker_id))
+    async with pool.connection() as holder, pool.connection() as conn:
+        await holder.execute("lock table pgmq.q_mine")
+        await conn.execute("set local lock_timeout = '10ms'")
+        with pytest.raises(LockNotAvailable):
+            await store.settle_commands(conn, "test", worker_id, json.dumps([outcome]), "[]")
+        await conn.rollback()
+
+    await settle(pool, worker_id, outcome)
+
+    assert len(await replies(pool, queue="mine")) == 1
+    assert await events(pool, command_id) == ["SENT", "RECEIVED", "COMPLETED"]
 
 
 async def test_one_vanished_queue_of_a_set_spoils_no_other_reply(pool):
