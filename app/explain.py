@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from commandbus.models import CommandStatus
+
+LONGEST_MESSAGE = 300
+"""Characters of an error's message that the sentence quotes; the rest stands with the error."""
+_CLOSE = timedelta(hours=12)
 
 
 class Heartbeat(StrEnum):
@@ -68,7 +72,7 @@ def explain(facts: Facts) -> str:
         case CommandStatus.COMPLETED:
             if facts.operator is not None:
                 return f"{facts.operator} completed it by hand."
-            return f"It completed with attempt {facts.attempts}{_at(facts.finished_at)}."
+            return f"It completed with attempt {facts.attempts}{_at(facts.finished_at, facts.now)}."
         case CommandStatus.FAILED:
             return f"A business rule refused it: {_error(facts)}. That is final."
         case CommandStatus.IN_TSQ:
@@ -81,7 +85,7 @@ def explain(facts: Facts) -> str:
 def _pending(facts: Facts) -> str:
     attempt = f"attempt {facts.attempts + 1} of {facts.budget}"
     if facts.due_at is not None and facts.due_at > facts.now:
-        until = clock(facts.due_at)
+        until = when(facts.due_at, facts.now)
         if facts.waits_for == "OPERATOR_RETRY":
             return f"An operator retried it; until {until} that can be undone."
         if facts.waits_for == "SCHEDULED":
@@ -128,7 +132,7 @@ def _lease(facts: Facts) -> str:
         return ""
     if facts.lease_until <= facts.now:
         return "; its lease is over, so the next worker to claim takes it"
-    return f"; it is delivered again when its lease ends at {clock(facts.lease_until)}"
+    return f"; it is delivered again when its lease ends at {when(facts.lease_until, facts.now)}"
 
 
 def _why_troubled(facts: Facts) -> str:
@@ -144,16 +148,28 @@ def _error(facts: Facts) -> str:
     if facts.error_code is None:
         return "no error was recorded"
     message = (facts.error_message or "").rstrip(". ")
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE].rstrip() + "…"
     return f"{facts.error_code} ({message})" if message else facts.error_code
 
 
-def _at(moment: datetime | None) -> str:
-    return "" if moment is None else f" at {clock(moment)}"
+def _at(moment: datetime | None, now: datetime) -> str:
+    return "" if moment is None else f" at {when(moment, now)}"
+
+
+def when(moment: datetime, now: datetime) -> str:
+    """A moment as the sentence names it: with its day where that is not plain."""
+    return clock(moment) if abs(moment - now) < _CLOSE else day_and_clock(moment)
 
 
 def clock(moment: datetime) -> str:
-    """A moment as the sentence names it."""
+    """The time of day."""
     return moment.astimezone(UTC).strftime("%H:%M:%S UTC")
+
+
+def day_and_clock(moment: datetime) -> str:
+    """The day and the time of day."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def _duration(seconds: float) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 from flask import redirect, request, url_for
@@ -13,7 +13,7 @@ from flask.typing import ResponseReturnValue
 from app import access
 from app.config import ConfigStore
 from app.errors import Problem
-from app.explain import clock
+from app.explain import clock, day_and_clock
 from app.models import (
     CommandDetail,
     CommandFilters,
@@ -41,8 +41,18 @@ from app.web.vocabulary import STATUSES
 from commandbus.models import CommandStatus
 
 FILTER_NAMES = ("status", "domain", "command_type", "created_from", "created_before", "q", "run")
+TROUBLED_NAMES = ("domain", "command_type", "q")
+"""The filters that the troubleshooting queue has, too."""
 MOVING_SECONDS = 2
 RESTING_SECONDS = 15
+
+
+class Moment(NamedTuple):
+    """A moment that a sentence names, and how it does so: its text, and its form in `times.js`."""
+
+    at: datetime
+    text: str
+    form: str
 
 
 @bp.get("/commands")
@@ -83,6 +93,9 @@ def commands_context() -> dict[str, Any]:
         "zone_given": text_arg("tz") or "",
         "status_choices": [("", "Any"), *((s.value, s.label) for s in STATUSES.values())],
         "domain_choices": domain_choices(),
+        "troubled_filters": {
+            name: text for name in TROUBLED_NAMES if (text := text_arg(name)) is not None
+        },
         "run": None if filters.run_id is None else get_run(filters.run_id),
         "title_of": title_of,
         "listing": listing,
@@ -139,16 +152,22 @@ def domain_choices() -> list[tuple[str, str]]:
     return [("", "Any"), *((name, name) for name in domains())]
 
 
-def explained(found: CommandDetail) -> list[str | datetime]:
+def explained(found: CommandDetail) -> list[str | Moment]:
     """The explanation in pieces: its text, and its times as times, for the viewer's zone."""
-    pieces: list[str | datetime] = [found.explanation]
-    for moment in (found.due_at, found.lease_until, found.finished_at):
-        pieces = [part for piece in pieces for part in _split(piece, moment)]
+    pieces: list[str | Moment] = [found.explanation]
+    for at in (found.due_at, found.lease_until, found.finished_at):
+        if at is not None:
+            # The longer text first: it ends like the other.
+            for moment in (
+                Moment(at, day_and_clock(at), "absolute"),
+                Moment(at, clock(at), "clock"),
+            ):
+                pieces = [part for piece in pieces for part in _split(piece, moment)]
     return pieces
 
 
-def _split(piece: str | datetime, moment: datetime | None) -> Sequence[str | datetime]:
-    if moment is None or isinstance(piece, datetime):
+def _split(piece: str | Moment, moment: Moment) -> Sequence[str | Moment]:
+    if isinstance(piece, Moment):
         return (piece,)
-    before, found, after = piece.partition(clock(moment))
+    before, found, after = piece.partition(moment.text)
     return (before, moment, after) if found else (piece,)

@@ -260,6 +260,45 @@ def test_an_unknown_command_is_not_found(live_page: Page):
     assert live_page.request.get("/commands/not-an-id").status == 404
 
 
+def test_what_needs_an_operator_leads_to_where_one_can_act(live_page: Page, live_worker):
+    [command_id] = troubled(live_page, PERMANENT["error_code"])
+    live_page.goto("/commands?status=IN_TSQ&domain=test")
+    live_page.get_by_role("link", name="Retry, complete or cancel them").click()
+
+    expect(live_page).to_have_url(re.compile(r"/troubleshooting\?domain=test$"))
+    live_page.goto(f"/commands/{command_id}")
+    live_page.get_by_role("link", name="All with this code").click()
+    expect(live_page.get_by_label("Error code", exact=True)).to_have_value(PERMANENT["error_code"])
+
+
+def test_a_far_time_is_told_with_its_day(make_live_page: MakePage, database_url):
+    page = make_live_page(timezone_id="Asia/Tokyo")
+    command_id = send(page, {"type": "success"})
+    execute(
+        database_url,
+        "with moved as (delete from pgmq.q_test__commands)"
+        " insert into command_bus_waiting (domain, command_id, due_at, kind)"
+        " values ('test', %s, '2099-12-31 20:00+00', 'SCHEDULED')",
+        command_id,
+    )
+    page.goto(f"/commands/{command_id}")
+
+    expect(page.get_by_text("It was sent to start at 1 Jan 2100, 05:00:00.")).to_be_visible()
+
+
+def test_a_phone_needs_no_scrolling_to_the_side_for_a_long_type(
+    make_live_page: MakePage, database_url
+):
+    page = make_live_page(PHONE)
+    send(page, {"type": "success"})
+    execute(database_url, "update command_bus_command set command_type = repeat('a', 200)")
+    page.goto("/commands")
+
+    table = page.get_by_role("region", name="Commands").last
+    expect(rows(page)).to_have_count(1)
+    assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
+
+
 def test_a_phone_shows_the_list_and_the_detail(make_live_page: MakePage, live_worker):
     page = make_live_page(PHONE)
     [command_id] = troubled(page, PERMANENT["error_code"])

@@ -50,6 +50,14 @@ SOON = NOW + timedelta(seconds=130)
             "It was sent to start at 14:02:10 UTC.",
         ),
         (
+            replace(FACTS, due_at=NOW + timedelta(days=40), waits_for="SCHEDULED"),
+            "It was sent to start at 2026-03-12 14:00:00 UTC.",
+        ),
+        (
+            replace(FACTS, due_at=SOON, waits_for="RETRY", error_message="No. " * 500),
+            f"It waits for attempt 2 of 3 until 14:02:10 UTC, after BUSY ({('No. ' * 75)[:-1]}…).",
+        ),
+        (
             replace(FACTS, due_at=SOON, waits_for="OPERATOR_RETRY"),
             "An operator retried it; until 14:02:10 UTC that can be undone.",
         ),
