@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -12,7 +14,8 @@ from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base, db
-from app.models.tables import Time
+from app.models.tables import Command, Time
+from commandbus.models import CommandStatus
 
 
 class OperatorJob(Base):
@@ -113,6 +116,21 @@ def list_jobs(limit: int = 50, before: UUID | None = None) -> list[JobSummary]:
         last = sa.tuple_(key.scalar_subquery(), sa.literal(before, sa.Uuid()))
         query = query.where(sa.tuple_(OperatorJob.created_at, OperatorJob.job_id) < last)
     return [_summary(list(row)) for row in db.session.execute(query)]
+
+
+def statuses_of(keys: Sequence[tuple[str, UUID]]) -> Counter[CommandStatus]:
+    """How many of the commands, given by domain and id, are in which status now."""
+    counts: Counter[CommandStatus] = Counter()
+    for wanted in {domain for domain, _ in keys}:
+        ids = [command_id for domain, command_id in keys if domain == wanted]
+        query = (
+            sa.select(Command.status, sa.func.count())
+            .where(Command.domain == wanted, Command.command_id.in_(ids))
+            .group_by(Command.status)
+        )
+        for status, count in db.session.execute(query):
+            counts[status] += count
+    return counts
 
 
 def _summary(values: list[Any]) -> JobSummary:

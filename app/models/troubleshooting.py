@@ -141,6 +141,23 @@ def troubled_keys(
     return found.keys, found.next_cursor
 
 
+@dataclass(frozen=True, slots=True)
+class GroupName:
+    """What the failures of a group have in common."""
+
+    error_code: str
+    message: str
+
+
+def get_group_name(group_id: UUID) -> GroupName | None:
+    """What a group is called, also when none of it is left in the queue; None: there is none."""
+    query = sa.select(TroubledGroup.error_code, TroubledGroup.message).where(
+        TroubledGroup.group_id == group_id
+    )
+    row = db.session.execute(query).one_or_none()
+    return None if row is None else GroupName(*row)
+
+
 def list_groups(domain: str | None = None, limit: int = 50) -> list[GroupRow]:
     """The groups with commands in the queue, the largest first, exact at this moment."""
     delta = (

@@ -22,10 +22,10 @@ from app.bulk_operations import AT_ONCE, Action, CommandKey, Order
 from app.clock import now
 from app.errors import Problem, wants_json
 from app.models import TroubledFilters, domains
-from app.models.operator_jobs import JobRow, JobSummary, get_job
+from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.portal import call, current_tsq
 from app.web import bp
-from app.web.commands import one_domain
+from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
 from app.web.form_values import FormError, json_value, text_value
 from app.web.job_texts import commands_text, looks_of, outcome_text, undone_text, words_of
 from app.web.remembered import clean_operator, current_operator, remember_operator
@@ -129,11 +129,14 @@ def undo_retry(command_id: UUID) -> ResponseReturnValue:
 def operator_job(job_id: UUID) -> ResponseReturnValue:
     bulk_operations.current_runner().adopt()
     job = _job(job_id)
+    now_in = _now_in(job)
     context = {
         "job": job.summary,
         "skipped": job.skipped,
         "looks": looks_of(job.summary),
-        "live_seconds": LIVE_SECONDS if job.summary.state == "running" else 15,
+        "now_in": now_in,
+        "gone": len(job.chosen or ()) - sum(now_in.values()) if now_in else 0,
+        "live_seconds": _live_seconds(job.summary, now_in),
         "undo_until": _undo_until(job.summary),
     }
     return render_page("pages/tsq_job.html", context, partials=("tsq_job",))
@@ -269,19 +272,26 @@ def _after(job_id: UUID) -> ResponseReturnValue:
         start = "It starts" if summary.done == 1 else "They start"
         text = f"{text}. {start} in {summary.delay_seconds:.0f} seconds"
         undo = url_for("web.undo_job", job_id=job_id, next=safe_next(""))
-    return _answer(f"{text}.", kind, undo=undo)
+    # What becomes of one command stands on its own page.
+    follow = url_for("web.operator_job", job_id=job_id) if summary.expected > 1 else None
+    return _answer(f"{text}.", kind, undo=undo, follow=follow)
 
 
 def _answer(
-    text: str, kind: str, back: str | None = None, undo: str | None = None
+    text: str,
+    kind: str,
+    back: str | None = None,
+    undo: str | None = None,
+    follow: str | None = None,
 ) -> ResponseReturnValue:
     """Tell what was done: scripts in JSON, everybody else on the page where they were."""
     if wants_json():
-        return {"text": text, "kind": kind, "undo": undo}
-    message: str | Markup = text
+        return {"text": text, "kind": kind, "undo": undo, "follow": follow}
+    message = escape(text)
     if undo is not None:
-        link = Markup('<a class="link" href="{}" data-undo>Undo</a>').format(undo)
-        message = escape(text) + " " + link
+        message += Markup(' <a class="link" href="{}" data-undo>Undo</a>').format(undo)
+    if follow is not None:
+        message += Markup(' <a class="link" href="{}">Follow</a>').format(follow)
     flash(message, kind)
     return redirect(back or safe_next(url_for("web.troubleshooting")), 303)
 
@@ -303,6 +313,23 @@ def _cancelled(domain: str, command_id: UUID, operator: str, reason: str) -> tup
         status = CommandStatus(exc.current_status)
         return f"Nothing was cancelled: the command is {status.value} now.", "warning"
     return "Cancelled.", "success"
+
+
+def _now_in(job: JobRow) -> dict[str, int]:
+    """Where the commands of a retry are now, by status; empty where that is not known or plain."""
+    summary = job.summary
+    is_plain = summary.action != Action.RETRY or summary.undone_at is not None
+    if job.chosen is None or is_plain or not summary.done:
+        return {}
+    counts = statuses_of(job.chosen)
+    return {status.value: counts[status] for status in CommandStatus}
+
+
+def _live_seconds(job: JobSummary, now_in: Mapping[str, int]) -> int:
+    if job.state == "running":
+        return LIVE_SECONDS
+    is_moving = now_in.get(CommandStatus.PENDING) or now_in.get(CommandStatus.IN_PROGRESS)
+    return MOVING_SECONDS if is_moving else RESTING_SECONDS
 
 
 def _undo_until(job: JobSummary) -> datetime | None:

@@ -16,6 +16,7 @@ from app.models import (
     TroubledFilters,
     count_by_status,
     error_codes,
+    get_group_name,
     list_groups,
     list_rejected,
     list_troubled,
@@ -105,9 +106,7 @@ def trend_bars(trend: list[int]) -> list[Bar]:
 def _commands_context() -> dict[str, Any]:
     filters = troubled_filters()
     listing = list_troubled(filters, window())
-    group = None
-    if filters.group_id is not None:
-        group = next((g for g in list_groups() if g.group_id == filters.group_id), None)
+    group = None if filters.group_id is None else get_group_name(filters.group_id)
     return {
         "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
         "is_filtered": filters != TroubledFilters(),

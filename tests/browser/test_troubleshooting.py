@@ -16,6 +16,7 @@ from tests.browser.acting import (
     call_me,
     count,
     execute,
+    send,
     send_many,
     status_of,
     trail_of,
@@ -274,6 +275,70 @@ def test_like_failures_stand_together_and_are_retried_together(
     groups.first.get_by_role("link", name="BANK_AWAY", exact=True).click()
     expect(rows(page)).to_have_count(1)
     expect(page.get_by_text("Only the group")).to_be_visible()
+
+
+@BOTH
+def test_a_retry_is_followed_until_one_sees_that_it_worked(
+    make_live_page: MakePage, live_worker, database_url, scripts
+):
+    page = make_live_page(java_script_enabled=scripts)
+    call_me(page, "Ada")
+    for _ in range(2):
+        send(page, {"type": "fail_transient_then_succeed"}, max_attempts=1)
+    send(page, PERMANENT, max_attempts=1)
+    eventually_now(lambda: count(page, "IN_TSQ") == 3)
+    page.goto(QUEUE)
+    tab = page.get_by_role("link", name=re.compile("^Commands 3$"))
+    expect(tab).to_be_visible()
+    for checkbox in rows(page).get_by_role("checkbox").all():
+        checkbox.check()
+    bar(page).get_by_role("button", name="Retry").click()
+
+    expect(toast(page, "3 retried.")).to_be_visible()
+    expect(tab).to_have_count(0)  # the number beside the tab follows
+    page.get_by_role("link", name="Follow").click()
+    now = page.get_by_role("region", name="Where they are now")
+    expect(now).to_contain_text("The 3 commands")
+    execute(database_url, "update command_bus_waiting set due_at = now()")
+    eventually_now(lambda: count(page, "COMPLETED") == 2 and count(page, "IN_TSQ") == 1)
+    if not scripts:
+        page.reload()
+    expect(now.locator(".stat", has_text="Completed")).to_contain_text("2")
+    now.get_by_role("link", name="In TSQ").click()
+    expect(page.locator("#tsq li")).to_contain_text("CARD_DECLINED")
+
+
+def test_the_link_to_a_group_names_it_when_nothing_is_left_of_it(live_page: Page, live_worker):
+    call_me(live_page, "Ada")
+    troubled(live_page, "CARD_DECLINED")
+    live_page.goto(f"{QUEUE}?view=groups")
+    live_page.get_by_role("link", name="CARD_DECLINED", exact=True).click()
+    rows(live_page).first.get_by_role("button", name="Cancel…").click()
+    live_page.get_by_label("Reason").fill("The shop is closed")
+    live_page.get_by_role("button", name="Cancel 1 command").click()
+    expect(toast(live_page, "1 cancelled.")).to_be_visible()
+    live_page.reload()
+
+    expect(live_page.get_by_text("Only the group CARD_DECLINED")).to_be_visible()
+    expect(live_page.get_by_text("Nothing is left of this group")).to_be_visible()
+
+
+def test_a_large_number_of_a_group_stays_on_one_line(
+    make_live_page: MakePage, live_worker, database_url
+):
+    page = make_live_page(PHONE)
+    troubled(page, "CARD_DECLINED")
+    execute(database_url, "update command_bus_tsq_group set in_tsq = 100000")
+    for width in (360, 800, 1440):
+        page.set_viewport_size({"width": width, "height": 800})
+        page.goto(f"{QUEUE}?view=groups")
+
+        number = page.locator("#tsq").get_by_text(re.compile(r"^100,00\d$"))
+        assert number.evaluate("link => link.getClientRects().length") == 1
+        assert number.evaluate(
+            "link => link.getBoundingClientRect().right"
+            " < link.closest('li').getBoundingClientRect().right"
+        )
 
 
 @BOTH

@@ -9,8 +9,8 @@ const LOOKS = {
   info: ['progress', 'info'],
 };
 
-// action: { label, run } adds a button. Returns a function that takes the toast away.
-export function toast(text, { kind = 'info', seconds = kind === 'error' ? 10 : 5, action } = {}) {
+// action: { label, run } adds a button, link: { label, href } a link. Returns a function that takes the toast away.
+export function toast(text, { kind = 'info', seconds = kind === 'error' ? 10 : 5, action, link } = {}) {
   const [tone, symbol] = LOOKS[kind];
   const element = document.createElement('div');
   element.className = `toast tone-${tone}`;
@@ -30,6 +30,13 @@ export function toast(text, { kind = 'info', seconds = kind === 'error' ? 10 : 5
     timer = setTimeout(dismiss, seconds * 1000);
   };
 
+  if (link) {
+    const anchor = document.createElement('a');
+    anchor.className = 'link';
+    anchor.href = link.href;
+    anchor.textContent = link.label;
+    message.append(' ', anchor);
+  }
   if (action) {
     element.append(button(action.label, 'btn btn-secondary btn-sm', () => {
       dismiss();

@@ -29,11 +29,17 @@ document.addEventListener('click', (event) => {
   undo(link.getAttribute('href')).then(() => link.remove());
 });
 
-// The number that "select all" names follows the list.
+// The numbers that "select all" and the tab name follow the list.
 document.addEventListener('live:updated', (event) => {
   const total = event.target.querySelector('[data-tsq-total]')?.dataset.tsqTotal;
   const form = event.target.closest('[data-select]');
   if (total !== undefined && form) form.dataset.selectTotal = total;
+  const inQueue = Number(event.target.querySelector('[data-in-queue]')?.dataset.inQueue);
+  const tab = document.querySelector('#queue-tabs .tab');
+  if (tab && !Number.isNaN(inQueue)) {
+    const label = tab.textContent.replace(/ [\d,]+$/, '');
+    tab.textContent = inQueue ? `${label} ${inQueue.toLocaleString('en')}` : label;
+  }
 });
 
 async function send(form, button) {
@@ -77,9 +83,10 @@ async function show(response, form) {
   else location.reload();
 }
 
-function tell({ text, kind, undo: url }) {
-  if (!url) toast(text, { kind });
-  else toast(text, { kind, seconds: UNDO_SECONDS, action: { label: 'Undo', run: () => undo(url) } });
+function tell({ text, kind, undo: url, follow }) {
+  const link = follow ? { label: 'Follow', href: follow } : undefined;
+  if (!url) toast(text, { kind, link });
+  else toast(text, { kind, link, seconds: UNDO_SECONDS, action: { label: 'Undo', run: () => undo(url) } });
 }
 
 async function undo(url) {
