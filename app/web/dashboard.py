@@ -7,7 +7,7 @@ from typing import Any
 from flask import flash, redirect, url_for
 from flask.typing import ResponseReturnValue
 
-from app import access, load_tests
+from app import access, load_tests, local_workers
 from app.behaviors import DEFAULT_BEHAVIOR
 from app.bulk import BulkOrder
 from app.database_health import findings, look
@@ -70,6 +70,7 @@ def dashboard_context() -> dict[str, Any]:
         "findings": findings(call(look, current_portal().pool)),
         "counts": {status.value: count for status, count in count_by_status().items()},
         "metrics": metrics,
+        "can_start": local_workers.can_start(),
         "run": run if run.pending else None,
         "recorded": recorded,
         "still_generated": still_generated,

@@ -27,7 +27,7 @@ class Event(NamedTuple):
 STATUSES = {
     status.value: status
     for status in (
-        Status("PENDING", "Pending", "clock", "pending", "Waits for a worker"),
+        Status("PENDING", "Pending", "clock", "pending", "Waits for its turn"),
         Status("IN_PROGRESS", "In progress", "play", "progress", "A worker runs it"),
         Status("COMPLETED", "Completed", "check", "completed", "Done"),
         Status("FAILED", "Failed", "x", "failed", "By a business rule"),

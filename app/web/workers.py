@@ -20,6 +20,8 @@ from app.web.rendering import ask_to_confirm, render_page
 LIVE_SECONDS = 2
 SHOWN_COMMANDS = 3
 LARGEST_ID = 2**63 - 1
+LOST_SECONDS, LOST_SHOWN = 900, 3
+"""For so long a worker that went without a word is told of above the others, so many at most."""
 UNNAMED_OPERATOR = "web"
 
 _CONCURRENCY = next(option for option in WORKER_OPTIONS if option.name == "concurrency")
@@ -113,6 +115,7 @@ def workers_context() -> dict[str, Any]:
     return {
         "active": active,
         "past": [row for row in rows if not _is_active(row)],
+        "lost": [row for row in rows if _is_lost(row)][:LOST_SHOWN],
         "own": local_workers.watch(rows),
         "own_host": local_workers.own_host(),
         "can_start": local_workers.can_start(),
@@ -164,6 +167,10 @@ def stop_all_question(active: list[WorkerRow]) -> str:
 
 def _is_active(worker: WorkerRow) -> bool:
     return worker.state in (WorkerState.ALIVE, WorkerState.LATE)
+
+
+def _is_lost(worker: WorkerRow) -> bool:
+    return worker.state is WorkerState.GONE and worker.heartbeat_age_seconds < LOST_SECONDS
 
 
 def _operator() -> str:

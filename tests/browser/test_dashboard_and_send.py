@@ -100,6 +100,20 @@ def test_axe_finds_nothing(make_live_page, live_worker, path, theme):
     assert found.violations_count == 0, found.generate_report()
 
 
+def test_without_a_worker_the_dashboard_says_so_and_starts_one(live_page: Page):
+    live_page.request.post("/api/v1/commands/bulk", data={"count": 3})
+    live_page.goto("/")
+    warning = live_page.locator("#counts .alert", has_text="No worker is running")
+    expect(warning).to_contain_text("3 commands wait until one does.")
+    live_page.locator("summary", has_text="Workers").click()
+    live_page.get_by_role("button", name="Start a worker").click()
+
+    expect(live_page.get_by_text("is starting; it appears below")).to_be_visible()
+    live_page.goto("/")
+    expect(card(live_page, "Completed")).to_contain_text("3", timeout=SOON)
+    expect(warning).to_have_count(0)
+
+
 def test_the_dashboard_warns_of_what_endangers_the_bus(live_page: Page, database_url):
     live_page.goto("/")
     findings = live_page.locator("#database-findings")

@@ -226,6 +226,17 @@ def test_a_server_that_is_away_is_said_and_its_return_too(page: Page):
     expect(page.get_by_role("alert")).to_be_hidden()
 
 
+def test_a_database_that_is_away_is_not_called_the_server(page: Page):
+    page.add_init_script(
+        "const own = fetch;"
+        "window.fetch = (path, options) => String(path).includes('/gallery/rows')"
+        " ? Promise.resolve(new Response('', { status: 503 })) : own(path, options);"
+    )
+    page.goto("/gallery")
+
+    expect(page.get_by_role("alert")).to_contain_text("The database cannot be reached.")
+
+
 def test_selecting_the_page_offers_everything_that_matches(page: Page):
     page.goto("/gallery")
     page.get_by_role("checkbox", name="Select the page").check()

@@ -143,6 +143,7 @@ def test_the_age_of_the_heartbeat_decides(live_page: Page, conn):
 
     expect(live_page.locator("#worker-1")).to_contain_text("Alive")
     expect(live_page.locator("#worker-2")).to_contain_text("Late")
+    expect(live_page.get_by_text("w-3 on silent is gone and was not stopped")).to_be_visible()
     live_page.get_by_text("Stopped and gone").click()
     expect(live_page.locator("#past-3")).to_contain_text("Gone")
 

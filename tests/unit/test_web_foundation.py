@@ -243,6 +243,7 @@ def test_people_get_pages_and_programs_get_problems(client, code):
 
     assert (page.status_code, page.mimetype) == (code, "text/html")
     assert page.headers["X-Request-ID"] in page.text
+    assert ("Try again" in page.text) == (code == 503)
     assert (problem.status_code, problem.mimetype) == (code, PROBLEM_TYPE)
 
 

@@ -87,7 +87,7 @@ function options(plot, element, { series, unit, timeText }) {
     scales: { x: { range: xRange }, y: { range: (_chart, _low, high) => [0, high > 0 ? high * 1.1 : 1] } },
     axes: [
       { ...axis, grid: { show: false }, size: 28, space: 70, values: (_chart, ticks, _axis, _space, step) => ticks.map((tick) => timeText(tick, step)) },
-      { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => compact(tick)) },
+      { ...axis, grid, size: 52, space: 40, values: (_chart, ticks) => ticks.map((tick) => tickText(tick, unit)) },
     ],
     series: [{}, ...series.map((line) => lineOptions(line, element))],
     plugins: [tooltip(series, unit, timeText)],
@@ -96,7 +96,7 @@ function options(plot, element, { series, unit, timeText }) {
 
 function lineOptions(line, element) {
   const stroke = colorOf(`var(--${line.tone})`, element);
-  return { label: line.label, stroke, width: 2, points: { show: hasNoLine, size: 7, fill: stroke }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
+  return { label: line.label, stroke, width: 2, points: { show: () => false, filter: alone, size: 7, fill: stroke }, fill: line.fill ? colorOf(`color-mix(in srgb, var(--${line.tone}) 12%, transparent)`, element) : undefined };
 }
 
 // uPlot gives a lone moment a whole day.
@@ -104,9 +104,10 @@ function xRange(chart, low, high) {
   return chart.data[0].length === 1 ? [low - 5, low + 5] : [low, high];
 }
 
-// Where no two neighbours have a value there is nothing to connect: then the points are shown.
-function hasNoLine(chart, index) {
-  return !chart.data[index].some((value, i, values) => i > 0 && isKnown(value) && isKnown(values[i - 1]));
+// A value without a neighbour has no line that would show it, so these get a point.
+function alone(chart, index) {
+  const values = chart.data[index];
+  return [...values.keys()].filter((i) => isKnown(values[i]) && !isKnown(values[i - 1]) && !isKnown(values[i + 1]));
 }
 
 function isKnown(value) {
@@ -127,7 +128,7 @@ function tooltip(series, unit, timeText) {
         const { idx, left } = chart.cursor;
         tip.hidden = idx === null || idx === undefined || left < 0;
         if (tip.hidden) return;
-        const lines = series.map((line, i) => `${line.label}: ${compact(chart.data[i + 1][idx])}${unit ? ` ${unit}` : ''}`);
+        const lines = series.map((line, i) => `${line.label}: ${valueText(chart.data[i + 1][idx], unit)}`);
         tip.replaceChildren(...[timeText(chart.data[0][idx]), ...lines].map(textLine));
         const flip = left > chart.over.clientWidth / 2;
         tip.style.transform = `translateX(${flip ? left - tip.offsetWidth - 12 : left + 12}px)`;
@@ -177,6 +178,16 @@ function elapsedText(seconds) {
 }
 
 const TIME_TEXTS = { clock: clockText, elapsed: elapsedText };
+
+// Milliseconds are read as seconds where there are many.
+function valueText(value, unit) {
+  if (unit === 'ms' && value >= 1000) return `${compact(value / 1000)} s`;
+  return `${compact(value)}${unit ? ` ${unit}` : ''}`;
+}
+
+function tickText(value, unit) {
+  return unit === 'ms' && value > 0 ? valueText(value, unit) : compact(value);
+}
 
 function compact(value) {
   return isKnown(value) ? numberFormat.format(value) : '–';

@@ -16,6 +16,8 @@ import { setServerTime, span } from './times.js';
 const DEFAULT_SECONDS = 5;
 const SLOWEST_SECONDS = 30;
 const FAILURES_UNTIL_AWAY = 2;
+// A server that hangs fails slowly: then the age of what is shown decides.
+const AWAY_SECONDS = 15;
 
 const regions = [];
 let lastSuccess = Date.now();
@@ -68,6 +70,7 @@ class Region {
     } catch (error) {
       if (!(error instanceof ApiError)) console.error(error);
       this.failures += 1;
+      this.fault = faultOf(error);
     }
     showState();
   }
@@ -121,19 +124,28 @@ let wasAway = false;
 let isSignedOut = false;
 
 function showState() {
-  const isAway = isSignedOut || regions.some((region) => region.failures >= FAILURES_UNTIL_AWAY);
   const indicator = document.getElementById('live');
   const age = Math.floor((Date.now() - lastSuccess) / 1000);
+  const least = age < AWAY_SECONDS ? FAILURES_UNTIL_AWAY : 1;
+  const failing = regions.find((region) => region.failures >= least);
+  const isAway = isSignedOut || failing !== undefined;
   const text = age < 2 ? 'Updated just now' : `Updated ${span(age)} ago`;
   indicator.dataset.state = isAway ? 'away' : document.hidden ? 'paused' : 'live';
   setText(indicator.querySelector('[data-live-age]'), text);
 
   const notice = document.getElementById('away');
-  const reason = isSignedOut ? 'Your session is over. Reload the page to sign in again.' : 'The server cannot be reached. What you see is not current.';
+  const reason = isSignedOut ? 'Your session is over. Reload the page to sign in again.' : `${failing?.fault} What you see is not current.`;
   if (isAway) setText(notice.querySelector('[data-away-text]'), reason);
   notice.hidden = !isAway;
   if (wasAway && !isAway) announce('The server is back.');
   wasAway = isAway;
+}
+
+function faultOf(error) {
+  if (error.status === 503) return 'The database cannot be reached.';
+  if (error.status === 504) return 'The database does not answer.';
+  if (error.status > 0) return 'The server answers with an error.';
+  return error.code === 'timeout' ? 'The server does not answer.' : 'The server cannot be reached.';
 }
 
 function setText(element, text) {
