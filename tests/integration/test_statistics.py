@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -22,6 +23,7 @@ from tests.facts import (
     settle,
     value,
 )
+from tests.integration.pruning import prune, prune_history
 
 
 async def fold(pool: Pool) -> int:
@@ -144,6 +146,23 @@ async def test_one_session_folds_at_a_time_and_the_others_do_not_wait(bus, pool)
         assert (await bus.count_by_status())[CommandStatus.PENDING] == 1
 
     assert await fold(pool) == 0
+    await assert_books_balance(pool)
+
+
+async def test_deltas_are_folded_where_all_tables_are_published(pool, tsq):
+    await rows(pool, "create publication everything for all tables")
+    worker_id = await register(pool)
+    [command_id, _] = await send_in_batch(pool, 2, uuid4())
+    for each in await claim(pool, worker_id):
+        permanent = each.command.command_id == command_id
+        await settle(pool, worker_id, failed(each, "permanent") if permanent else completed(each))
+    await tsq.operator_cancel("test", command_id)
+
+    assert await fold(pool) > 0
+
+    await prune(pool)
+    await prune_history(pool, timedelta(0))
+    assert await value(pool, "select count(*) from command_bus_command") == 0
     await assert_books_balance(pool)
 
 
