@@ -98,10 +98,22 @@ class Body(BaseModel):
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 
 
+def _absent_instead_of_null(schema: dict[str, Any]) -> None:
+    """A query string cannot hold null: what may be None is not there then."""
+    for field in schema.get("properties", {}).values():
+        choices = field.get("anyOf", ())
+        if {"type": "null"} in choices:
+            [choice] = (each for each in choices if each != {"type": "null"})
+            del field["anyOf"], field["default"]
+            field.update(choice)
+
+
 class Query(BaseModel):
     """What a query string may hold; each name once."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra=_absent_instead_of_null
+    )
 
 
 class CommandPath(BaseModel):

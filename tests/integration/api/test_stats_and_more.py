@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -236,6 +237,19 @@ def test_the_document_is_valid_openapi_and_describes_every_route(
         if rule.rule.startswith((API, "/health")) and not rule.rule.endswith("openapi.json")
     }
     assert described == routes
+
+
+def test_no_parameter_of_a_query_is_said_to_take_null(client: FlaskClient) -> None:
+    document = got(client.get(f"{API}/openapi.json"))
+
+    parameters = {
+        f"{method} {path} {parameter['name']}": parameter["schema"]
+        for path, item in document["paths"].items()
+        for method, operation in item.items()
+        for parameter in operation.get("parameters", ())
+    }
+    assert parameters["get /api/v1/commands command_type"]["type"] == "string"
+    assert [name for name, schema in parameters.items() if '"null"' in json.dumps(schema)] == []
 
 
 @pytest.fixture
