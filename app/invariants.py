@@ -67,7 +67,8 @@ GROUPS = (
             Invariant(
                 "what is open is carried by exactly one message or waiting row",
                 "Each command that has not ended is in the queue once, waits once, or is parked"
-                " once: so it will be run, and not twice.",
+                " once: so it will be run, and not twice. Where somebody took its message away,"
+                " command_bus.requeue_lost_commands gives it a new one.",
             ),
             Invariant(
                 "nothing waits for a command that is not PENDING",
