@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from app.signals import end_at_interrupts, raise_interrupts
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
 import argparse
 import asyncio
 import dataclasses
@@ -236,4 +241,5 @@ def _mix(text: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     sys.exit(main())

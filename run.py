@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from app.signals import EarlyStop, end_at_interrupts
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
 import argparse
 import dataclasses
 import errno
@@ -26,7 +31,6 @@ from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.options import whole_number
 from app.processes import WorkerProcesses
-from app.signals import EarlyStop
 
 logger = logging.getLogger(__name__)
 

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from app.signals import end_at_interrupts, raise_interrupts, stop_signals
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
 import argparse
 import asyncio
 import re
@@ -27,7 +32,6 @@ from app.retention import (
     rules_for,
     with_test_commands,
 )
-from app.signals import stop_signals
 from commandbus import CommandBusError, CommandStatus
 from commandbus.retention import BATCH_SIZE, FINISHED, Pruned, Pruner, RetentionRule
 
@@ -237,4 +241,5 @@ def _statuses(text: str) -> tuple[CommandStatus, ...]:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     sys.exit(main())

@@ -22,6 +22,18 @@ def stop_signals() -> list[signal.Signals]:
     ]
 
 
+def end_at_interrupts() -> None:
+    """Let Ctrl-C end this process without a traceback; for the moment that its imports take."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def raise_interrupts() -> None:
+    """Let Ctrl-C raise KeyboardInterrupt again, as Python does by itself."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_DFL:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 class EarlyStop:
     """Turns stop signals into KeyboardInterrupt, and remembers that one came.
 

@@ -5,6 +5,11 @@
 
 from __future__ import annotations
 
+from app.signals import end_at_interrupts
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
 from typing import Any
 
 from psycopg import AsyncConnection

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from app.signals import end_at_interrupts, raise_interrupts
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
 import argparse
 import getpass
 import sys
@@ -159,4 +164,5 @@ def _name(text: str) -> str:
 
 
 if __name__ == "__main__":
+    raise_interrupts()
     sys.exit(main())
