@@ -21,7 +21,7 @@ from app import access, bulk_operations
 from app.bulk_operations import AT_ONCE, Action, CommandKey, Order
 from app.clock import now
 from app.errors import Problem, wants_json
-from app.models import TroubledFilters, domains
+from app.models import TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.portal import call, current_tsq
 from app.web import bp
@@ -135,6 +135,7 @@ def operator_job(job_id: UUID) -> ResponseReturnValue:
         "skipped": job.skipped,
         "looks": looks_of(job.summary),
         "now_in": now_in,
+        "group": None if (group_id := _group_of(job.summary)) is None else get_group_name(group_id),
         "gone": len(job.chosen or ()) - sum(now_in.values()) if now_in else 0,
         "live_seconds": _live_seconds(job.summary, now_in),
         "undo_until": _undo_until(job.summary),
@@ -323,6 +324,11 @@ def _now_in(job: JobRow) -> dict[str, int]:
         return {}
     counts = statuses_of(job.chosen)
     return {status.value: counts[status] for status in CommandStatus}
+
+
+def _group_of(job: JobSummary) -> UUID | None:
+    text = (job.filter or {}).get("group_id")
+    return None if text is None else UUID(text)
 
 
 def _live_seconds(job: JobSummary, now_in: Mapping[str, int]) -> int:

@@ -67,6 +67,16 @@ def test_what_cannot_be_sent_is_said_and_nothing_typed_is_lost(make_live_page):
     assert page.request.get("/api/v1/stats").json()["counts"]["PENDING"] == 0
 
 
+def test_the_first_field_that_was_refused_has_the_focus(live_page: Page):
+    live_page.goto("/send")
+    live_page.get_by_text("Ids and reply").click()
+    live_page.locator("#command_id").fill("no id")
+    live_page.get_by_role("button", name="Send", exact=True).click()
+
+    expect(live_page.get_by_text("This is not a UUID")).to_be_visible()
+    expect(live_page.locator("#command_id")).to_be_focused()
+
+
 def test_a_load_test_is_described_while_typing_and_shown_while_it_runs(
     live_page: Page, start_live_worker
 ):

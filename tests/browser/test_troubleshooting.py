@@ -358,6 +358,7 @@ def test_more_than_five_hundred_run_as_a_job(make_live_page: MakePage, live_work
         eventually_now(lambda: count(page, "CANCELLED") == 1200)
         page.reload()
     expect(page.locator("#tsq-job").get_by_text("1,200 cancelled.")).to_be_visible(timeout=SOON)
+    expect(page.locator("#tsq-job")).to_contain_text("group: CARD_DECLINED Card <n> was declined")
     expect(page.get_by_text("Done", exact=True)).to_be_visible(timeout=SOON)
     assert count(page, "CANCELLED") == 1200
 

@@ -13,6 +13,8 @@ const CHECK_AFTER_MILLISECONDS = 250;
 export function startForms() {
   for (const field of document.querySelectorAll('[data-json]')) watchJson(field);
   for (const form of document.forms) watchConditions(form);
+  // A form that came back begins where something is to be corrected.
+  document.querySelector('main [aria-invalid="true"]')?.focus();
 
   document.addEventListener('change', (event) => {
     if (event.target.matches?.('[data-auto-submit]')) event.target.form.requestSubmit();
