@@ -32,11 +32,12 @@ class HandlerContext:
         return self.attempt >= self.max_attempts
 
     async def extend_visibility(self, seconds: float) -> None:
-        """Make the lease end *seconds* from now (rounded up to whole ones).
+        """Make the lease end *seconds* from now (rounded up to whole ones, at least 1).
 
         Raises LeaseLostError when the attempt is over already; the handler should stop then, since
-        its outcome will not count.
+        its outcome will not count. Raises ValueError for what is no number, or negative.
         """
+        check_number("seconds", seconds, 0)
         await self._extend(seconds)
 
 

@@ -14,6 +14,7 @@ import pytest
 from commandbus import (
     CommandBus,
     CommandStatus,
+    HandlerContext,
     HandlerRegistry,
     InvalidCommandError,
     NewCommand,
@@ -105,6 +106,15 @@ async def test_a_limit_that_is_none_is_refused_before_the_database_is_asked(limi
     ):
         with pytest.raises(ValueError, match=r"^limit must be a whole number from 1 to 1000"):
             await call
+
+
+@pytest.mark.parametrize("seconds", NOT_DURATIONS)
+async def test_a_lease_is_not_extended_by_what_is_no_time(seconds):
+    async def extend(_: float) -> None:
+        raise AssertionError("the database was asked")
+
+    with pytest.raises(ValueError, match=r"^seconds must be a number of at least 0"):
+        await HandlerContext(attempt=1, max_attempts=3, extend=extend).extend_visibility(seconds)
 
 
 def test_a_handler_that_cannot_be_called_is_refused_when_it_is_registered():
