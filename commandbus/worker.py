@@ -223,6 +223,8 @@ class Worker:
     async def run(self) -> None:
         """Work until stopped. Faults of the database are waited out; other errors are raised.
 
+        To cancel it is to stop it with *force*: what never started is given back, which takes a
+        moment; who cancels it again waits for nothing.
         A worker runs once: RuntimeError the next time. Raises UnsuitableConnectionError where the
         pool's sessions have a DateStyle or client_encoding with which commands cannot be read, and
         psycopg_pool's PoolClosed where the pool is not open.
@@ -248,8 +250,13 @@ class Worker:
         ]
         for task in side_tasks:
             task.add_done_callback(self._on_side_task_done)
+        cancelled: asyncio.CancelledError | None = None
         try:
-            await self._until_stopped(self._claims.run())
+            try:
+                await self._until_stopped(self._claims.run())
+            except asyncio.CancelledError as exc:
+                cancelled = exc
+                self.stop(force=True)
             deadline = self._drain_deadline = time.monotonic() + self.drain_timeout
             await self._drain(deadline)
             self._settler.close()
@@ -260,6 +267,8 @@ class Worker:
             results = await asyncio.gather(*side_tasks, return_exceptions=True)
         await self._heartbeat.end()
         logger.info("worker_stopped", extra=self.ids)
+        if cancelled is not None:
+            raise cancelled
         for result in results:
             if isinstance(result, Exception):
                 raise result

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from typing import Any
+from uuid import UUID
+
+import pytest
 
 from commandbus import (
     CommandStatus,
+    HandlerRegistry,
     Worker,
     store,
 )
 from tests.facts import (
+    Pool,
     assert_books_balance,
     ended,
     events,
@@ -94,50 +98,73 @@ async def test_a_stop_before_the_start_starts_nothing(pool, recorded, make_worke
     assert await value(pool, "select count(*) from command_bus_worker") == 0
 
 
-async def test_what_never_started_is_given_back_without_spending_an_attempt(
-    bus, pool, registry, start_worker
-):
-    """Quick commands let the worker claim ahead; then one that waits fills its only slot."""
-    block = asyncio.Event()
-    started: list[Any] = []
+async def claim_behind(pool: Pool, block: asyncio.Event, registry: HandlerRegistry) -> list[UUID]:
+    """Commands that a worker with one slot holds behind one that waits for *block*.
+
+    Quick commands let it claim ahead.
+    """
+    blocking = asyncio.Event()
 
     @registry.handler("test", "DoIt")
     async def handle(command, context):
-        started.append(command.data)
+        assert command.data != "behind" or block.is_set()
         if command.data == "block":
+            blocking.set()
             await block.wait()
 
-    worker: Worker = await start_worker(concurrency=1, batch_size=10)
     await ended(pool, *await send(pool, 30))
     await send(pool, data="block")
-    await until(lambda: "block" in started)
+    await blocking.wait()
     behind = await send(pool, 10, data="behind", max_attempts=1)
+    held = "select count(*) from command_bus_command where status = 'IN_PROGRESS'"
+    await eventually(lambda: value(pool, held), lambda number: number > 1)
+    return behind
 
-    async def held() -> int:
-        return int(
-            await value(
-                pool,
-                "select count(*) from command_bus_command where status = 'IN_PROGRESS'",
-            )
-        )
 
-    await eventually(held, lambda number: number > 1)
+async def assert_given_back(pool: Pool, command_ids: list[UUID]) -> None:
+    """The worker has stopped, some of these were released, and none has spent an attempt."""
+    assert await value(pool, "select stopped_at is not null from command_bus_worker")
+    seen = await rows(
+        pool,
+        "select distinct status::text, attempts from command_bus_command"
+        " where command_id = any (%s)",
+        command_ids,
+    )
+    assert seen == [("PENDING", 0)]
+    released = "select count(*) from command_bus_audit where event_type = 'RELEASED'"
+    assert await value(pool, released) >= 1
+    await assert_books_balance(pool)
+
+
+async def test_what_never_started_is_given_back_without_spending_an_attempt(
+    pool, registry, make_worker, start_worker
+):
+    worker: Worker = make_worker(concurrency=1, batch_size=10)
+    running = asyncio.create_task(worker.run())
+    block = asyncio.Event()
+    behind = await claim_behind(pool, block, registry)
+
     worker.stop()
     block.set()
+    await running
 
-    await eventually(lambda: value(pool, "select stopped_at is not null from command_bus_worker"))
-    for command_id in behind:
-        command = await bus.get_command("test", command_id)
-        assert command is not None
-        assert (command.status, command.attempts) == (CommandStatus.PENDING, 0)
-    assert "behind" not in started
-    assert (
-        await value(pool, "select count(*) from command_bus_audit where event_type = 'RELEASED'")
-        >= 1
-    )
+    await assert_given_back(pool, behind)
     await start_worker()
     await ended(pool, *behind)
-    await assert_books_balance(pool)
+
+
+async def test_what_never_started_is_given_back_by_a_run_that_is_cancelled(
+    pool, registry, make_worker
+):
+    worker: Worker = make_worker(concurrency=1, batch_size=10)
+    running = asyncio.create_task(worker.run())
+    behind = await claim_behind(pool, asyncio.Event(), registry)
+
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+
+    await assert_given_back(pool, behind)
 
 
 async def test_after_the_drain_time_handlers_are_cancelled_and_their_leases_decide(
