@@ -286,10 +286,9 @@ def test_a_far_time_is_told_with_its_day(make_live_page: MakePage, database_url)
     expect(page.get_by_text("It was sent to start at 1 Jan 2100, 05:00:00.")).to_be_visible()
 
 
-def test_a_phone_needs_no_scrolling_to_the_side_for_a_long_type(
-    make_live_page: MakePage, database_url
-):
-    page = make_live_page(PHONE)
+@pytest.mark.parametrize("size", [PHONE, (768, 900)], ids=["phone", "tablet"])
+def test_a_long_type_needs_no_scrolling_to_the_side(make_live_page: MakePage, database_url, size):
+    page = make_live_page(size)
     send(page, {"type": "success"})
     execute(database_url, "update command_bus_command set command_type = repeat('a', 200)")
     page.goto("/commands")
