@@ -199,8 +199,9 @@ class CommandBus:
     ) -> Page:
         """The commands that match every given filter, newest first, a page at a time.
 
-        *created_after* is inclusive, *created_before* is not. *limit* is 1 to 1,000. Raises
-        ValueError for a limit out of range or a cursor that no page gave.
+        *created_after* is inclusive, *created_before* is not; a time without a zone counts in that
+        of the session. *limit* is 1 to 1,000. Raises ValueError for a limit out of range or a
+        cursor that no page gave.
         """
         filters = {
             "status": None if status is None else CommandStatus(status).value,
