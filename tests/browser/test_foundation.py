@@ -110,6 +110,9 @@ def test_the_first_tab_stop_skips_to_the_content(page: Page):
 
 def test_shortcuts_work_and_stay_out_of_the_way_while_typing(page: Page):
     page.goto("/gallery")
+    refused = page.get_by_label("Max attempts")
+    expect(refused).to_be_focused()
+    refused.blur()
     page.keyboard.press("?")
     expect(page.get_by_role("dialog", name="Keyboard shortcuts")).to_be_visible()
     page.keyboard.press("Escape")
