@@ -137,6 +137,8 @@ def test_pages_work_without_the_cdn(make_page: MakePage, cdn):
     expect(page.locator("#throughput table")).to_be_visible()
     expect(page.locator("#throughput")).to_have_attribute("data-state", "table", timeout=8000)
     assert page.locator("#throughput").bounding_box() == before
+    times = page.locator("#throughput time").evaluate_all("all => all.map((each) => each.dateTime)")
+    assert times == sorted(times, reverse=True)
     page.get_by_role("button", name="Help").hover()
     expect(page.get_by_role("tooltip")).to_be_visible()
 
