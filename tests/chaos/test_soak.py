@@ -53,7 +53,7 @@ async def test_nothing_grows_and_nothing_is_lost_in_steady_work_with_faults(
     kinds: list[Callable[[Faults], None]] = [
         lambda faults: fleet.kill_one(chance, faults),
         lambda faults: cut_all_connections(own_url, faults),
-        lambda faults: kill_and_start(server, faults),
+        lambda faults: kill_and_start(server, own_url, faults),
     ]
     next_kind = cycle(kinds)
     set_up_vacuum(own_url)
@@ -164,11 +164,17 @@ def cut_all_connections(url: str, faults: Faults) -> None:
         faults.happened()
 
 
-def kill_and_start(server: OwnServer, faults: Faults) -> None:
-    """The server is killed with all its processes, and is there again."""
+def kill_and_start(server: OwnServer, url: str, faults: Faults) -> None:
+    """The server is killed with all its processes, is there again, and is told to look around.
+
+    At a crash it forgets which pages of its indexes are free, and takes new ones: killed often
+    enough, the indexes grow for ever.
+    """
     server.kill()
     faults.happened()
     server.start()
+    with psycopg.connect(url, autocommit=True) as conn:
+        conn.execute("vacuum")
 
 
 def set_up_vacuum(url: str) -> None:
