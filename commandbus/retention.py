@@ -29,8 +29,8 @@ BATCH_SIZE = 500
 PAUSE_RATIO = 1.0
 """After a batch, pruning rests for so many times as long as the batch took."""
 BATCH_SECONDS = 60.0
-_FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)  # the first day is not within every zone
 """How long a batch may take."""
+_FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)  # the first day is not within every zone
 
 OnPruned = Callable[[AsyncConnection[Any], list[UUID]], Awaitable[object]]
 
