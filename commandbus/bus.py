@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Iterable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,7 @@ from psycopg.rows import TupleRow
 from commandbus import queries, store
 from commandbus.checks import check_positive, check_whole, is_number
 from commandbus.cursors import decode_cursor, encode_cursor
-from commandbus.errors import InvalidCommandError, InvalidDomainError, translate_errors
+from commandbus.errors import InvalidCommandError, InvalidDomainError
 from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     AuditEvent,
@@ -66,11 +66,8 @@ class CommandBus:
         self._pool = pool
         self._answer_timeout = answer_timeout
 
-    @asynccontextmanager
-    async def _autocommit(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
-        async with store.autocommit(self._pool, within=self._answer_timeout) as conn:
-            with translate_errors():
-                yield conn
+    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
+        return store.translated(self._pool, within=self._answer_timeout)
 
     async def send(
         self,

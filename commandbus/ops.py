@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -15,7 +15,7 @@ from commandbus import queries, store
 from commandbus.bus import MAX_PAGE, delay_in_seconds
 from commandbus.checks import check_positive, check_whole
 from commandbus.cursors import decode_cursor
-from commandbus.errors import CommandNotFoundError, InvalidStateError, translate_errors
+from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.limits import ANSWER_SECONDS
 from commandbus.models import (
     CommandStatus,
@@ -26,8 +26,6 @@ from commandbus.models import (
 from commandbus.payload import check_json
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from psycopg_pool import AsyncConnectionPool
 
 DEFAULT_OPERATOR = "unknown"
@@ -52,11 +50,8 @@ class TroubleshootingQueue:
         self._pool = pool
         self._answer_timeout = answer_timeout
 
-    @asynccontextmanager
-    async def _autocommit(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
-        async with store.autocommit(self._pool, within=self._answer_timeout) as conn:
-            with translate_errors():
-                yield conn
+    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
+        return store.translated(self._pool, within=self._answer_timeout)
 
     async def list(
         self,

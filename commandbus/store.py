@@ -60,6 +60,16 @@ async def autocommit(
                 await conn.set_autocommit(False)
 
 
+@asynccontextmanager
+async def translated(
+    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], *, within: float
+) -> AsyncIterator[Connection]:
+    """The same, with the server's errors turned into ours, for what users call."""
+    async with autocommit(pool, within=within) as conn:
+        with translate_errors():
+            yield conn
+
+
 async def fetch(
     conn: AsyncConnection[Any], query: str, params: Sequence[Any] = ()
 ) -> list[TupleRow]:
