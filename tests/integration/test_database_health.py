@@ -97,7 +97,7 @@ async def test_a_worker_logs_what_endangers_commands(unsafe_database_url):
 async def test_figures_have_their_limits(pool):
     checks = {check.name: check for check in await look(pool)}
 
-    assert checks["dead_queue_rows"].limit == 100_000
+    assert checks["dead_queue_rows"].limit == 500_000
     assert checks["notification_queue"].value == 0.0
     assert 0 < (checks["connections"].value or 0) < (checks["connections"].limit or 0)
     assert checks["transaction_age"].level is Level.OK
