@@ -31,6 +31,7 @@ PICTURES = ROOT / "docs" / "pictures"
 WIDTH, HEIGHT = 1360, 850
 START_SECONDS = 120.0
 SETTLE_SECONDS = 120.0
+SHOWN_SECONDS = 1.0  # until a page has drawn what it was told last
 
 ORDERS: tuple[dict[str, Any], ...] = (
     {"type": "fail_permanent", "error_code": "CARD_DECLINED", "error_message": "Card {} refused"},
@@ -106,9 +107,9 @@ class Photographer:
         self._order_load(12_000, "Before the new index")
         _until(lambda: self._open() == 0, SETTLE_SECONDS, "the workers did not finish")
 
-        run_id = self._order_load(40_000, "With the new index")
-        self._picture("load-test", f"/load-tests/{run_id}", after_seconds=8)
-        self._picture("dashboard", "/", after_seconds=2)
+        run_id = self._order_load(100_000, "With the new index")
+        self._picture("load-test", f"/load-tests/{run_id}", when=lambda: self._ended(run_id) > 0.5)
+        self._picture("dashboard", "/", when=lambda: self._ended(run_id) > 0.7)
         _until(lambda: self._open() == 0, SETTLE_SECONDS, "the workers did not finish")
         self._picture("troubleshooting", "/troubleshooting?view=groups")
         self._picture("command", f"/commands/{command_id}")
@@ -145,10 +146,12 @@ class Photographer:
         )
         return str(answer["run_id"])
 
-    def _picture(self, name: str, path: str, *, after_seconds: float = 1.0) -> None:
+    def _picture(self, name: str, path: str, *, when: Callable[[], bool] = lambda: True) -> None:
         page: Page = self._context.new_page()
         page.goto(path)
-        page.wait_for_timeout(after_seconds * 1000)
+        page.reload()  # the page's font is at hand by now; a page does not wait for it
+        _until(when, SETTLE_SECONDS, f"it never was the time to take {name}")
+        page.wait_for_timeout(SHOWN_SECONDS * 1000)
         page.screenshot(path=self._folder / f"{name}.png")
         page.close()
 
@@ -157,6 +160,13 @@ class Photographer:
             return self._api.get("/health/ready").ok
         except PlaywrightError:  # nobody listens yet
             return False
+
+    def _ended(self, run_id: str) -> float:
+        """The part of a run's commands that has ended."""
+        run = self._api.get(f"/api/v1/load-tests/{run_id}").json()
+        counts: dict[str, int] = run["counts"]
+        open_ = counts.get("PENDING", 0) + counts.get("IN_PROGRESS", 0)
+        return (int(run["generated_count"]) - open_) / int(run["count"])
 
     def _open(self) -> int:
         counts = self._api.get("/api/v1/stats").json()["counts"]
