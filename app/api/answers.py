@@ -193,6 +193,7 @@ class GroupList(Answer):
     """The groups of the troubleshooting queue, the largest first."""
 
     groups: list[GroupItem]
+    total: int = Field(description="How many groups have commands in the queue")
 
 
 class RejectedItem(Answer):

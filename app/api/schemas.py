@@ -11,7 +11,7 @@ from pydantic_core import PydanticCustomError
 from app.api.routing import WHOLE, Body, Id, Moment, Query
 from app.behaviors import Behavior, BehaviorDistribution
 from app.bulk import MAX_COUNT
-from app.models.paging import TOTAL_LIMIT
+from app.models.paging import LARGEST_ID, TOTAL_LIMIT
 from app.runs import LONGEST_NAME, is_name
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.models import AuditEventType, CommandStatus
@@ -192,6 +192,19 @@ class TsqFilter(Body):
     error_code: Name | None = None
     group_id: Id | None = None
     q: Search | None = None
+
+
+class GroupsQuery(DomainQuery):
+    """Which of the groups, and how many."""
+
+    limit: Limit = 50
+
+
+class RejectedQuery(Query):
+    """A page of rejected messages: the latest, or those before one that is known."""
+
+    limit: Limit = 20
+    before: Annotated[int, Field(ge=1, le=LARGEST_ID), WHOLE] | None = None
 
 
 class JobsQuery(Query):

@@ -55,19 +55,21 @@ def list_tsq(query: schemas.TsqQuery) -> Any:
 
 @bp.get("/tsq/groups", responses={200: answers.GroupList})
 @access.viewer
-def groups(query: schemas.DomainQuery) -> Any:
+def groups(query: schemas.GroupsQuery) -> Any:
     """Failures grouped by error code and normalised message, the largest groups first."""
+    found, total = list_groups(query.domain, query.limit)
     return answers.GroupList(
-        groups=[answers.GroupItem.model_validate(row) for row in list_groups(query.domain)]
+        groups=[answers.GroupItem.model_validate(row) for row in found], total=total
     )
 
 
 @bp.get("/tsq/rejected", responses={200: answers.RejectedList})
 @access.viewer
-def rejected() -> Any:
+def rejected(query: schemas.RejectedQuery) -> Any:
     """Messages that no command explains, the latest first."""
+    found = list_rejected(query.limit, query.before)
     return answers.RejectedList(
-        messages=[answers.RejectedItem.model_validate(row) for row in list_rejected()]
+        messages=[answers.RejectedItem.model_validate(row) for row in found]
     )
 
 

@@ -20,6 +20,7 @@ from app.models.base import db
 from commandbus.cursors import decode_cursor, encode_cursor
 
 TOTAL_LIMIT = 10_000
+LARGEST_ID = 2**63 - 1  # of those that PostgreSQL counts up
 SCAN_LIMIT = 20_000
 _BACKWARD = "~"
 

@@ -158,8 +158,11 @@ def get_group_name(group_id: UUID) -> GroupName | None:
     return None if row is None else GroupName(*row)
 
 
-def list_groups(domain: str | None = None, limit: int = 50) -> list[GroupRow]:
-    """The groups with commands in the queue, the largest first, exact at this moment."""
+def list_groups(domain: str | None = None, limit: int = 50) -> tuple[list[GroupRow], int]:
+    """The largest groups with commands in the queue, and how many there are; exact at this moment.
+
+    The largest comes first.
+    """
     delta = (
         sa.select(
             troubled_delta.c.group_id,
@@ -188,6 +191,7 @@ def list_groups(domain: str | None = None, limit: int = 50) -> list[GroupRow]:
             sa.func.greatest(TroubledGroup.last_seen_at, delta.c.last_entered_at).label(
                 "last_seen_at"
             ),
+            sa.func.count().over().label("total"),
         )
         .outerjoin(delta, delta.c.group_id == TroubledGroup.group_id)
         .where(in_tsq > 0)
@@ -197,8 +201,9 @@ def list_groups(domain: str | None = None, limit: int = 50) -> list[GroupRow]:
     if domain is not None:
         query = query.where(TroubledGroup.domain == domain)
     groups = [dict[str, Any](row) for row in db.session.execute(query).mappings()]
+    total = max((group.pop("total") for group in groups), default=0)
     trends = _trends([group["group_id"] for group in groups])
-    return [GroupRow(**group, trend=trends[group["group_id"]]) for group in groups]
+    return [GroupRow(**group, trend=trends[group["group_id"]]) for group in groups], total
 
 
 def error_codes(limit: int = 100) -> list[str]:

@@ -12,7 +12,6 @@ from flask.typing import ResponseReturnValue
 from app import access, store
 from app.bulk_operations import AT_ONCE, current_runner
 from app.models import (
-    GroupRow,
     TroubledFilters,
     count_by_status,
     error_codes,
@@ -22,6 +21,7 @@ from app.models import (
     list_troubled,
 )
 from app.models.operator_jobs import list_jobs
+from app.models.paging import LARGEST_ID
 from app.portal import call, current_portal
 from app.web import bp
 from app.web.commands import domain_choices
@@ -38,7 +38,6 @@ VIEWS = {
     "actions": "Actions",
 }
 FILTER_NAMES = ("domain", "command_type", "error_code", "group_id", "q")
-LARGEST_ID = 2**63 - 1
 TREND_HEIGHT = 24
 
 
@@ -139,9 +138,10 @@ def _behaviors(command_ids: list[UUID]) -> dict[UUID, Any]:
 
 
 def _groups_context() -> dict[str, Any]:
-    groups: list[GroupRow] = list_groups(text_arg("domain"))
+    groups, total = list_groups(text_arg("domain"))
     return {
         "groups": [(group, trend_bars(group.trend)) for group in groups],
+        "total_groups": total,
     }
 
 

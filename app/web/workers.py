@@ -11,6 +11,7 @@ from app import access, local_workers
 from app.config import WORKER_OPTIONS, Settings
 from app.errors import Problem
 from app.models import WorkerRow, WorkerState, get_worker, list_workers, statistics
+from app.models.paging import LARGEST_ID
 from app.portal import call, current_portal
 from app.processes import request_stop
 from app.web import bp
@@ -19,7 +20,6 @@ from app.web.rendering import ask_to_confirm, render_page
 
 LIVE_SECONDS = 2
 SHOWN_COMMANDS = 3
-LARGEST_ID = 2**63 - 1
 LOST_SECONDS, LOST_SHOWN = 900, 3
 """For so long a worker that went without a word is told of above the others, so many at most."""
 UNNAMED_OPERATOR = "web"

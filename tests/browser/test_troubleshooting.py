@@ -323,6 +323,14 @@ def test_the_link_to_a_group_names_it_when_nothing_is_left_of_it(live_page: Page
     expect(live_page.get_by_text("Nothing is left of this group")).to_be_visible()
 
 
+def test_more_groups_than_are_shown_are_told_of(live_page: Page, live_worker):
+    troubled(live_page, *(f"CODE_{number}" for number in range(51)))
+    live_page.goto(f"{QUEUE}?view=groups")
+
+    expect(live_page.locator("#tsq li")).to_have_count(50)
+    expect(live_page.locator("#tsq")).to_contain_text("The 50 largest of 51 groups.")
+
+
 def test_a_large_number_of_a_group_stays_on_one_line(
     make_live_page: MakePage, live_worker, database_url
 ):

@@ -132,24 +132,32 @@ def test_like_failures_form_a_group(client: FlaskClient, troubled: Troubled) -> 
     troubled(2, message="Account 8 is empty")
     troubled(1, message="Something else")
 
-    groups = got(client.get(f"{URL}/groups"))["groups"]
+    answer = got(client.get(f"{URL}/groups"))
+    groups = answer["groups"]
 
+    assert answer["total"] == 2
     assert [(group["message"], group["in_tsq"]) for group in groups] == [
         ("Account <n> is empty", 5),
         ("Something else", 1),
     ]
     assert sum(groups[0]["trend"]) == 5
+    largest = got(client.get(f"{URL}/groups?limit=1"))
+    assert (largest["groups"], largest["total"]) == (groups[:1], 2)
 
 
 def test_messages_that_no_command_explains_are_listed(
     client: FlaskClient, run_all: Callable[..., None], conn: psycopg.Connection[Any]
 ) -> None:
-    conn.execute("""select pgmq.send('test__commands', '{"hello": "world"}')""")
+    for name in ("world", "moon"):
+        conn.execute("select pgmq.send('test__commands', %s::jsonb)", (f'{{"hello": "{name}"}}',))
     run_all()
 
-    [message] = got(client.get(f"{URL}/rejected"))["messages"]
+    second, first = got(client.get(f"{URL}/rejected"))["messages"]
 
-    assert message["reason"] == "The message names no command_id"
+    assert {first["reason"], second["reason"]} == {"The message names no command_id"}
+    assert got(client.get(f"{URL}/rejected?limit=1"))["messages"] == [second]
+    before = f"{URL}/rejected?before={second['rejected_id']}"
+    assert got(client.get(before))["messages"] == [first]
 
 
 def test_more_than_500_matches_are_dealt_with_by_a_job_that_can_be_followed(
