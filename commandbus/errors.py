@@ -72,6 +72,10 @@ class UnsuitableConnectionError(CommandBusError):
     """The pool's sessions have settings with which commands cannot be read; none was claimed."""
 
 
+class NotMigratedError(CommandBusError):
+    """The database has no command bus, or one older than this library needs."""
+
+
 class HandlerAlreadyRegisteredError(CommandBusError):
     """Two handlers for one domain and command type."""
 
@@ -122,6 +126,9 @@ _BY_SQLSTATE: dict[str, type[CommandBusError]] = {
 # What the server says of values that no command can have: NUL in text, numbers out of range, ...
 _INVALID_VALUES = (pg.DataError, pg.CheckViolation, pg.NotNullViolation, pg.ProgramLimitExceeded)
 
+# What the server says when something of the bus is not there.
+_MISSING = (pg.InvalidSchemaName, pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction)
+
 # Faults of the connection or the server: trying the same call again can help.
 INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     psycopg.OperationalError,
@@ -148,6 +155,10 @@ def translate_errors() -> Iterator[None]:
             hint = f" {exc.diag.message_hint}" if exc.diag.message_hint else ""
             raise error(
                 f"{exc.diag.message_primary}.{hint}" if hint else f"{exc.diag.message_primary}"
+            ) from exc
+        if isinstance(exc, _MISSING) and "command_bus" in (exc.diag.message_primary or ""):
+            raise NotMigratedError(
+                f"{exc.diag.message_primary}: apply the migrations to this database"
             ) from exc
         if isinstance(exc, pg.DataError) and exc.diag.message_detail:
             text = f"{exc.diag.message_primary}: {exc.diag.message_detail}"

@@ -16,11 +16,14 @@ from commandbus import (
     BusinessRuleError,
     CommandBus,
     HandlerRegistry,
+    NotMigratedError,
     PermanentCommandError,
     TransientCommandError,
     TroubleshootingQueue,
     UnsuitableConnectionError,
     Worker,
+    create_pool,
+    uuid7,
 )
 from tests.facts import DOMAIN, REPLIES, Pool, assert_books_balance, ended, events, send
 from tests.integration.conftest import QUICK_RETRIES
@@ -121,6 +124,20 @@ async def test_a_worker_that_could_not_read_commands_claims_none(
             await worker.run()
 
     assert await events(pool, command_id) == ["SENT"]
+
+
+async def test_a_database_without_the_bus_is_named_as_that(empty_database_url, registry):
+    async with create_pool(empty_database_url) as pool:
+        bus = CommandBus(pool)
+        calls = [
+            bus.send(DOMAIN, "Ship", uuid7(), {}),
+            bus.query_commands(),
+            TroubleshootingQueue(pool).list(),
+            Worker(pool, domain=DOMAIN, handler_registry=registry).run(),
+        ]
+        for call in calls:
+            with pytest.raises(NotMigratedError, match=r"does not exist: apply the migrations"):
+                await call
 
 
 async def test_a_worker_whose_pool_was_closed_ends(pool, pool_with, recorded, registry):
