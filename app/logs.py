@@ -27,14 +27,14 @@ _SECRET_NAME = re.compile(r"password|secret|token|dsn|authorization|cookie", re.
 _BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _PLAIN = re.compile(r"[^\s\"=]+")
 
-# What libraries tell that is of use: no single steps, and not each attempt of a pool to reach a
-# server, as who waits for the connection says that it got none.
+# What libraries tell that is of use: no single steps.
 _LEVELS = {
     "psycopg": logging.WARNING,
-    "psycopg.pool": logging.ERROR,
     "asyncio": logging.WARNING,
     "urllib3": logging.WARNING,
 }
+# A server that stays away is told of again after so many seconds.
+AGAIN_SECONDS = 60.0
 
 
 def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
@@ -49,6 +49,10 @@ def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | Non
     logging.captureWarnings(True)
     for name, least in _LEVELS.items():
         logging.getLogger(name).setLevel(max(least, root.level))
+    pools = logging.getLogger("psycopg.pool")
+    for old_filter in list(pools.filters):
+        pools.removeFilter(old_filter)
+    pools.addFilter(_WhyNoConnection())
 
 
 def masked(text: str) -> str:
@@ -56,6 +60,32 @@ def masked(text: str) -> str:
     text = _URI_PASSWORD.sub(r"\g<login>:***@", text)
     text = _AUTHORIZATION.sub(r"\g<scheme> ***", text)
     return _WORD_PASSWORD.sub(r"\g<name>***", text)
+
+
+class _WhyNoConnection(logging.Filter):
+    """Of a pool's many attempts to reach a server: why they fail, when that is news.
+
+    Who waits for a connection says only that it got none.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._told: dict[str, tuple[str, float]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        text = str(record.msg)
+        if text.startswith(("reconnection attempt", "discarding")):
+            return False  # said by the reason, and by who loses the connection
+        if not text.startswith("error connecting") or not isinstance(record.args, tuple):
+            return True
+        pool, error = (str(arg).strip() for arg in record.args)
+        before, at = self._told.get(pool, ("", 0.0))
+        if error == before and record.created - at < AGAIN_SECONDS:
+            return False
+        self._told[pool] = error, record.created
+        record.msg, record.args = "connection_failed", ()
+        record.pool, record.error = pool, error
+        return True
 
 
 class TextFormatter(logging.Formatter):

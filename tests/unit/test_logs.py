@@ -6,11 +6,14 @@ import io
 import json
 import logging
 import sys
+from collections.abc import Callable, Iterator
 
 import pytest
 
 from app.config import LogFormat
-from app.logs import JsonFormatter, TextFormatter, masked
+from app.logs import JsonFormatter, TextFormatter, configure_logging, masked
+from app.pools import new_pool
+from tests.waiting import until
 
 URL = "postgresql://ann:s3cret@db.example:5432/x"
 
@@ -81,20 +84,46 @@ def test_what_holds_no_password_is_left_alone():
     assert masked(text) == text
 
 
-@pytest.mark.parametrize("log_format", list(LogFormat))
-def test_each_format_has_its_formatter(log_format):
-    from app.logs import configure_logging
+@pytest.fixture
+def configured() -> Iterator[Callable[..., io.StringIO]]:
+    """Configures logging to a stream, until the test is over."""
+    root, pools = logging.getLogger(), logging.getLogger("psycopg.pool")
+    handlers, level, filters = list(root.handlers), root.level, list(pools.filters)
 
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    stream = io.StringIO()
-    try:
-        configure_logging(log_format, "WARNING", stream=stream)
-        logging.getLogger("x").info("hidden")
-        logging.getLogger("x").warning("shown", extra={"a": 1})
-    finally:
-        root.handlers[:] = handlers
-        root.setLevel(level)
-        logging.captureWarnings(False)
+    def configure(log_format: LogFormat, level: str) -> io.StringIO:
+        stream = io.StringIO()
+        configure_logging(log_format, level, stream=stream)
+        return stream
+
+    yield configure
+    root.handlers[:], pools.filters[:] = handlers, filters
+    root.setLevel(level)
+    logging.captureWarnings(False)
+
+
+@pytest.mark.parametrize("log_format", list(LogFormat))
+def test_each_format_has_its_formatter(configured, log_format):
+    stream = configured(log_format, "WARNING")
+
+    logging.getLogger("x").info("hidden")
+    logging.getLogger("x").warning("shown", extra={"a": 1})
+
     [text] = stream.getvalue().splitlines()
     assert ("shown a=1" in text) == (log_format is LogFormat.TEXT)
+
+
+async def test_why_a_pool_cannot_reach_the_server_is_said_once(configured, tmp_path):
+    stream = configured(LogFormat.JSON, "INFO")
+    away = f"postgresql://ann:s3cret@/x?host={tmp_path}"
+    pool = new_pool(
+        away, application_name="t", name="mine", answer_timeout=5, max_size=1, timeout=0.1
+    )
+    await pool.open()
+    try:
+        await until(lambda: pool.get_stats().get("connections_errors", 0) >= 3)
+    finally:
+        await pool.close()
+
+    [event] = map(json.loads, stream.getvalue().splitlines())
+    assert (event["event"], event["pool"]) == ("connection_failed", "mine")
+    assert "No such file or directory" in event["error"]
