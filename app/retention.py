@@ -19,6 +19,7 @@ from app.options import choose, option, options_of
 from app.pools import network_options
 from commandbus import CommandBusError, CommandStatus, pruning_store
 from commandbus.limits import answered_within
+from commandbus.poolers import mind_pooler
 from commandbus.retention import BATCH_SIZE, OnPruned, Pruned, Pruner, RetentionRule
 
 logger = logging.getLogger(__name__)
@@ -154,6 +155,7 @@ async def connect(url: str, answer_timeout: int) -> AsyncConnection[TupleRow]:
     conn = await AsyncConnection.connect(url, autocommit=True, **options)
     # A day is 24 hours here, also where the database's zone has summer time.
     async with answered_within(answer_timeout):
+        await mind_pooler(conn)
         await conn.execute("set timezone to 'UTC'")
     return conn
 

@@ -30,6 +30,7 @@ from commandbus.models import (
     SendResult,
 )
 from commandbus.payload import check_json
+from commandbus.poolers import mind_pooler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -138,6 +139,7 @@ class CommandBus:
             self._pool.connection() as own,
             own.transaction(),
         ):
+            await mind_pooler(own)
             return await self._send_rows(own, domain, rows, batch_id, limit)
 
     async def _send_rows(
@@ -281,6 +283,7 @@ class CommandBus:
             self._pool.connection() as conn,
             conn.transaction(),
         ):
+            await mind_pooler(conn)
             limit.pause()  # what the caller does takes as long as it takes
             try:
                 yield conn

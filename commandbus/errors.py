@@ -69,7 +69,10 @@ class NoAnswerError(CommandBusError, psycopg.OperationalError):
 
 
 class UnsuitableConnectionError(CommandBusError):
-    """The pool's sessions have settings with which commands cannot be read; none was claimed."""
+    """The pool's sessions have settings with which commands cannot be read, or others share them.
+
+    With unreadable settings nothing was claimed.
+    """
 
 
 class NotMigratedError(CommandBusError):
@@ -129,6 +132,9 @@ _INVALID_VALUES = (pg.DataError, pg.CheckViolation, pg.NotNullViolation, pg.Prog
 # What the server says when something of the bus is not there.
 _MISSING = (pg.InvalidSchemaName, pg.UndefinedTable, pg.UndefinedColumn, pg.UndefinedFunction)
 
+# What the server says when statements that were prepared in one session are looked for in another.
+_SHARED_SESSIONS = (pg.InvalidSqlStatementName, pg.DuplicatePreparedStatement)
+
 # Faults of the connection or the server: trying the same call again can help.
 INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     psycopg.OperationalError,
@@ -159,6 +165,12 @@ def translate_errors() -> Iterator[None]:
         if isinstance(exc, _MISSING) and "command_bus" in (exc.diag.message_primary or ""):
             raise NotMigratedError(
                 f"{exc.diag.message_primary}: apply the migrations to this database"
+            ) from exc
+        if isinstance(exc, _SHARED_SESSIONS):
+            raise UnsuitableConnectionError(
+                f"{exc.diag.message_primary}: a pooler between here and the server seems to share"
+                " sessions between transactions; let it share them between connections"
+                " (pool_mode = session)"
             ) from exc
         if isinstance(exc, pg.DataError) and exc.diag.message_detail:
             text = f"{exc.diag.message_primary}: {exc.diag.message_detail}"

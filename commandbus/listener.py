@@ -62,7 +62,8 @@ async def _connect(
     pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
 ) -> AsyncConnection[TupleRow]:
     conninfo, kwargs = await _resolved(pool.conninfo), await _resolved(pool.kwargs)
-    return await AsyncConnection.connect(conninfo, **{**(kwargs or {}), "autocommit": True})
+    own = {"autocommit": True, "prepare_threshold": None}
+    return await AsyncConnection.connect(conninfo, **{**(kwargs or {}), **own})
 
 
 async def _resolved(value: Any) -> Any:

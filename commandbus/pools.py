@@ -10,6 +10,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from commandbus.poolers import mind_pooler
+
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 RECONNECT_SECONDS = 0.5
@@ -22,7 +24,8 @@ def create_pool(conninfo: str, **options: Any) -> Pool:
     """A pool for *conninfo*, not open, that tries twice a second to reach a server that is away.
 
     *options* are those of ``psycopg_pool.AsyncConnectionPool``, whose own pauses between attempts
-    double up to minutes: so long a worker could miss that the server is back.
+    double up to minutes: so long a worker could miss that the server is back. Behind a pooler its
+    connections prepare no statements.
     """
     return AsyncConnectionPool(
         conninfo,
@@ -30,8 +33,13 @@ def create_pool(conninfo: str, **options: Any) -> Pool:
         reconnect_timeout=RECONNECT_SECONDS,
         reconnect_failed=_try_anew,
         open=False,
-        **options,
+        **{"configure": _configure, **options},
     )
+
+
+async def _configure(conn: AsyncConnection[TupleRow]) -> None:
+    await mind_pooler(conn)
+    await conn.rollback()  # where it does not commit by itself, a transaction is open
 
 
 async def _try_anew(pool: Pool) -> None:

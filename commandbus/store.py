@@ -30,6 +30,7 @@ from commandbus.models import (
     Verdict,
 )
 from commandbus.payload import decode_json
+from commandbus.poolers import mind_pooler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -53,6 +54,7 @@ async def autocommit(
         await conn.set_autocommit(True)
         conn.row_factory = tuple_row
         try:
+            await mind_pooler(conn)
             yield conn
         finally:
             conn.row_factory = rows_before

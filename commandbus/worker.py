@@ -226,9 +226,9 @@ class Worker:
         To cancel it is to stop it with *force*: what never started is given back, which takes a
         moment; who cancels it again waits for nothing.
         A worker runs once: RuntimeError the next time. Raises UnsuitableConnectionError where the
-        pool's sessions have a DateStyle or client_encoding with which commands cannot be read,
-        NotMigratedError where the database lacks the bus, and psycopg_pool's PoolClosed where the
-        pool is not open.
+        pool's sessions have a DateStyle or client_encoding with which commands cannot be read or
+        are shared between transactions, NotMigratedError where the database lacks the bus, and
+        psycopg_pool's PoolClosed where the pool is not open.
         """
         if self._loop is not None:
             raise RuntimeError("a worker runs once; make another one")

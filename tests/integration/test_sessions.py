@@ -126,6 +126,18 @@ async def test_a_worker_that_could_not_read_commands_claims_none(
     assert await events(pool, command_id) == ["SENT"]
 
 
+async def test_sessions_that_a_pooler_shares_are_named_as_that(pool_with):
+    async with pool_with() as pool:
+        bus = CommandBus(pool)
+        for _ in range(10):  # enough for psycopg to prepare the statement
+            await bus.count_by_status()
+        async with pool.connection() as conn:  # out of psycopg's sight, as with another session
+            await conn.execute("do $$ begin execute 'deallocate all'; end $$")
+
+        with pytest.raises(UnsuitableConnectionError, match=r"pool_mode = session"):
+            await bus.count_by_status()
+
+
 async def test_a_database_without_the_bus_is_named_as_that(empty_database_url, registry):
     async with create_pool(empty_database_url) as pool:
         bus = CommandBus(pool)
