@@ -10,11 +10,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from commandbus.limits import answered_within
 from commandbus.poolers import mind_pooler
 
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 RECONNECT_SECONDS = 0.5
+CONFIGURE_SECONDS = 5.0
 
 # The event loop itself holds tasks only weakly.
 _reconnecting: set[asyncio.Task[None]] = set()
@@ -38,8 +40,13 @@ def create_pool(conninfo: str, **options: Any) -> Pool:
 
 
 async def _configure(conn: AsyncConnection[TupleRow]) -> None:
-    await mind_pooler(conn)
-    await conn.rollback()  # where it does not commit by itself, a transaction is open
+    try:
+        async with answered_within(CONFIGURE_SECONDS):
+            await mind_pooler(conn)
+            await conn.rollback()  # where it does not commit by itself, a transaction is open
+    except BaseException:
+        await conn.close()
+        raise
 
 
 async def _try_anew(pool: Pool) -> None:

@@ -57,6 +57,7 @@ class Proxy:
         self.error: Error | None = None
         self.counting = False
         self.refusals = 0  # so many of the next connections end at once
+        self.silent_at: bytes | None = None  # the next connection that says this hears no more
 
     @property
     def url(self) -> str:
@@ -137,6 +138,13 @@ class Proxy:
             return await asyncio.open_unix_connection(f"{host}/.s.PGSQL.{port}")
         return await asyncio.open_connection(host, port)
 
+    def falls_silent(self, message: bytes) -> bool:
+        """Whether the connection that sends *message* hears nothing any more."""
+        silent = self.silent_at is not None and self.silent_at in message
+        if silent:
+            self.silent_at = None
+        return silent
+
     def cuts_before(self) -> bool:
         """One more message arrived; whether the connection is to be cut instead of passing it."""
         if not self.counting:
@@ -190,6 +198,8 @@ class _Link:
         message: bytes | None = await _message(reader, typed=False)
         while message is not None:
             await self._flowing.wait()
+            if self._proxy.falls_silent(message):
+                await asyncio.Event().wait()
             if self._swallows(message):
                 if message[:1] in b"SQ" and not self._answer_error():
                     return

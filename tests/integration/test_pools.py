@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from commandbus import pools
 from commandbus.pools import create_pool
 from tests.chaos.proxy import proxied
 from tests.waiting import until
@@ -18,6 +19,19 @@ async def test_who_waits_gets_a_connection_soon_after_a_long_absence_of_the_serv
 
             assert await cur.fetchone() == (1,)
         assert proxy.refusals == 0
+
+
+async def test_a_connection_that_falls_silent_before_anybody_has_it_is_replaced(
+    database_url, monkeypatch
+):
+    monkeypatch.setattr(pools, "CONFIGURE_SECONDS", 0.3)
+    async with proxied(database_url) as proxy:
+        proxy.silent_at = b"pg_backend_pid"
+        async with create_pool(proxy.url, min_size=1) as pool, pool.connection() as conn:
+            cur = await conn.execute("select 1")
+
+            assert await cur.fetchone() == (1,)
+        assert proxy.silent_at is None
 
 
 async def test_a_pool_that_is_closed_meanwhile_tries_no_more(database_url):
