@@ -50,9 +50,8 @@ def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | Non
     for name, least in _LEVELS.items():
         logging.getLogger(name).setLevel(max(least, root.level))
     pools = logging.getLogger("psycopg.pool")
-    for old_filter in list(pools.filters):
-        pools.removeFilter(old_filter)
-    pools.addFilter(_WhyNoConnection())
+    if not any(isinstance(given, _WhyNoConnection) for given in pools.filters):
+        pools.addFilter(_WhyNoConnection())
 
 
 def masked(text: str) -> str:
