@@ -36,14 +36,14 @@ OpenPool = Callable[..., AbstractAsyncContextManager[Pool]]
 def pool_with(database_url: str) -> OpenPool:
     """Makes pools, not open, whose sessions have these settings."""
 
-    def make(*settings: str, **kwargs: Any) -> Pool:
+    def make(*settings: str, max_size: int = 4, **kwargs: Any) -> Pool:
         options = " ".join(f"-c {each.replace(' ', chr(92) + ' ')}" for each in settings)
         return AsyncConnectionPool(
             database_url,
             connection_class=AsyncConnection[TupleRow],
             kwargs={"options": options, **kwargs},
             min_size=1,
-            max_size=4,
+            max_size=max_size,
             open=False,
         )
 
@@ -127,7 +127,7 @@ async def test_a_worker_that_could_not_read_commands_claims_none(
 
 
 async def test_sessions_that_a_pooler_shares_are_named_as_that(pool_with):
-    async with pool_with() as pool:
+    async with pool_with(max_size=1) as pool:
         bus = CommandBus(pool)
         for _ in range(10):  # enough for psycopg to prepare the statement
             await bus.count_by_status()
