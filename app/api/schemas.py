@@ -70,7 +70,9 @@ class CommandsQuery(PageQuery):
     created_after: Moment | None = Field(None, description="Inclusive")
     created_before: Moment | None = Field(None, description="Exclusive")
     q: Search | None = Field(
-        None, description="A command id or its beginning, a correlation id, or an error code"
+        None,
+        description="A command id or its beginning, a correlation id, or an error code: of commands"
+        " that failed, were cancelled, are in the troubleshooting queue or wait for a retry",
     )
     run_id: Id | None = Field(None, description="Of one load-test run")
 

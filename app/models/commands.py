@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app.models.base import db
 from app.models.load_test_runs import get_run
 from app.models.paging import SCAN_LIMIT, Condition, Key, Listing, Source, Total, Window
-from app.models.search import CANDIDATE_LIMIT, candidates
+from app.models.search import CANDIDATE_LIMIT, candidates, sees_all_retries
 from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, Waiting, queue_table
 from app.runs import SILENT_SECONDS, RunState
 from commandbus.models import CommandStatus
@@ -35,7 +35,7 @@ class CommandFilters:
     created_before: datetime | None = None
     """Exclusive."""
     q: str | None = None
-    """An id or its beginning, a correlation id, or an error code."""
+    """An id or its beginning, a correlation id, or an error code (see candidates)."""
     run_id: UUID | None = None
     """Of one load-test run."""
 
@@ -69,6 +69,8 @@ def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow
     source = _source(_while_generated(filters))
     found = source.scan(window)
     total = _counted(filters) or source.count()
+    if filters.q and filters.status in (None, CommandStatus.PENDING) and not sees_all_retries():
+        total = replace(total, is_exact=False)
     return found.listing(command_rows(found.keys), total)
 
 

@@ -8,8 +8,9 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.models.paging import Condition
-from app.models.tables import Command, Status, Troubled, Unsuccessful
+from app.models.base import db
+from app.models.paging import SCAN_LIMIT, Condition
+from app.models.tables import Command, Status, Troubled, Unsuccessful, Waiting
 from commandbus.models import CommandStatus
 
 CANDIDATE_LIMIT = 5_000
@@ -45,9 +46,13 @@ def contains(column: Any, text: str) -> sa.ColumnElement[bool]:
 def candidates(text: str) -> sa.Subquery:
     """The commands that *text* may mean: an id or its beginning, a correlation id, an error code.
 
+    An error code means those that ended with it, are in the troubleshooting queue or wait for a
+    retry; of the last, SCAN_LIMIT are looked at. No index knows the codes of any others.
+
     Columns: created_at, command_id, domain, command_type, status. Where a meaning has more than
     CANDIDATE_LIMIT commands, so has the answer: the newest of them.
     """
+    retries = _retries().order_by(Waiting.due_at.desc()).limit(SCAN_LIMIT).subquery()
     meanings = [
         _commands(
             Troubled, sa.cast(CommandStatus.IN_TSQ, Status), Troubled.error_code == text
@@ -55,6 +60,12 @@ def candidates(text: str) -> sa.Subquery:
         _commands(Unsuccessful, Unsuccessful.status, Unsuccessful.error_code == text).order_by(
             Unsuccessful.created_at.desc()
         ),
+        _commands(Command, Command.status, Command.last_error_code == text)
+        .join(
+            retries,
+            sa.and_(Command.command_id == retries.c.command_id, Command.domain == retries.c.domain),
+        )
+        .order_by(Command.created_at.desc()),
     ]
     ids = id_range(text)
     if ids is not None:
@@ -68,6 +79,16 @@ def candidates(text: str) -> sa.Subquery:
             meanings.append(_commands(Command, Command.status, Command.correlation_id == first))
     limited = [sa.select(m.limit(CANDIDATE_LIMIT + 1).subquery()) for m in meanings]
     return sa.union(*limited).subquery()
+
+
+def sees_all_retries() -> bool:
+    """Whether so few commands wait for a retry that a search looks at all of them."""
+    some = _retries().limit(SCAN_LIMIT + 1).subquery()
+    return (db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0) <= SCAN_LIMIT
+
+
+def _retries() -> sa.Select[UUID, str]:
+    return sa.select(Waiting.command_id, Waiting.domain).where(Waiting.kind != "SCHEDULED")
 
 
 def _commands(

@@ -12,7 +12,7 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.models import TestCommand
+from app.models import TestCommand, search
 from commandbus.errors import DuplicateCommandError
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
@@ -208,6 +208,48 @@ def test_filters_combine_and_totals_are_exact(
     assert found("q=NOT_ALLOWED&status=COMPLETED") == []
     assert found("created_after=2999-01-01T00:00:00Z") == []
     assert len(found("created_before=2999-01-01T00:00:00%2B02:00")) == 4
+
+
+def test_an_error_code_finds_what_waits_for_a_retry(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    delayed = send("fail_permanent")
+    run_all("permanent", code="FLAKY")
+    client.post(f"/api/v1/tsq/{delayed}/retry", json={"delay_seconds": 600})
+    retried = send("fail_transient_then_succeed")
+    run_all("transient", code="FLAKY")
+    other = send("fail_transient_then_succeed")
+
+    def found(query: str) -> list[str]:
+        page = got(client.get(f"{URL}?{query}"))
+        assert (page["total"], page["total_is_exact"]) == (len(page["commands"]), True)
+        return [command["command_id"] for command in page["commands"]]
+
+    assert found("q=FLAKY") == [retried, delayed]
+    assert found("q=FLAKY&status=PENDING") == [retried, delayed]
+    assert found("q=FLAKY&status=FAILED") == []
+    assert found("q=FLAKY&domain=other") == []
+    assert found("q=OTHER") == []
+    assert found(f"q={other}") == [other]
+    client.post(f"{URL}/{retried}/cancel", json={"reason": "no longer needed"})
+    assert found("q=FLAKY") == [retried, delayed]
+
+
+def test_a_total_is_not_exact_where_more_wait_for_a_retry_than_are_looked_at(
+    client: FlaskClient,
+    send: Callable[..., str],
+    run_all: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(search, "SCAN_LIMIT", 2)
+    ids = [send("fail_transient_then_succeed") for _ in range(3)]
+    run_all("transient", code="FLAKY")
+
+    page = got(client.get(f"{URL}?q=FLAKY"))
+
+    assert (page["total"], page["total_is_exact"]) == (2, False)
+    assert {command["command_id"] for command in page["commands"]} < set(ids)
+    assert got(client.get(f"{URL}?q=FLAKY&status=FAILED"))["total_is_exact"]
 
 
 def test_only_a_pending_command_can_be_cancelled(
