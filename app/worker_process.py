@@ -19,6 +19,7 @@ from app.event_loop import run_to_end
 from app.options import Chosen, InvalidOptionError, Source, choose
 from app.pools import new_pool, opened
 from app.retention import RetentionConfig, RetentionSchedule
+from app.runs import settle_while_working
 from app.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from commandbus import Worker
@@ -124,7 +125,10 @@ async def serve(
         schedule = RetentionSchedule(url, RetentionConfig.from_environment(environ), answer_timeout)
         pruning = asyncio.create_task(schedule.run(), name="retention")
         watching = asyncio.create_task(HealthWatch(pool).run(), name="database-health")
-        beside = (following, pruning, watching)
+        settling = asyncio.create_task(
+            settle_while_working(pool, lambda: worker.outcomes_recorded), name="runs"
+        )
+        beside = (following, pruning, watching, settling)
         try:
             await worker.run()
         finally:

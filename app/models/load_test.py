@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 from app.models.load_test_runs import RunRow, get_run
@@ -49,9 +50,9 @@ def find_load_test(run_id: UUID) -> LoadTest | None:
     """The progress of a run, or None where there is no such run."""
     recorded, progress = get_run(run_id), run_progress(run_id)
     if recorded is None:
-        return None if progress is None else _report(progress, 0)
+        return None if progress is None else _report(progress, 0, None)
     ordered = recorded.count if recorded.state == RunState.GENERATING else 0
-    return _report(progress or _unsent(recorded), ordered)
+    return _report(progress or _unsent(recorded), ordered, recorded.outcome)
 
 
 def _unsent(run: RunRow) -> RunProgress:
@@ -75,23 +76,24 @@ def _unsent(run: RunRow) -> RunProgress:
     )
 
 
-def _report(run: RunProgress, ordered: int) -> LoadTest:
+def _report(run: RunProgress, ordered: int, outcome: dict[str, Any] | None) -> LoadTest:
     """What there is to say of *run*, of which *ordered* commands are to come at least.
 
-    A finished run has taken the time until its last command ended. What remains is estimated from
-    the rate so far, and unknown before the first command has ended.
+    A finished run has taken the time until its last command ended: that of its recorded *outcome*,
+    if any. What remains is estimated from the rate so far, and unknown before the first command
+    has ended.
     """
     counts = run.counts
     sent = sum(counts.values())
     done = sent - counts[CommandStatus.PENDING] - counts[CommandStatus.IN_PROGRESS]
     total = max(sent, ordered)
     pending = total - done
-    finished = pending == 0 and run.last_processed_at is not None
-    end = run.last_processed_at if finished and run.last_processed_at is not None else run.now
+    end = (run.last_processed_at or run.started_at) if pending == 0 else run.now
     # Statistics know whole seconds; a run that ended within one took about one.
     elapsed = max((end - run.started_at).total_seconds(), 1.0 if done else 0.0)
-    rate = done / elapsed if elapsed > 0 else 0.0
-    remaining = 0.0 if pending == 0 else (round(pending / rate, 1) if rate > 0 else None)
+    if pending == 0 and outcome is not None:
+        elapsed = float(outcome["elapsed_seconds"])
+    remaining = 0.0 if pending == 0 else (round(pending * elapsed / done, 1) if done else None)
     return LoadTest(
         run_id=run.run_id,
         total_commands=total,
@@ -100,9 +102,9 @@ def _report(run: RunProgress, ordered: int) -> LoadTest:
         in_tsq=counts[CommandStatus.IN_TSQ],
         pending=pending,
         progress_percent=100 * done // total if total else 0,
-        elapsed_seconds=round(elapsed, 1),
+        elapsed_seconds=round(elapsed, 3 if pending == 0 else 1),
         estimated_remaining_seconds=remaining,
-        throughput_per_second=round(rate, 1),
+        throughput_per_second=round(run.processed / elapsed, 1) if elapsed > 0 else 0.0,
         avg_processing_time_ms=run.avg_run_ms,
         latency=run.run,
         started_at=run.started_at,

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import math
 
+import pytest
+
+from commandbus import TroubleshootingQueue
 from tests.e2e.served import served
 from tests.facts import rows
 from tests.waiting import eventually
@@ -46,6 +49,30 @@ async def test_mixed_behaviours_end_as_they_should_and_the_metrics_say_so(databa
     assert throughput["avg_processing_time_ms"] >= 10
     assert 10 <= throughput["p50_ms"] <= throughput["p95_ms"] <= throughput["p99_ms"]
     assert (throughput["active_workers"], throughput["queue_depth"]) == (2, 0)
+
+
+async def test_a_run_that_nobody_looks_at_is_recorded_and_both_reports_agree(database_url, pool):
+    async with served(database_url, "--workers", "1") as web:
+        run_id = (await web.post("/api/v1/commands/bulk", {"count": 50}))["run_id"]
+        query = "select outcome from load_test_run where finished_at is not null"
+        [[outcome]] = await eventually(lambda: rows(pool, query))
+        progress = await web.get(f"/api/v1/stats/load-test?run_id={run_id}")
+
+    assert outcome["counts"]["COMPLETED"] == 50
+    for name in ("elapsed_seconds", "throughput_per_second"):
+        assert progress[name] == pytest.approx(outcome[name], rel=0.01), name
+
+
+async def test_a_run_that_was_cancelled_whole_is_over(database_url, pool):
+    async with served(database_url) as web:
+        run_id = (await web.post("/api/v1/commands/bulk", {"count": 3}))["run_id"]
+        for (command_id,) in await rows(pool, "select command_id from command_bus_command"):
+            await TroubleshootingQueue(pool).cancel_pending("test", command_id)
+        progress = await web.get(f"/api/v1/stats/load-test?run_id={run_id}")
+        [[outcome]] = await rows(pool, "select outcome from load_test_run")
+
+    assert (progress["pending"], progress["failed"], progress["throughput_per_second"]) == (0, 3, 0)
+    assert progress["elapsed_seconds"] == outcome["elapsed_seconds"]
 
 
 async def test_a_run_whose_web_process_is_killed_ends_as_failed(database_url, pool):

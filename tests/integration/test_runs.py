@@ -83,6 +83,21 @@ async def test_the_outcome_stays_when_an_operator_acts_later(pool):
     assert await column(pool, order, "outcome") == before
 
 
+async def test_what_operators_do_before_the_outcome_is_recorded_makes_no_run_longer(pool):
+    order = BulkOrder(count=1)
+    await record(pool, order)
+    await generate_run(pool, order)
+    worker = await register(pool)
+    [only] = await claim(pool, worker)
+    await settle(pool, worker, failed(only, "permanent"))
+    await TroubleshootingQueue(pool).operator_cancel("test", only.command.command_id)
+    await rows(pool, "update command_bus_command set updated_at = updated_at + interval '9 s'")
+
+    await settle_runs(pool)
+
+    assert (await column(pool, order, "outcome"))["elapsed_seconds"] < 5
+
+
 async def test_a_generation_is_cancelled_from_another_process(pool):
     order = BulkOrder(count=200_000)
     await record(pool, order)
