@@ -259,10 +259,20 @@ class JobItem(Answer):
     changed: dict[str, int] = Field(
         description="How many were not in the queue any more, by the status they had"
     )
+    gone: int | None = Field(
+        description="How many of the expected ones were no longer in the queue when their turn"
+        " came, and are not counted in changed; null unless the job has finished"
+    )
     created_at: datetime
     finished_at: datetime | None
     undone_at: datetime | None
     undone_by: str | None
+
+
+class JobDetailItem(JobItem):
+    """A job with the commands that it left as they were."""
+
+    skipped: list[Skipped] = Field(description="Of those that had changed, the first 100")
 
 
 class JobList(Answer):

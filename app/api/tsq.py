@@ -125,7 +125,7 @@ def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.Comple
     return answers.CommandState.model_validate(done)
 
 
-@bp.post("/tsq/bulk-retry", responses={200: answers.BulkRetried, 202: answers.JobItem})
+@bp.post("/tsq/bulk-retry", responses={200: answers.BulkRetried, 202: answers.JobDetailItem})
 @access.operator
 def bulk_retry(body: schemas.BulkRetry) -> Any:
     """Retry several commands; more than 500 that match a filter in the background (202)."""
@@ -137,7 +137,7 @@ def bulk_retry(body: schemas.BulkRetry) -> Any:
     )
 
 
-@bp.post("/tsq/bulk-cancel", responses={200: answers.BulkCancelled, 202: answers.JobItem})
+@bp.post("/tsq/bulk-cancel", responses={200: answers.BulkCancelled, 202: answers.JobDetailItem})
 @access.operator
 def bulk_cancel(body: schemas.BulkCancel) -> Any:
     """Cancel several commands; more than 500 that match a filter in the background (202)."""
@@ -149,7 +149,7 @@ def bulk_cancel(body: schemas.BulkCancel) -> Any:
     )
 
 
-@bp.post("/tsq/bulk-complete", responses={200: answers.BulkCompleted, 202: answers.JobItem})
+@bp.post("/tsq/bulk-complete", responses={200: answers.BulkCompleted, 202: answers.JobDetailItem})
 @access.operator
 def bulk_complete(body: schemas.BulkComplete) -> Any:
     """Complete several commands with one result; more than 500 in the background (202)."""

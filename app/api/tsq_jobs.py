@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from app.api import answers, bp, schemas
 from app.api.routing import JobPath
 from app.errors import Problem
 from app.models.operator_jobs import JobRow, get_job, list_jobs
+from commandbus.models import CommandStatus
 
 
 @bp.get("/tsq/jobs", responses={200: answers.JobList})
@@ -20,7 +22,7 @@ def list_operator_jobs(query: schemas.JobsQuery) -> Any:
     return answers.JobList(jobs=[answers.JobItem.model_validate(job) for job in found])
 
 
-@bp.get("/tsq/jobs/<command_id:job_id>", responses={200: answers.JobItem})
+@bp.get("/tsq/jobs/<command_id:job_id>", responses={200: answers.JobDetailItem})
 @access.viewer
 def show_job(path: JobPath) -> Any:
     """How far a job is."""
@@ -29,7 +31,7 @@ def show_job(path: JobPath) -> Any:
     return _item(_found(path.job_id))
 
 
-@bp.post("/tsq/jobs/<command_id:job_id>/stop", responses={200: answers.JobItem})
+@bp.post("/tsq/jobs/<command_id:job_id>/stop", responses={200: answers.JobDetailItem})
 @access.operator
 def stop_job(path: JobPath, body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
     """Let a job end after the commands under way; what it did stays done."""
@@ -40,13 +42,25 @@ def stop_job(path: JobPath, body: schemas.Empty) -> Any:  # noqa: ARG001 - read,
     return _item(_found(path.job_id))
 
 
-def job_started(job_id: UUID) -> tuple[answers.JobItem, int, dict[str, str]]:
+def job_started(job_id: UUID) -> tuple[answers.JobDetailItem, int, dict[str, str]]:
     """The answer to an order that goes on in the background, with where to follow it."""
     return _item(_found(job_id)), 202, {"Location": f"/api/v1/tsq/jobs/{job_id}"}
 
 
-def _item(row: JobRow) -> answers.JobItem:
-    return answers.JobItem.model_validate(row.summary)
+def _item(row: JobRow) -> answers.JobDetailItem:
+    item = answers.JobItem.model_validate(row.summary)
+    return answers.JobDetailItem(
+        **item.model_dump(), skipped=[_skipped(each) for each in row.skipped]
+    )
+
+
+def _skipped(stored: Mapping[str, str]) -> answers.Skipped:
+    is_known = stored["status"] != bulk_operations.NOT_FOUND
+    return answers.Skipped(
+        command_id=UUID(stored["command_id"]),
+        reason="invalid_state" if is_known else "not_found",
+        current_status=CommandStatus(stored["status"]) if is_known else None,
+    )
 
 
 def _found(job_id: UUID) -> JobRow:

@@ -70,6 +70,15 @@ class JobSummary:
         """How many commands it has come to."""
         return self.done + sum(self.changed.values())
 
+    @property
+    def gone(self) -> int | None:
+        """How many of the expected commands it never met; None unless it came to its end.
+
+        A job on a filter looks for its commands chunk by chunk, and no longer finds those that
+        others dealt with meanwhile.
+        """
+        return max(self.expected - self.seen, 0) if self.state == "finished" else None
+
 
 @dataclass(frozen=True, slots=True)
 class JobRow:

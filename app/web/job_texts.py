@@ -49,7 +49,8 @@ def looks_of(job: JobSummary) -> JobLooks:
     if job.undone_at is not None:
         state, tone = "Undone", "neutral"
     words = words_of(job.action)
-    return JobLooks(words, outcome_text(words.done, job.done, job.changed), state, tone, job.seen)
+    text = outcome_text(words.done, job.done, job.changed) + _gone_text(job)
+    return JobLooks(words, text, state, tone, job.seen)
 
 
 def outcome_text(verb: str, done: int, changed: dict[str, int]) -> str:
@@ -62,6 +63,17 @@ def outcome_text(verb: str, done: int, changed: dict[str, int]) -> str:
         )
         text += f", {sum(changed.values()):,} had changed meanwhile: {named}"
     return text
+
+
+def _gone_text(job: JobSummary) -> str:
+    """. 1,000 of the 8,000 were no longer in the queue when their turn came"""
+    if not job.gone:
+        return ""
+    were, their = ("was", "its") if job.gone == 1 else ("were", "their")
+    return (
+        f". {job.gone:,} of the {job.expected:,} {were} no longer in the queue"
+        f" when {their} turn came"
+    )
 
 
 def undone_text(outcome: Outcome) -> str:

@@ -27,7 +27,7 @@ from app.portal import call, current_tsq
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
 from app.web.form_values import FormError, json_value, text_value
-from app.web.job_texts import commands_text, looks_of, outcome_text, undone_text, words_of
+from app.web.job_texts import commands_text, looks_of, undone_text, words_of
 from app.web.remembered import clean_operator, current_operator, remember_operator
 from app.web.rendering import CONFIRMED, ask_to_confirm, local_path, render_page
 from commandbus.errors import CommandNotFoundError, InvalidStateError
@@ -265,8 +265,7 @@ def _after(job_id: UUID) -> ResponseReturnValue:
     summary = _job(job_id).summary
     if summary.state == "running":
         return redirect(url_for("web.operator_job", job_id=job_id), 303)
-    words = words_of(summary.action)
-    text = outcome_text(words.done, summary.done, summary.changed)
+    text = looks_of(summary).text
     kind = "warning" if summary.changed else "success"
     undo = None
     if summary.delay_seconds and summary.done:

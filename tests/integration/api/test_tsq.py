@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
+from app import bulk_operations
+from app.bulk_operations import Action, Order
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
 
@@ -178,10 +181,70 @@ def test_more_than_500_matches_are_dealt_with_by_a_job_that_can_be_followed(
     assert (job["expected"], job["done"], job["changed"]) == (501, 501, {})
     assert {c["last_error_code"] for c in got(client.get(URL))["commands"]} == {"OTHER"}
     assert got(client.get("/api/v1/stats"))["counts"]["CANCELLED"] == 501
+    assert (job["gone"], job.pop("skipped")) == (0, [])
     assert job in got(client.get(f"{URL}/jobs"))["jobs"]
     assert got(client.get(f"{URL}/jobs?before={job['job_id']}"))["jobs"] == []
     stopped = client.post(f"{url}/stop", json={})
     assert (stopped.status_code, got(stopped)["current_state"]) == (409, "finished")
+
+
+def test_a_job_says_how_many_were_gone_before_their_turn(
+    app: Flask, client: FlaskClient, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with app.app_context():
+        runner = bulk_operations.current_runner()
+    ids = troubled(502)
+    with monkeypatch.context() as held:
+        held.setattr(runner, "start", lambda _: None)
+        answer = client.post(f"{URL}/bulk-cancel", json={"filter": {}, "reason": "closed"})
+    job = got(answer)
+    page, url = f"/troubleshooting/actions/{job['job_id']}", f"{URL}/jobs/{job['job_id']}"
+    words = "2 of the 502 were no longer in the queue when their turn came."
+    assert (job["state"], job["gone"], job["skipped"]) == ("running", None, [])
+    assert words not in client.get(page).text
+    client.post(f"{URL}/bulk-complete", json={"command_ids": ids[:2], "result_data": {}})
+
+    runner.start(UUID(job["job_id"]))
+
+    eventually_now(lambda: got(client.get(url))["state"] == "finished")
+    job = got(client.get(url))
+    assert (job["expected"], job["done"], job["changed"], job["gone"]) == (502, 500, {}, 2)
+    assert f"500 cancelled. {words}" in client.get(page).text
+
+
+def test_a_stopped_job_does_not_guess_how_many_are_gone(
+    app: Flask, client: FlaskClient, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with app.app_context():
+        monkeypatch.setattr(bulk_operations.current_runner(), "start", lambda _: None)
+    troubled(501)
+    begun = client.post(f"{URL}/bulk-cancel", json={"filter": {}, "reason": "closed"})
+
+    stopped = got(client.post(f"{begun.headers['Location']}/stop", json={}))
+
+    assert (stopped["state"], stopped["done"], stopped["gone"]) == ("stopped", 0, None)
+
+
+def test_a_job_names_what_it_skipped(app: Flask, client: FlaskClient, troubled: Troubled) -> None:
+    cancelled, done = troubled(2)
+    client.post(f"{URL}/{cancelled}/cancel", json={"reason": "because"})
+    unknown = str(uuid4())
+    order = Order(
+        action=Action.CANCEL,
+        operator="ann",
+        chosen=[("test", UUID(command_id)) for command_id in (cancelled, unknown, done)],
+        reason="closed",
+    )
+    with app.app_context():
+        job_id = bulk_operations.start(order)
+
+    job = got(client.get(f"{URL}/jobs/{job_id}"))
+
+    assert (job["done"], job["gone"]) == (1, 0)
+    assert sorted(job["skipped"], key=lambda each: str(each["reason"])) == [
+        {"command_id": cancelled, "reason": "invalid_state", "current_status": "CANCELLED"},
+        {"command_id": unknown, "reason": "not_found", "current_status": None},
+    ]
 
 
 def test_a_delayed_retry_of_many_waits(client: FlaskClient, troubled: Troubled) -> None:
