@@ -43,6 +43,10 @@ class Patience:
             self._ask_again_at = now + self.seconds / PROBES
             return False
 
+    def is_spent(self) -> bool:
+        """Whether the current request has waited for as long as it may."""
+        return has_app_context() and bool(g.get("database_seconds", 0.0) >= self.seconds)
+
     def answered(self) -> None:
         """The database is there: everybody may ask."""
         with self._lock:

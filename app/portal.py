@@ -252,6 +252,8 @@ class ReadConnection(psycopg.Connection[TupleRow]):
 
 def connect_to_read(portal: Portal) -> psycopg.Connection[TupleRow]:
     """A new connection for read queries, each planned for the values that it is asked with."""
+    if portal.patience.is_spent():  # the connection before this one fell silent
+        raise psycopg.errors.QueryCanceled(f"no answer within {portal.answer_timeout:g} s")
     options = connection_options(portal.url, APPLICATION_NAME, portal.answer_timeout)
     with portal.patience.waiting():
         conn = ReadConnection.connect(portal.url, prepare_threshold=None, **options)
