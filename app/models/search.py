@@ -9,7 +9,7 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.models.base import db
-from app.models.paging import SCAN_LIMIT, Condition
+from app.models.paging import Condition
 from app.models.tables import Command, Status, Troubled, Unsuccessful, Waiting
 from commandbus.models import CommandStatus
 
@@ -47,12 +47,12 @@ def candidates(text: str) -> sa.Subquery:
     """The commands that *text* may mean: an id or its beginning, a correlation id, an error code.
 
     An error code means those that ended with it, are in the troubleshooting queue or wait for a
-    retry; of the last, SCAN_LIMIT are looked at. No index knows the codes of any others.
+    retry; of the last, CANDIDATE_LIMIT are looked at. No index knows the codes of any others.
 
     Columns: created_at, command_id, domain, command_type, status. Where a meaning has more than
     CANDIDATE_LIMIT commands, so has the answer: the newest of them.
     """
-    retries = _retries().order_by(Waiting.due_at.desc()).limit(SCAN_LIMIT).subquery()
+    retried = _retried_commands()
     meanings = [
         _commands(
             Troubled, sa.cast(CommandStatus.IN_TSQ, Status), Troubled.error_code == text
@@ -60,12 +60,9 @@ def candidates(text: str) -> sa.Subquery:
         _commands(Unsuccessful, Unsuccessful.status, Unsuccessful.error_code == text).order_by(
             Unsuccessful.created_at.desc()
         ),
-        _commands(Command, Command.status, Command.last_error_code == text)
-        .join(
-            retries,
-            sa.and_(Command.command_id == retries.c.command_id, Command.domain == retries.c.domain),
-        )
-        .order_by(Command.created_at.desc()),
+        _commands(retried, retried.status, retried.last_error_code == text).order_by(
+            retried.created_at.desc()
+        ),
     ]
     ids = id_range(text)
     if ids is not None:
@@ -83,17 +80,28 @@ def candidates(text: str) -> sa.Subquery:
 
 def sees_all_retries() -> bool:
     """Whether so few commands wait for a retry that a search looks at all of them."""
-    some = _retries().limit(SCAN_LIMIT + 1).subquery()
-    return (db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0) <= SCAN_LIMIT
+    some = _retries().limit(CANDIDATE_LIMIT + 1).subquery()
+    return (db.session.scalar(sa.select(sa.func.count()).select_from(some)) or 0) <= CANDIDATE_LIMIT
 
 
 def _retries() -> sa.Select[UUID, str]:
     return sa.select(Waiting.command_id, Waiting.domain).where(Waiting.kind != "SCHEDULED")
 
 
-def _commands(
-    table: type[Command] | type[Troubled] | type[Unsuccessful], status: Any, meant: Condition
-) -> sa.Select[*tuple[Any, ...]]:
+def _retried_commands() -> Any:
+    """The columns of the commands that wait for a retry, of CANDIDATE_LIMIT at most."""
+    retries = _retries().order_by(Waiting.due_at.desc()).limit(CANDIDATE_LIMIT).subquery()
+    # The limit keeps the planner at looking up each one: a join may read all commands instead.
+    command = (
+        sa.select(Command)
+        .where(Command.command_id == retries.c.command_id, Command.domain == retries.c.domain)
+        .limit(1)
+        .lateral()
+    )
+    return sa.select(command).select_from(retries.join(command, sa.true())).subquery().c
+
+
+def _commands(table: Any, status: Any, meant: Condition) -> sa.Select[*tuple[Any, ...]]:
     return sa.select(
         table.created_at,
         table.command_id,

@@ -241,7 +241,7 @@ def test_a_total_is_not_exact_where_more_wait_for_a_retry_than_are_looked_at(
     run_all: Callable[..., None],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(search, "SCAN_LIMIT", 2)
+    monkeypatch.setattr(search, "CANDIDATE_LIMIT", 2)
     ids = [send("fail_transient_then_succeed") for _ in range(3)]
     run_all("transient", code="FLAKY")
 
