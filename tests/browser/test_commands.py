@@ -20,7 +20,7 @@ from tests.browser.acting import (
     troubled,
     wait_for,
 )
-from tests.browser.conftest import PHONE
+from tests.browser.conftest import DESKTOP, PHONE
 
 pytestmark = pytest.mark.browser
 
@@ -49,7 +49,7 @@ def test_filters_combine_live_in_the_address_and_are_cleared(
     filters.get_by_role("button", name="Apply").click()
 
     expect(rows(page)).to_have_count(1)
-    expect(rows(page).get_by_role("link")).to_have_attribute("title", declined)
+    expect(rows(page).locator("a.id")).to_have_attribute("title", declined)
     assert "status=IN_TSQ" in page.url
     assert "q=CARD_DECLINED" in page.url
     if scripts:
@@ -117,7 +117,7 @@ def test_one_pages_forth_and_back_through_everything(make_live_page: MakePage, s
     seen = []
     for number in (1, 2, 3):
         expect(page.get_by_text(f"page {number} of 3")).to_be_visible()
-        seen += rows(page).locator("a").evaluate_all("links => links.map((link) => link.title)")
+        seen += rows(page).locator("a.id").evaluate_all("links => links.map((link) => link.title)")
         if number < 3:
             page.get_by_role("link", name="Next").click()
     assert len(seen) == len(set(seen)) == 45
@@ -193,6 +193,35 @@ def test_the_detail_shows_everything(live_page: Page, live_worker):
     for event in ("Sent", "Received", "Retry scheduled", "Completed"):
         expect(main.locator(".timeline").get_by_text(event, exact=True).first).to_be_visible()
     expect(main.get_by_text(re.compile(r"^w-\d+$")).first).to_be_visible()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_each_row_leads_to_the_trail_of_its_command(make_live_page: MakePage, size):
+    page = make_live_page(size)
+    command_id = send(page, SUCCESS)
+    send(page, SUCCESS)
+    page.goto("/commands")
+    rows(page).last.get_by_role("link", name=f"Audit trail of {command_id[:8]}").click()
+
+    expect(page).to_have_url(re.compile(rf"/audit/{command_id}\?domain=test$"))
+    expect(page.locator("#audit-trail")).to_contain_text("Sent")
+
+
+def test_a_command_that_no_worker_took_says_how_long_it_waits_so_far(live_page: Page, database_url):
+    command_id = send(live_page, SUCCESS)
+    execute(
+        database_url,
+        "update command_bus_command set created_at = created_at - interval '2 hours'"
+        " where command_id = %s",
+        command_id,
+    )
+    live_page.goto(f"/commands/{command_id}")
+
+    timing = live_page.get_by_role("region", name="Timing")
+    expect(timing).to_contain_text("So far")
+    expect(timing.locator("time")).to_have_text(re.compile(r"^0?2:0\d:\d\d$"))
+    answer = live_page.request.get(f"/api/v1/commands/{command_id}").json()
+    assert answer["timing"]["waiting_ms"] is None
 
 
 def test_the_detail_follows_a_command_to_its_end(live_page: Page, start_live_worker):

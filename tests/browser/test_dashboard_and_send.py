@@ -10,8 +10,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
-from tests.browser.acting import SOON, wait_for
-from tests.browser.conftest import PHONE
+from tests.browser.acting import SOON, SUCCESS, send, wait_for
+from tests.browser.conftest import DESKTOP, PHONE
 
 pytestmark = pytest.mark.browser
 
@@ -108,6 +108,22 @@ def test_axe_finds_nothing(make_live_page, live_worker, path, theme):
     found = Axe().run(page)
 
     assert found.violations_count == 0, found.generate_report()
+
+
+@pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
+def test_the_latest_commands_lead_to_their_details_and_trails(make_live_page, live_worker, size):
+    page = make_live_page(size)
+    command_id = send(page, SUCCESS)
+    wait_for(page, command_id, "COMPLETED")
+    for label in ("The commands created last", "The commands completed last"):
+        page.goto("/")
+        table = page.get_by_role("region", name=label)
+        assert table.evaluate("table => table.scrollWidth <= table.clientWidth")
+        row = table.locator("tbody tr")
+        link = row.locator("a.id")
+        expect(link).to_have_attribute("href", f"/commands/{command_id}?domain=test")
+        row.get_by_role("link", name=f"Audit trail of {command_id[:8]}").click()
+        expect(page).to_have_url(re.compile(rf"/audit/{command_id}\?domain=test$"))
 
 
 def test_without_a_worker_the_dashboard_says_so_and_starts_one(live_page: Page):
