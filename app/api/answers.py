@@ -101,9 +101,17 @@ class CommandList(Answer):
 class TimingItem(Answer):
     """Where the time of a command went, in milliseconds."""
 
-    waiting_ms: float | None
-    running_ms: float | None
-    total_ms: float | None
+    waiting_ms: float | None = Field(
+        description="Before the first attempt, null until it begins; once the command has ended,"
+        " all of its time without running, that in the troubleshooting queue included"
+    )
+    running_ms: float | None = Field(
+        description="The attempts that have ended, together; null until the first has"
+    )
+    total_ms: float | None = Field(
+        description="From sent to ended, time in the troubleshooting queue included; null until"
+        " it has ended, which in the troubleshooting queue it has not"
+    )
 
 
 class AttemptItem(Answer):

@@ -77,10 +77,15 @@ class Stats(Answer):
 class Latency(Answer):
     """Durations in milliseconds, within 2 %; null where nothing was measured."""
 
-    avg_ms: float | None = None
     p50_ms: float | None
     p95_ms: float | None
     p99_ms: float | None
+
+
+class AveragedLatency(Latency):
+    """Durations in milliseconds, the average exact; null where nothing was measured."""
+
+    avg_ms: float | None
 
 
 class ThroughputItem(Answer):
@@ -95,9 +100,9 @@ class ThroughputItem(Answer):
     p99_ms: float | None
     active_workers: int
     queue_depth: int
-    wait: Latency
-    run: Latency
-    total: Latency
+    wait: AveragedLatency = Field(description="Everything before the last attempt")
+    run: AveragedLatency = Field(description="The last attempt")
+    total: AveragedLatency = Field(description="From sent to the end of the last attempt")
 
 
 class HistoryItem(Answer):
@@ -161,7 +166,7 @@ def throughput(query: WindowQuery) -> Any:
     """The rate and the latencies of a window that ends now."""
     current_portal().fold_soon()
     found = statistics.throughput(query.window_seconds, query.domain)
-    run = _latency(found.run, found.avg_run_ms)
+    run = _averaged(found.run, found.avg_run_ms)
     return ThroughputItem(
         window_seconds=found.window_seconds,
         commands_processed=found.commands_processed,
@@ -172,9 +177,9 @@ def throughput(query: WindowQuery) -> Any:
         p99_ms=run.p99_ms,
         active_workers=count_active(query.domain),
         queue_depth=statistics.queue_depth(query.domain),
-        wait=_latency(found.wait, found.avg_wait_ms),
+        wait=_averaged(found.wait, found.avg_wait_ms),
         run=run,
-        total=_latency(found.total),
+        total=_averaged(found.total, found.avg_total_ms),
     )
 
 
@@ -226,9 +231,12 @@ def _items(rows: Any) -> list[CommandItem]:
     return [CommandItem.model_validate(row) for row in rows]
 
 
-def _latency(percentiles: Percentiles, average: float | None = None) -> Latency:
+def _averaged(percentiles: Percentiles, average: float | None) -> AveragedLatency:
+    return AveragedLatency(avg_ms=average, **_latency(percentiles).model_dump())
+
+
+def _latency(percentiles: Percentiles) -> Latency:
     return Latency(
-        avg_ms=average,
         p50_ms=_rounded(percentiles.p50),
         p95_ms=_rounded(percentiles.p95),
         p99_ms=_rounded(percentiles.p99),

@@ -55,6 +55,13 @@ class Throughput:
     total: Percentiles
 
     @property
+    def avg_total_ms(self) -> float | None:
+        """Waiting and running together: both are averages over the same commands."""
+        if self.avg_wait_ms is None or self.avg_run_ms is None:
+            return None
+        return round(self.avg_wait_ms + self.avg_run_ms, 3)
+
+    @property
     def per_second(self) -> float:
         """Commands processed in a second, on average over the window."""
         return self.commands_processed / self.window_seconds

@@ -57,9 +57,14 @@ def test_throughput_and_history_agree(
     assert throughput["commands_processed"] == 5
     assert throughput["p50_ms"] == pytest.approx(2, rel=0.02)
     assert throughput["wait"]["p50_ms"] > 0
+    averages = {part: throughput[part]["avg_ms"] for part in ("wait", "run", "total")}
+    assert averages["total"] == pytest.approx(averages["wait"] + averages["run"], abs=0.002)
+    assert averages["run"] == throughput["avg_processing_time_ms"] == 2
     assert sum(point["processed"] for point in history["points"]) == 5
     assert sum(point["sent"] for point in history["points"]) == 5
     assert 6 <= len(history["points"]) <= 8
+    for part in ("run", "total"):  # averages of steps are not known, so none are promised
+        assert set(history["points"][0][part]) == {"p50_ms", "p95_ms", "p99_ms"}
 
 
 def test_a_run_is_followed_to_its_end(client: FlaskClient, run_all: Callable[..., None]) -> None:
