@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from uuid import UUID
 
 import pytest
 
@@ -21,6 +22,17 @@ async def record(pool: Pool, order: BulkOrder, **fields: Any) -> None:
 
 async def column(pool: Pool, order: BulkOrder, name: str) -> Any:
     return await value(pool, f"select {name} from load_test_run where run_id = %s", order.batch_id)
+
+
+async def run_of_one_in_trouble(pool: Pool) -> tuple[BulkOrder, UUID]:
+    """A run whose only command is in the troubleshooting queue, with the id of that command."""
+    order = BulkOrder(count=1)
+    await record(pool, order)
+    await generate_run(pool, order)
+    worker = await register(pool)
+    [only] = await claim(pool, worker)
+    await settle(pool, worker, failed(only, "permanent"))
+    return order, only.command.command_id
 
 
 async def test_a_run_is_recorded_from_its_order_to_its_outcome(pool):
@@ -68,29 +80,19 @@ async def test_a_run_is_recorded_from_its_order_to_its_outcome(pool):
 
 
 async def test_the_outcome_stays_when_an_operator_acts_later(pool):
-    order = BulkOrder(count=1)
-    await record(pool, order)
-    await generate_run(pool, order)
-    worker = await register(pool)
-    [only] = await claim(pool, worker)
-    await settle(pool, worker, failed(only, "permanent"))
+    order, command_id = await run_of_one_in_trouble(pool)
     await settle_runs(pool)
     before = await column(pool, order, "outcome")
 
-    await TroubleshootingQueue(pool).operator_cancel("test", only.command.command_id)
+    await TroubleshootingQueue(pool).operator_cancel("test", command_id)
     await settle_runs(pool)
 
     assert await column(pool, order, "outcome") == before
 
 
 async def test_what_operators_do_before_the_outcome_is_recorded_makes_no_run_longer(pool):
-    order = BulkOrder(count=1)
-    await record(pool, order)
-    await generate_run(pool, order)
-    worker = await register(pool)
-    [only] = await claim(pool, worker)
-    await settle(pool, worker, failed(only, "permanent"))
-    await TroubleshootingQueue(pool).operator_cancel("test", only.command.command_id)
+    order, command_id = await run_of_one_in_trouble(pool)
+    await TroubleshootingQueue(pool).operator_cancel("test", command_id)
     await rows(pool, "update command_bus_command set updated_at = updated_at + interval '9 s'")
 
     await settle_runs(pool)
