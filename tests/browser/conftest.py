@@ -116,14 +116,14 @@ def foundation_app(
         return render_template("gallery_rows.html", **_gallery_context(next(ticks) + 1))
 
     yield app
-    _close(app)
+    close_app(app)
 
 
 @pytest.fixture(scope="session")
 def serve() -> Iterator[Callable[[Flask], str]]:
     """Serve an application on a free port and give its address, until the tests are over."""
     with ExitStack() as servers:
-        yield lambda app: servers.enter_context(_served(app))
+        yield lambda app: servers.enter_context(served(app))
 
 
 @pytest.fixture(scope="session")
@@ -136,7 +136,7 @@ def make_page(
     browser: Browser, base_url: str, vendor: dict[str, Path]
 ) -> Iterator[Callable[..., Page]]:
     """Make pages of any size; what the browser complains about fails the test."""
-    with _pages_of(browser, base_url, vendor) as make_page:
+    with pages_of(browser, base_url, vendor) as make_page:
         yield make_page
 
 
@@ -152,13 +152,13 @@ def live_app(database_url: str, tmp_path: Path) -> Iterator[Flask]:
         {"database_url": database_url, "data_dir": tmp_path, "secret_key": "not a secret"}
     )
     yield app
-    _close(app)
+    close_app(app)
 
 
 @pytest.fixture
 def live_url(live_app: Flask) -> Iterator[str]:
     """Where the whole application is served."""
-    with _served(live_app) as url:
+    with served(live_app) as url:
         yield url
 
 
@@ -167,7 +167,7 @@ def make_live_page(
     browser: Browser, live_url: str, vendor: dict[str, Path]
 ) -> Iterator[Callable[..., Page]]:
     """The same as make_page, of the whole application."""
-    with _pages_of(browser, live_url, vendor) as make_page:
+    with pages_of(browser, live_url, vendor) as make_page:
         yield make_page
 
 
@@ -182,7 +182,7 @@ def start_live_worker(database_url: str) -> Iterator[Callable[..., subprocess.Po
     with ExitStack() as workers:
 
         def start(*options: str) -> subprocess.Popen[bytes]:
-            return workers.enter_context(_worker_process(database_url, options))
+            return workers.enter_context(worker_process(database_url, options))
 
         yield start
 
@@ -195,7 +195,7 @@ def live_worker(
     return start_live_worker("--base-delay-ms", "50", "--poll-interval", "0.2")
 
 
-def _close(app: Flask) -> None:
+def close_app(app: Flask) -> None:
     """Give back what *app* holds: connections, its loop, worker processes that it started."""
     with app.app_context():
         models.db.engine.dispose()
@@ -205,7 +205,7 @@ def _close(app: Flask) -> None:
 
 
 @contextmanager
-def _worker_process(
+def worker_process(
     database_url: str, options: tuple[str, ...]
 ) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(
@@ -228,7 +228,7 @@ def _worker_process(
 
 
 @contextmanager
-def _served(app: Flask) -> Iterator[str]:
+def served(app: Flask) -> Iterator[str]:
     """*app* on a free port; its address."""
     listener = socket.create_server(("127.0.0.1", 0))
     server: Any = create_server(app, sockets=[listener], threads=8)
@@ -251,7 +251,7 @@ def _served(app: Flask) -> Iterator[str]:
 
 
 @contextmanager
-def _pages_of(
+def pages_of(
     browser: Browser, base_url: str, vendor: dict[str, Path]
 ) -> Iterator[Callable[..., Page]]:
     contexts: list[BrowserContext] = []

@@ -5,12 +5,18 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
 import psycopg
 from flask import Flask
-from playwright.sync_api import APIRequestContext
+from playwright.sync_api import APIRequestContext, Browser
+
+from app import create_app
+from tests.browser.conftest import close_app, pages_of, served, worker_process
 
 # Addresses with these parts are visited with an id that exists; others with parts are no pages.
 _KNOWN_PARTS = ("command_id", "run_id")
@@ -25,6 +31,32 @@ BEHAVIORS: tuple[dict[str, Any], ...] = (
     {"type": "fail_transient_then_succeed", "transient_failures": 1},
     {"type": "fail_business", "error_code": "OUT_OF_STOCK", "error_message": "Nothing left"},
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Site:
+    """The whole application with data in it: its address, and that of every page."""
+
+    url: str
+    paths: list[str]
+
+
+@contextmanager
+def filled_site(
+    database_url: str, folder: Path, browser: Browser, vendor: dict[str, Path]
+) -> Iterator[Site]:
+    """Serve the application on *database_url*, with a worker, and fill it."""
+    app = create_app({"database_url": database_url, "data_dir": folder, "secret_key": "no secret"})
+    try:
+        with (
+            served(app) as url,
+            worker_process(database_url, ("--base-delay-ms", "50", "--poll-interval", "0.2")),
+        ):
+            with pages_of(browser, url, vendor) as make_page:
+                fill(make_page().request, database_url)
+            yield Site(url, paths(app, database_url))
+    finally:
+        close_app(app)
 
 
 def fill(request: APIRequestContext, database_url: str) -> None:
@@ -51,7 +83,7 @@ def fill(request: APIRequestContext, database_url: str) -> None:
         assert time.monotonic() < deadline, "the workers did not finish"
         time.sleep(0.1)
     # One goes on for as long as anybody looks.
-    running = {"type": "success", "execution_time_ms": 120_000}
+    running = {"type": "success", "execution_time_ms": 600_000}
     assert request.post("/api/v1/commands", data={"behavior": running}).ok
     with psycopg.connect(database_url, autocommit=True) as conn:
         for host, age in (("warehouse-2", "5 seconds"), ("warehouse-3", "10 minutes")):

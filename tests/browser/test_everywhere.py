@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from flask import Flask
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Browser, Page, expect
 
 from tests.browser import everywhere
 from tests.browser.acting import IN_TIME, layout_shift, settled
-from tests.browser.conftest import DESKTOP, PHONE
+from tests.browser.conftest import DESKTOP, PHONE, pages_of
+from tests.conftest import databases
 from tests.programs import free_port
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
@@ -56,19 +56,44 @@ REACH = """() => {
 }"""
 
 
+@pytest.fixture(scope="module")
+def site(
+    browser: Browser,
+    server_url: str,
+    template_database: str,
+    vendor: dict[str, Path],
+    tmp_path_factory: pytest.TempPathFactory,
+) -> Iterator[everywhere.Site]:
+    """The whole application with data in it; its tests only look, so they share it."""
+    with (
+        databases(server_url) as make_database,
+        everywhere.filled_site(
+            make_database(template_database), tmp_path_factory.mktemp("site"), browser, vendor
+        ) as filled,
+    ):
+        yield filled
+
+
 @pytest.fixture
-def paths(live_app: Flask, make_live_page: MakePage, live_worker, database_url) -> list[str]:
-    """Every page, with data in it."""
-    everywhere.fill(make_live_page().request, database_url)
-    found = everywhere.paths(live_app, database_url)
-    assert {"/", "/workers", "/settings", "/invariants", "/api-docs"} <= set(found)
-    return found
+def paths(site: everywhere.Site) -> list[str]:
+    """Every page of the site."""
+    assert {"/", "/workers", "/settings", "/invariants", "/api-docs"} <= set(site.paths)
+    return site.paths
+
+
+@pytest.fixture
+def make_site_page(
+    browser: Browser, site: everywhere.Site, vendor: dict[str, Path]
+) -> Iterator[MakePage]:
+    """The same as make_live_page, of the site that is shared."""
+    with pages_of(browser, site.url, vendor) as make_page:
+        yield make_page
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_axe_finds_no_violation(make_live_page: MakePage, paths, size, theme):
-    page = make_live_page(size, theme=theme)
+def test_axe_finds_no_violation(make_site_page: MakePage, paths, size, theme):
+    page = make_site_page(size, theme=theme)
     reports = []
     for path in paths:
         page.goto(path)
@@ -93,8 +118,8 @@ def test_axe_finds_no_violation_where_there_is_nothing_yet(
     assert not reports, "\n".join(reports)
 
 
-def test_no_page_scrolls_sideways_at_any_width(make_live_page: MakePage, paths):
-    page = make_live_page()
+def test_no_page_scrolls_sideways_at_any_width(make_site_page: MakePage, paths):
+    page = make_site_page()
     wide = []
     for path in paths:
         page.goto(path)
@@ -109,8 +134,8 @@ def test_no_page_scrolls_sideways_at_any_width(make_live_page: MakePage, paths):
     assert wide == []
 
 
-def test_every_control_is_reached_by_keyboard_and_shows_it(make_live_page: MakePage, paths):
-    page = make_live_page()
+def test_every_control_is_reached_by_keyboard_and_shows_it(make_site_page: MakePage, paths):
+    page = make_site_page()
     # Rows that come and go while Tab walks through them would prove nothing.
     page.route("**/*partial=*", lambda route: route.fulfill(status=304))
     missed = []
@@ -132,8 +157,8 @@ def test_every_control_is_reached_by_keyboard_and_shows_it(make_live_page: MakeP
     assert missed == []
 
 
-def test_every_page_has_its_title_landmarks_and_one_heading(make_live_page: MakePage, paths):
-    page = make_live_page()
+def test_every_page_has_its_title_landmarks_and_one_heading(make_site_page: MakePage, paths):
+    page = make_site_page()
     titles = {}
     for path in paths:
         page.goto(path)
@@ -146,8 +171,8 @@ def test_every_page_has_its_title_landmarks_and_one_heading(make_live_page: Make
     assert len(set(titles.values())) == len(titles), titles
 
 
-def test_every_page_reads_without_scripts(make_live_page: MakePage, paths):
-    scripted, plain = make_live_page(), make_live_page(java_script_enabled=False)
+def test_every_page_reads_without_scripts(make_site_page: MakePage, paths):
+    scripted, plain = make_site_page(), make_site_page(java_script_enabled=False)
     poorer = []
     for path in paths:
         scripted.goto(path)
@@ -165,8 +190,8 @@ def test_every_page_reads_without_scripts(make_live_page: MakePage, paths):
 
 
 @pytest.mark.parametrize("cdn", ["blocked", "stalls"])
-def test_every_page_is_there_at_once_without_the_cdn(make_live_page: MakePage, paths, cdn):
-    page = make_live_page(cdn=cdn)
+def test_every_page_is_there_at_once_without_the_cdn(make_site_page: MakePage, paths, cdn):
+    page = make_site_page(cdn=cdn)
     for path in paths:
         page.goto(path, wait_until="domcontentloaded", timeout=IN_TIME)
         expect(page.locator("h1")).to_be_visible()
@@ -174,8 +199,8 @@ def test_every_page_is_there_at_once_without_the_cdn(make_live_page: MakePage, p
         expect(page.locator("html")).to_have_attribute("data-js", "")
 
 
-def test_nothing_jumps_while_a_page_loads(make_live_page: MakePage, paths):
-    page = make_live_page()
+def test_nothing_jumps_while_a_page_loads(make_site_page: MakePage, paths):
+    page = make_site_page()
     shifts = {}
     for path in paths:
         page.goto(path)

@@ -14,7 +14,7 @@ from playwright.sync_api import Page, expect
 from app import access, create_app
 from app.access import Role
 from tests.browser import everywhere
-from tests.browser.conftest import _close
+from tests.browser.conftest import close_app
 from tests.browser.test_screenshots import FOLDER, SIZES
 from tests.credentials import OPERATOR, PASSWORDS, VIEWER, bearer, credentials_file, remove
 
@@ -52,7 +52,7 @@ def live_app(database_url: str, tmp_path: Path, users: Path) -> Iterator[Flask]:
         }
     )
     yield app
-    _close(app)
+    close_app(app)
 
 
 def sign_in(page: Page, name: str) -> None:
