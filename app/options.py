@@ -7,7 +7,6 @@ first of: flag, environment, stored configuration, default.
 from __future__ import annotations
 
 import dataclasses
-import math
 from argparse import ArgumentTypeError
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -55,12 +54,9 @@ class Option:
     def check(self, value: Any) -> int | float:
         """*value* where it is one that the option takes; ValueError with the reason otherwise."""
         numeric = isinstance(value, int | float) and not isinstance(value, bool)
-        if (
-            not numeric
-            or not math.isfinite(value)
-            or not self.low <= value <= self.high
-            or (self.whole and value != int(value))
-        ):
+        # In its range it is finite; an integer too large for a float cannot be asked that.
+        in_range = numeric and self.low <= value <= self.high
+        if not in_range or (self.whole and value != int(value)):
             raise ValueError(f"must be {self.range_text}")
         return int(value) if self.whole else float(value)
 

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
-from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any, NamedTuple
 from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import queries, store
-from commandbus.checks import check_positive, check_whole, is_number
+from commandbus.checks import (
+    MAX_BIGINT,
+    MAX_LEASE_SECONDS,
+    MAX_SECONDS,
+    check_positive,
+    check_whole,
+    is_number,
+    utc,
+)
 from commandbus.cursors import decode_cursor, encode_cursor
-from commandbus.errors import InvalidCommandError, InvalidDomainError
+from commandbus.errors import InvalidCommandError
 from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     AuditEvent,
@@ -29,8 +36,10 @@ from commandbus.models import (
     Reply,
     SendResult,
 )
-from commandbus.payload import check_json
+from commandbus.names import MAX_TYPE, check_domain, check_storable, check_text, uuid_of
+from commandbus.payload import decode_json, json_text
 from commandbus.poolers import mind_pooler
+from commandbus.texts import shown
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -39,12 +48,10 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SEND_CHUNK = 1000
+SEND_CHUNK_BYTES = 64_000_000
 MAX_ATTEMPTS_LIMIT = 1_000
-MAX_DELAY_SECONDS = 10 * 366 * 86_400
 MAX_PAGE = 1_000
-MAX_VISIBILITY_SECONDS = 366 * 86_400
 
 
 class CommandBus:
@@ -86,9 +93,11 @@ class CommandBus:
         """Send one command; it is durable when this returns.
 
         With *conn* the send joins the caller's transaction: the command exists if and when that
-        commits. *delay* (seconds or a timedelta) is how long it waits before a worker may take it.
+        commits, and after a refusal the transaction goes on as if nothing had been asked. *delay*
+        (seconds or a timedelta) is how long it waits before a worker may take it.
         *max_attempts* None means the worker's configured budget. *reply_to* names a PGMQ queue
-        that gets one reply when the command ends; ``get_reply_queue`` names a domain's own.
+        that gets one reply when the command ends; ``get_reply_queue`` names a domain's own. The
+        queue in which workers look for the commands of a domain takes no replies.
         *batch_id* counts the command among others, for ``get_batch``.
 
         The same *command_id* with the same content again is answered with the first one
@@ -97,6 +106,8 @@ class CommandBus:
         Raises InvalidDomainError, UnknownDomainError, UnknownReplyQueueError, InvalidCommandError
         (values that cannot be stored) and DuplicateCommandError (a known id with other content).
         """
+        check_domain(domain)
+        batch_id = None if batch_id is None else uuid_of("batch_id", batch_id)
         command = NewCommand(
             command_type=command_type,
             command_id=command_id,
@@ -106,13 +117,13 @@ class CommandBus:
             max_attempts=max_attempts,
             delay=delay,
         )
-        _check_domain(domain)
         row = _row(command)
         if conn is not None:
+            _check_connection(conn)
             async with answered_within(self._answer_timeout):
-                return await store.send_command(conn, domain, row, batch_id)
+                return await store.send_command(conn, domain, row.text, batch_id)
         async with self._autocommit() as own:
-            return await store.send_command(own, domain, row, batch_id)
+            return await store.send_command(own, domain, row.text, batch_id)
 
     async def send_many(
         self,
@@ -126,47 +137,52 @@ class CommandBus:
 
         Large sets are sent in chunks of 1,000 within one transaction. Raises what ``send`` raises.
         """
-        _check_domain(domain)
+        check_domain(domain)
+        batch_id = None if batch_id is None else uuid_of("batch_id", batch_id)
         rows = [_row(command) for command in commands]
-        if conn is not None:
-            async with answered_within(self._answer_timeout) as limit:
-                return await self._send_rows(conn, domain, rows, batch_id, limit)
-        if len(rows) <= SEND_CHUNK:
-            async with self._autocommit() as own:
-                return await self._send_rows(own, domain, rows, batch_id)
-        async with (
-            answered_within(self._answer_timeout) as limit,
-            self._pool.connection() as own,
-            own.transaction(),
-        ):
-            await mind_pooler(own)
-            return await self._send_rows(own, domain, rows, batch_id, limit)
-
-    async def _send_rows(
-        self,
-        conn: AsyncConnection[Any],
-        domain: str,
-        rows: Sequence[dict[str, Any]],
-        batch_id: UUID | None,
-        limit: answered_within | None = None,
-    ) -> list[SendResult]:
-        answers: dict[UUID, SendResult] = {}
         # Sorted across the chunks too: two who send the same ids must not wait for each other.
-        in_order = sorted(rows, key=itemgetter("command_id"))
-        for start in range(0, len(rows), SEND_CHUNK):
-            chunk = in_order[start : start + SEND_CHUNK]
-            for result in await store.send_commands(conn, domain, chunk, batch_id):
-                answers.setdefault(result.command_id, result)
-            if limit is not None:
-                limit.renew()
-        return [answers[UUID(row["command_id"])] for row in rows]
+        chunks = list(_chunks(sorted(rows, key=attrgetter("command_id"))))
+        answers: dict[UUID, SendResult] = {}
+        if conn is not None:
+            _check_connection(conn)
+        if len(chunks) > 1:
+            async with (
+                answered_within(self._answer_timeout) as limit,
+                self._given_or_own(conn) as used,
+                used.transaction(),  # a savepoint in a transaction of the caller's
+            ):
+                if conn is None:
+                    await mind_pooler(used)
+                for chunk in chunks:
+                    found = await store.send_commands(used, domain, chunk, batch_id)
+                    answers.update(_first_of_each(found, answers))
+                    limit.renew()
+        elif chunks and conn is not None:
+            async with answered_within(self._answer_timeout):
+                found = await store.offer_commands(conn, domain, chunks[0], batch_id)
+                answers.update(_first_of_each(found, answers))
+        elif chunks:
+            async with self._autocommit() as own:
+                found = await store.send_commands(own, domain, chunks[0], batch_id)
+                answers.update(_first_of_each(found, answers))
+        return [answers[UUID(row.command_id)] for row in rows]
+
+    @asynccontextmanager
+    async def _given_or_own(
+        self, conn: AsyncConnection[Any] | None
+    ) -> AsyncIterator[AsyncConnection[Any]]:
+        if conn is not None:
+            yield conn
+            return
+        async with self._pool.connection() as own:
+            yield own
 
     async def create_domain(self, name: str) -> None:
         """Create a domain with its command queue and its reply queue; a known one stays as it is.
 
         Raises InvalidDomainError unless *name* matches ``^[a-z][a-z0-9_]{0,39}$``.
         """
-        _check_domain(name)
+        check_domain(name)
         async with self._autocommit() as conn:
             await store.create_domain(conn, name)
 
@@ -175,11 +191,14 @@ class CommandBus:
 
         Raises UnknownDomainError.
         """
+        check_storable("domain", domain)
         async with self._autocommit() as conn:
             return await queries.get_reply_queue(conn, domain)
 
     async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
         """The command as it stands, or None."""
+        check_storable("domain", domain)
+        command_id = uuid_of("command_id", command_id)
         async with self._autocommit() as conn:
             return await queries.get_command(conn, domain, command_id)
 
@@ -199,8 +218,8 @@ class CommandBus:
         """The commands that match every given filter, newest first, a page at a time.
 
         *created_after* is inclusive, *created_before* is not; a time without a zone counts in that
-        of the session. *limit* is 1 to 1,000. Raises ValueError for a limit out of range or a
-        cursor that no page gave.
+        of the session. *limit* is 1 to 1,000. Raises ValueError for a limit out of range, a cursor
+        that no page gave, and what no command can have.
         """
         filters = {
             "status": None if status is None else CommandStatus(status).value,
@@ -211,12 +230,15 @@ class CommandBus:
             "created_after": created_after,
             "created_before": created_before,
         }
-        given = {name: value for name, value in filters.items() if value is not None}
+        given = {
+            name: _FILTERS[name](name, value)
+            for name, value in filters.items()
+            if value is not None
+        }
         check_whole("limit", limit, 1, MAX_PAGE)
+        before = decode_cursor(cursor)
         async with self._autocommit() as conn:
-            found = await queries.query_commands(
-                conn, given, before=decode_cursor(cursor), limit=limit + 1
-            )
+            found = await queries.query_commands(conn, given, before=before, limit=limit + 1)
         page = found[:limit]
         more = len(found) > limit
         return Page(
@@ -231,16 +253,20 @@ class CommandBus:
 
         Without *domain* an id that exists in several domains gives the events of all of them.
         """
+        command_id = uuid_of("command_id", command_id)
+        _check_if_given("domain", domain)
         async with self._autocommit() as conn:
             return await queries.get_audit_trail(conn, command_id, domain)
 
     async def count_by_status(self, domain: str | None = None) -> dict[CommandStatus, int]:
         """How many commands are in each status: exact, and cheap at any number."""
+        _check_if_given("domain", domain)
         async with self._autocommit() as conn:
             return await queries.count_by_status(conn, domain)
 
     async def get_batch(self, batch_id: UUID) -> BatchProgress | None:
         """The counters and latencies of the commands sent with this *batch_id*, or None."""
+        batch_id = uuid_of("batch_id", batch_id)
         async with self._autocommit() as conn:
             return await queries.get_batch(conn, batch_id)
 
@@ -252,18 +278,19 @@ class CommandBus:
         A message that is no reply is named in the log and left where it is: it may be somebody's
         work, read by a mistake in the name of the queue.
 
-        *limit* is 1 to 1,000. Raises UnknownReplyQueueError when *queue* does not exist, and
-        ValueError for numbers that are out of range.
+        *limit* is 1 to 1,000. Raises UnknownReplyQueueError when *queue* does not exist or takes
+        the commands of a domain, and ValueError for numbers that are out of range.
         """
+        check_storable("queue", queue)
         check_whole("limit", limit, 1, MAX_PAGE)
-        check_whole("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
+        check_whole("visibility_timeout", visibility_timeout, 0, MAX_LEASE_SECONDS)
         async with self._autocommit() as conn:
             messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
         replies: list[Reply] = []
         for msg_id, message in messages:
             try:
-                replies.append(_reply(msg_id, message))
-            except (AttributeError, KeyError, TypeError, ValueError) as exc:
+                replies.append(_reply(msg_id, decode_json(message)))
+            except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as exc:
                 logger.warning(
                     "message_is_no_reply",
                     extra={"queue": queue, "msg_id": msg_id, "error": repr(exc)},
@@ -271,17 +298,26 @@ class CommandBus:
         return replies
 
     async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:
-        """Delete replies that were dealt with; returns how many were still there."""
+        """Delete replies that were dealt with; returns how many were still there.
+
+        Raises UnknownReplyQueueError as ``read_replies`` does.
+        """
+        check_storable("queue", queue)
+        msg_ids = [_msg_id(reply) for reply in replies]
         async with self._autocommit() as conn:
-            return len(await queries.delete_messages(conn, queue, [r.msg_id for r in replies]))
+            return len(await queries.delete_messages(conn, queue, msg_ids))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
-        """A connection with an open transaction, to be given to ``send(conn=…)``."""
+        """A connection with an open transaction, to be given to ``send(conn=…)``.
+
+        It commits at the end of the block. Raises TransactionRolledBackError where it cannot,
+        since a statement had failed, whose error the block has swallowed.
+        """
         async with (
             answered_within(self._answer_timeout) as limit,
             self._pool.connection() as conn,
-            conn.transaction(),
+            store.transaction(conn),
         ):
             await mind_pooler(conn)
             limit.pause()  # what the caller does takes as long as it takes
@@ -291,55 +327,104 @@ class CommandBus:
                 limit.renew()
 
 
-def _check_domain(domain: str) -> None:
-    if DOMAIN_PATTERN.fullmatch(str(domain)) is None:
-        raise InvalidDomainError(
-            f"domain name {domain!r:.100} is not allowed: it must match ^[a-z][a-z0-9_]{{0,39}}$"
-        )
+class _Row(NamedTuple):
+    """A command on its way to the SQL functions."""
+
+    command_id: str
+    text: str
+    """All of it as JSON."""
 
 
-def _row(command: NewCommand) -> dict[str, Any]:
-    """The command as the SQL function takes it; raises InvalidCommandError for bad values."""
-    row: dict[str, Any] = {
-        "command_id": str(_uuid("command_id", command.command_id)),
-        "command_type": command.command_type,
-        "data": {} if command.data is None else command.data,
-    }
-    command_type: object = command.command_type  # of any type, where nobody checks types
-    if not isinstance(command_type, str) or not 1 <= len(command_type) <= 200:
-        raise InvalidCommandError("command_type must be text of 1 to 200 characters")
+def _chunks(rows: Iterable[_Row]) -> Iterator[str]:
+    """Sets that the database takes at once, each as a JSON array."""
+    chunk: list[str] = []
+    size = 0
+    for row in rows:
+        if chunk and (len(chunk) == SEND_CHUNK or size + len(row.text) > SEND_CHUNK_BYTES):
+            yield f"[{','.join(chunk)}]"
+            chunk, size = [], 0
+        chunk.append(row.text)
+        size += len(row.text)
+    if chunk:
+        yield f"[{','.join(chunk)}]"
+
+
+def _first_of_each(
+    found: Iterable[SendResult], known: dict[UUID, SendResult]
+) -> dict[UUID, SendResult]:
+    """The first answer for each id, where there are several."""
+    first: dict[UUID, SendResult] = {}
+    for result in found:
+        if result.command_id not in known:
+            first.setdefault(result.command_id, result)
+    return first
+
+
+def _check_connection(conn: object) -> None:
+    if not isinstance(conn, AsyncConnection):
+        raise TypeError(f"conn must be a psycopg AsyncConnection, not {shown(conn)}")
+
+
+def _check_if_given(name: str, value: object) -> None:
+    if value is not None:
+        check_storable(name, value)
+
+
+def _text(name: str, value: str) -> str:
+    check_storable(name, value)
+    return value
+
+
+_FILTERS: dict[str, Callable[[str, Any], Any]] = {
+    "status": lambda _, value: value,
+    "domain": _text,
+    "command_type": _text,
+    "correlation_id": uuid_of,
+    "batch_id": uuid_of,
+    "created_after": utc,
+    "created_before": utc,
+}
+"""How each filter's value is checked, and made what the database knows."""
+
+
+def _row(command: NewCommand) -> _Row:
+    """The command as the SQL functions take it; raises InvalidCommandError for bad values."""
+    if not isinstance(command, NewCommand):
+        raise TypeError(f"commands are NewCommands, not {shown(command)}")
+    check_text("command_type", command.command_type, 1, MAX_TYPE)
+    command_id = str(uuid_of("command_id", command.command_id))
+    fields: dict[str, Any] = {"command_id": command_id, "command_type": command.command_type}
     if command.correlation_id is not None:
-        row["correlation_id"] = str(_uuid("correlation_id", command.correlation_id))
+        fields["correlation_id"] = str(uuid_of("correlation_id", command.correlation_id))
     if command.reply_to is not None:
-        row["reply_to"] = command.reply_to
+        check_storable("reply_to", command.reply_to)
+        fields["reply_to"] = command.reply_to
     if command.max_attempts is not None:
         if (
             type(command.max_attempts) is not int
             or not 1 <= command.max_attempts <= MAX_ATTEMPTS_LIMIT
         ):
             raise InvalidCommandError(f"max_attempts must be between 1 and {MAX_ATTEMPTS_LIMIT}")
-        row["max_attempts"] = command.max_attempts
+        fields["max_attempts"] = command.max_attempts
     if command.delay is not None:
-        row["delay_seconds"] = delay_in_seconds("delay", command.delay)
-    check_json("data", row["data"])
-    return row
+        fields["delay_seconds"] = delay_in_seconds("delay", command.delay)
+    data = json_text("data", {} if command.data is None else command.data)
+    return _Row(command_id, f'{store.dumps(fields)[:-1]},"data":{data}}}')
 
 
-def _uuid(name: str, value: object) -> UUID:
-    if isinstance(value, UUID):
-        return value
-    try:
-        return UUID(value if isinstance(value, str) else "")
-    except ValueError as exc:
-        raise InvalidCommandError(f"{name} must be a UUID") from exc
+def _msg_id(reply: object) -> int:
+    if not isinstance(reply, Reply):
+        raise TypeError(f"replies are what read_replies gave, not {shown(reply)}")
+    check_whole("msg_id", reply.msg_id, 1, MAX_BIGINT)
+    return reply.msg_id
 
 
 def delay_in_seconds(name: str, delay: object) -> float:
     """*delay* in seconds; raises InvalidCommandError where it is none."""
     seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not is_number(seconds) or not 0 <= seconds <= MAX_DELAY_SECONDS:
+    if not is_number(seconds) or not 0 <= seconds <= MAX_SECONDS:
         raise InvalidCommandError(
-            f"{name} must be seconds or a timedelta from 0 to ten years, not {delay!r:.100}"
+            f"{name} must be seconds or a timedelta from 0 to ten years, not {shown(delay)}"
         )
     return seconds
 
@@ -355,4 +440,6 @@ def _reply(msg_id: int, message: Any) -> Reply:
         status=CommandStatus(message["status"]),
         result=message.get("result"),
         error=message.get("error"),
+        operator=message.get("operator"),
+        reason=message.get("reason"),
     )

@@ -6,6 +6,8 @@ import base64
 from datetime import datetime
 from uuid import UUID
 
+from commandbus.checks import utc
+
 
 def encode_cursor(at: datetime, command_id: UUID) -> str:
     """The key of a row as a text that clients pass back without looking into it."""
@@ -16,12 +18,14 @@ def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
     """The key in a cursor; raises ValueError for one that ``encode_cursor`` did not make."""
     if cursor is None:
         return None
+    if not isinstance(cursor, str):
+        raise ValueError("the cursor is not one that a page gave")
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, command_id = text.partition("|")
         when = datetime.fromisoformat(at)
         if when.tzinfo is None:
             raise ValueError("no zone")
-        return when, UUID(command_id)
+        return utc("cursor", when), UUID(command_id)
     except ValueError as exc:
         raise ValueError("the cursor is not one that a page gave") from exc

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg import errors as pg
 
+from commandbus.texts import clean_text
+
 if TYPE_CHECKING:
     from uuid import UUID
 
@@ -32,7 +34,7 @@ class UnknownDomainError(CommandBusError, LookupError):
 
 
 class UnknownReplyQueueError(CommandBusError, LookupError):
-    """``reply_to`` names no existing PGMQ queue; nothing was sent."""
+    """No PGMQ queue has this name, or it takes the commands of a domain; nothing was sent."""
 
 
 class DuplicateCommandError(CommandBusError):
@@ -68,6 +70,13 @@ class NoAnswerError(CommandBusError, psycopg.OperationalError):
     """
 
 
+class TransactionRolledBackError(CommandBusError):
+    """Nothing that was done in the transaction was saved.
+
+    A statement in it had failed, or somebody had ended it, and the program went on nevertheless.
+    """
+
+
 class UnsuitableConnectionError(CommandBusError):
     """The pool's sessions have settings with which commands cannot be read, or others share them.
 
@@ -98,7 +107,9 @@ class HandlerError(CommandBusError):
         self.code = code or self.default_code
         self.message = message
         self.details = details
-        super().__init__(f"{self.code}: {message}" if message else self.code)
+        # Whatever was given: an error whose making fails would be another error.
+        told = clean_text(self.code), clean_text(message)
+        super().__init__(": ".join(told) if told[1] else told[0])
 
 
 class PermanentCommandError(HandlerError):
@@ -147,6 +158,12 @@ INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
 )
 
 
+def refusal_error(refusal: dict[str, str]) -> CommandBusError:
+    """The error that a refusal stands for; SQL answers one where it raises none."""
+    hint = f". {refusal['hint']}" if refusal["hint"] else ""
+    return _BY_SQLSTATE[refusal["sqlstate"]](f"{refusal['message']}{hint}")
+
+
 @contextmanager
 def translate_errors() -> Iterator[None]:
     """Turn the server's errors into ours, with the server's own as the cause.
@@ -158,10 +175,8 @@ def translate_errors() -> Iterator[None]:
     except psycopg.Error as exc:
         error = _BY_SQLSTATE.get(exc.sqlstate or "")
         if error is not None:
-            hint = f" {exc.diag.message_hint}" if exc.diag.message_hint else ""
-            raise error(
-                f"{exc.diag.message_primary}.{hint}" if hint else f"{exc.diag.message_primary}"
-            ) from exc
+            hint = f". {exc.diag.message_hint}" if exc.diag.message_hint else ""
+            raise error(f"{exc.diag.message_primary}{hint}") from exc
         if isinstance(exc, _MISSING) and "command_bus" in (exc.diag.message_primary or ""):
             raise NotMigratedError(
                 f"{exc.diag.message_primary}: apply the migrations to this database"

@@ -7,9 +7,11 @@ from collections.abc import Awaitable, Callable
 from functools import wraps
 from typing import Any, TypeVar
 
-from commandbus.checks import check_number
+from commandbus.checks import MAX_INTEGER, MAX_LEASE_SECONDS, MAX_SECONDS, check_number, check_whole
 from commandbus.errors import HandlerAlreadyRegisteredError, PermanentCommandError
 from commandbus.models import Command
+from commandbus.names import MAX_TYPE, check_domain, check_text
+from commandbus.texts import shown
 
 Handler = Callable[[Command, "HandlerContext"], Awaitable[Any]]
 H = TypeVar("H", bound=Handler)
@@ -22,6 +24,10 @@ class HandlerContext:
     __slots__ = ("_extend", "attempt", "max_attempts")
 
     def __init__(self, *, attempt: int, max_attempts: int, extend: ExtendVisibility) -> None:
+        check_whole("attempt", attempt, 1, MAX_INTEGER)
+        check_whole("max_attempts", max_attempts, 1, MAX_INTEGER)
+        if not callable(extend):
+            raise TypeError(f"extend is a coroutine function, not {shown(extend)}")
         self.attempt = attempt
         self.max_attempts = max_attempts
         self._extend = extend
@@ -35,9 +41,9 @@ class HandlerContext:
         """Make the lease end *seconds* from now (rounded up to whole ones, at least 1).
 
         Raises LeaseLostError when the attempt is over already; the handler should stop then, since
-        its outcome will not count. Raises ValueError for what is no number, or negative.
+        its outcome will not count. Raises ValueError for what is no number from 0 to a year.
         """
-        check_number("seconds", seconds, 0)
+        check_number("seconds", seconds, 0, MAX_LEASE_SECONDS)
         await self._extend(seconds)
 
 
@@ -74,7 +80,8 @@ class HandlerRegistry:
         error; 0 means no limit, None the worker's ``handler_timeout``. What a plain function
         returns cannot be awaited: its command goes to the troubleshooting queue, which says so.
         Raises HandlerAlreadyRegisteredError for a second handler of the same type, ValueError for a
-        timeout that is no number of seconds, and TypeError for what cannot be called.
+        timeout that is no number of seconds and for names that no domain or command can have, and
+        TypeError for what cannot be called.
         """
 
         def register(function: H) -> H:
@@ -94,9 +101,11 @@ class HandlerRegistry:
     ) -> None:
         """The same as :meth:`handler` without the decorator."""
         if not callable(function):
-            raise TypeError(f"a handler is a coroutine function, not {function!r:.100}")
+            raise TypeError(f"a handler is a coroutine function, not {shown(function)}")
+        check_domain(domain)
+        check_text("command_type", command_type, 1, MAX_TYPE)
         if timeout is not None:
-            check_number("timeout", timeout, 0)
+            check_number("timeout", timeout, 0, MAX_SECONDS)
         key = (domain, command_type)
         if key in self._handlers:
             raise HandlerAlreadyRegisteredError(

@@ -258,6 +258,11 @@ class Reply:
     status: CommandStatus
     result: Any
     error: dict[str, Any] | None
+    """Of a command that FAILED: its type, code and message."""
+    operator: str | None = None
+    """Who cancelled the command, where it is CANCELLED."""
+    reason: str | None = None
+    """Why it was cancelled, where somebody said it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

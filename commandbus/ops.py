@@ -9,7 +9,6 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg.types.json import Jsonb
 
 from commandbus import queries, store
 from commandbus.bus import MAX_PAGE, delay_in_seconds
@@ -23,7 +22,15 @@ from commandbus.models import (
     OperatorVerdict,
     TroubledCommand,
 )
-from commandbus.payload import check_json
+from commandbus.names import (
+    MAX_OPERATOR,
+    MAX_REASON,
+    check_domain,
+    check_storable,
+    check_text,
+    uuid_of,
+)
+from commandbus.payload import MAX_RESULT_BYTES, json_text
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -36,8 +43,10 @@ class TroubleshootingQueue:
 
     Each action exists for one command and, with ``_many``, for a set. The first raises
     CommandNotFoundError or InvalidStateError when it cannot be done, the second answers for each
-    command. Of two operators who act on one command at once, exactly one wins. A call that the
-    database has not answered within *answer_timeout* seconds raises NoAnswerError.
+    command. Of two operators who act on one command at once, exactly one wins. *operator* is a name
+    of 1 to 200 characters, *reason* and *notes* are texts of at most 4,000. What is no such value
+    raises InvalidCommandError or InvalidDomainError, and an unknown domain UnknownDomainError. A
+    call that the database has not answered within *answer_timeout* seconds raises NoAnswerError.
     """
 
     def __init__(
@@ -69,13 +78,10 @@ class TroubleshootingQueue:
         Raises ValueError for a limit out of range or a cursor that no command gave.
         """
         check_whole("limit", limit, 1, MAX_PAGE)
+        filters = _given(domain, command_type, error_code, group_id)
+        before = decode_cursor(cursor)
         async with self._autocommit() as conn:
-            return await queries.list_troubled(
-                conn,
-                _given(domain, command_type, error_code, group_id),
-                before=decode_cursor(cursor),
-                limit=limit,
-            )
+            return await queries.list_troubled(conn, filters, before=before, limit=limit)
 
     async def count(
         self,
@@ -86,10 +92,9 @@ class TroubleshootingQueue:
         group_id: UUID | None = None,
     ) -> int:
         """How many commands in the queue match."""
+        filters = _given(domain, command_type, error_code, group_id)
         async with self._autocommit() as conn:
-            return await queries.count_troubled(
-                conn, _given(domain, command_type, error_code, group_id)
-            )
+            return await queries.count_troubled(conn, filters)
 
     async def operator_retry(
         self,
@@ -121,7 +126,9 @@ class TroubleshootingQueue:
     ) -> Sequence[OperatorResult]:
         """``operator_retry`` for a set, with an answer for each command."""
         delay = delay_in_seconds("delay_seconds", delay_seconds)
-        return await self._operate("operator_retry", domain, list_of(command_ids), operator, delay)
+        return await self._operate(
+            "operator_retry", domain, list_of(command_ids), operator, float(delay)
+        )
 
     async def undo_retry(
         self, domain: str, command_id: UUID, operator: str = DEFAULT_OPERATOR
@@ -155,6 +162,7 @@ class TroubleshootingQueue:
         reason: str | None = None,
     ) -> Sequence[OperatorResult]:
         """``operator_cancel`` for a set, with an answer for each command."""
+        _check_reason("reason", reason)
         return await self._operate(
             "operator_cancel", domain, list_of(command_ids), operator, reason
         )
@@ -187,11 +195,13 @@ class TroubleshootingQueue:
     ) -> Sequence[OperatorResult]:
         """``operator_complete`` for a set with one result, with an answer for each command.
 
-        Raises InvalidCommandError when *result_data* cannot be stored as JSON.
+        Raises InvalidCommandError when *result_data* cannot be stored as JSON, or takes more than
+        1,000,000 bytes.
         """
-        check_json("result_data", result_data)
+        result = json_text("result_data", result_data, MAX_RESULT_BYTES)
+        _check_reason("notes", notes)
         return await self._operate(
-            "operator_complete", domain, list_of(command_ids), operator, Jsonb(result_data), notes
+            "operator_complete", domain, list_of(command_ids), operator, result, notes
         )
 
     async def cancel_pending(
@@ -202,30 +212,43 @@ class TroubleshootingQueue:
         reason: str | None = None,
     ) -> OperatorResult:
         """Cancel a command that is PENDING, before any worker takes it."""
+        _check_reason("reason", reason)
+        command_id = uuid_of("command_id", command_id)
         return _single(
             domain, await self._operate("cancel_pending", domain, command_id, operator, reason)
         )
 
-    async def _operate(self, function: str, *args: Any) -> Sequence[OperatorResult]:
+    async def _operate(
+        self, function: str, domain: str, ids: object, operator: str, *args: Any
+    ) -> Sequence[OperatorResult]:
+        check_domain(domain)
+        check_text("operator", operator, 1, MAX_OPERATOR)
         async with self._autocommit() as conn:
-            return await store.operate(conn, function, *args)
+            return await store.operate(conn, function, domain, ids, operator, *args)
 
 
 def list_of(command_ids: Sequence[UUID]) -> Sequence[UUID]:
     """The ids as psycopg wants an array: a list, whatever sequence was given."""
-    return [*command_ids]
+    return [uuid_of("command_ids", each) for each in command_ids]
+
+
+def _check_reason(name: str, reason: object) -> None:
+    if reason is not None:
+        check_text(name, reason, 0, MAX_REASON)
 
 
 def _given(
     domain: str | None, command_type: str | None, error_code: str | None, group_id: UUID | None
 ) -> dict[str, Any]:
-    filters = {
+    filters: dict[str, Any] = {
         "domain": domain,
         "command_type": command_type,
         "error_code": error_code,
-        "group_id": group_id,
     }
-    return {name: value for name, value in filters.items() if value is not None}
+    given = {name: value for name, value in filters.items() if value is not None}
+    for name, value in given.items():
+        check_storable(name, value)
+    return given if group_id is None else {**given, "group_id": uuid_of("group_id", group_id)}
 
 
 def _single(domain: str, results: Sequence[OperatorResult]) -> OperatorResult:

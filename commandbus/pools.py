@@ -10,13 +10,17 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
+from commandbus.checks import check_positive, check_whole
 from commandbus.limits import answered_within
+from commandbus.names import check_storable
 from commandbus.poolers import mind_pooler
 
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 RECONNECT_SECONDS = 0.5
 CONFIGURE_SECONDS = 5.0
+MAX_CONNECTIONS = 262_143
+"""A server has no more."""
 
 # The event loop itself holds tasks only weakly.
 _reconnecting: set[asyncio.Task[None]] = set()
@@ -27,8 +31,15 @@ def create_pool(conninfo: str, **options: Any) -> Pool:
 
     *options* are those of ``psycopg_pool.AsyncConnectionPool``, whose own pauses between attempts
     double up to minutes: so long a worker could miss that the server is back. Behind a pooler its
-    connections prepare no statements.
+    connections prepare no statements. Raises ValueError for numbers that make no sense, and what
+    psycopg_pool raises.
     """
+    check_storable("conninfo", conninfo)
+    for name in options.keys() & {"min_size", "max_size"}:
+        if options[name] is not None:
+            check_whole(name, options[name], 0, MAX_CONNECTIONS)
+    for name in options.keys() & {"timeout", "max_lifetime", "max_idle"}:
+        check_positive(name, options[name])
     return AsyncConnectionPool(
         conninfo,
         connection_class=AsyncConnection[TupleRow],

@@ -46,7 +46,7 @@ async def prune_commands(
         [row] = await fetch(  # the function returns exactly one row
             conn,
             "select command_ids, events, last_created_at, last_id, more"
-            " from command_bus.prune_commands(%s, %s, %s, %s, %s, %s, p_dry_run => %s)",
+            " from command_bus.prune_commands(%s, %s, %s::integer, %s, %s, %s, p_dry_run => %s)",
             (status.value, before, limit, domain, *after, dry_run),
         )
     return PrunedBatch(row[0], row[1], (row[2], row[3]), row[4])
@@ -56,7 +56,7 @@ async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUI
     """Delete up to *limit* commands of a batch that have ended, and say which."""
     await _see_what_was_waited_for(conn)
     cur = await conn.execute(
-        "select command_ids from command_bus.delete_batch(%s, %s)", (batch_id, limit)
+        "select command_ids from command_bus.delete_batch(%s, %s::integer)", (batch_id, limit)
     )
     row = await cur.fetchone()
     return [] if row is None else row[0]
@@ -64,7 +64,10 @@ async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUI
 
 async def prune_history(conn: Connection, before: datetime, limit: int) -> dict[str, int]:
     """Delete up to *limit* rows of each kind that are older than *before*; how many, by kind."""
-    query = "select kind, sum(deleted)::bigint from command_bus.prune_history(%s, %s) group by kind"
+    query = (
+        "select kind, sum(deleted)::bigint from command_bus.prune_history(%s, %s::integer)"
+        " group by kind"
+    )
     async with conn.transaction():
         await _see_what_was_waited_for(conn)
         return dict(await fetch(conn, query, (before, limit)))

@@ -25,7 +25,7 @@ from commandbus.models import (
     Percentiles,
     TroubledCommand,
 )
-from commandbus.payload import decode_or_note
+from commandbus.payload import decode_json, decode_or_note
 from commandbus.store import Connection, fetch
 
 _SELECT_COMMAND = sql.SQL(
@@ -123,17 +123,25 @@ async def get_audit_trail(
             select audit_id, domain, command_id, event_type, created_at,
                 jsonb_strip_nulls(jsonb_build_object(
                     'attempt', attempt, 'msg_id', msg_id, 'worker_id', worker_id
-                )) || coalesce(details, '{}') as details
+                ))::text as columns, details::text as details
             from public.command_bus_audit
             where command_id = %(command_id)s and (%(domain)s::text is null or domain = %(domain)s)
             order by audit_id
             """,
             {"command_id": command_id, "domain": domain},
         )
-        return [
-            AuditEvent(**{**row, "event_type": AuditEventType(row["event_type"])})
-            for row in await cur.fetchall()
-        ]
+        return [_event(row) for row in await cur.fetchall()]
+
+
+def _event(row: dict[str, Any]) -> AuditEvent:
+    known, details = decode_json(row.pop("columns")), decode_or_note(row["details"]) or {}
+    return AuditEvent(
+        **{
+            **row,
+            "event_type": AuditEventType(row["event_type"]),
+            "details": {**known, **details},
+        }
+    )
 
 
 async def list_troubled(
@@ -212,23 +220,38 @@ async def get_reply_queue(conn: Connection, domain: str) -> str:
 
 async def read_messages(
     conn: Connection, queue: str, visibility_timeout: int, limit: int
-) -> list[tuple[int, Any]]:
-    """Read messages of any PGMQ queue: (msg_id, message)."""
+) -> list[tuple[int, str]]:
+    """Read messages of a queue of replies: (msg_id, message as JSON)."""
+    await _refuse_command_queue(conn, queue)
     with _queue_must_exist(queue):
         cur = await conn.execute(
-            "select msg_id, message from pgmq.read(%s, %s, %s) order by msg_id",
+            "select msg_id, message::text"
+            " from pgmq.read(%s, %s::integer, %s::integer) order by msg_id",
             (queue, visibility_timeout, limit),
         )
         return [(msg_id, message) for msg_id, message in await cur.fetchall()]
 
 
 async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) -> list[int]:
-    """Delete messages of any PGMQ queue; returns the ids that were there."""
+    """Delete messages of a queue of replies; returns the ids that were there."""
+    await _refuse_command_queue(conn, queue)
     with _queue_must_exist(queue):
         cur = await conn.execute(
             "select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids))
         )
         return [row[0] for row in await cur.fetchall()]
+
+
+async def _refuse_command_queue(conn: Connection, queue: str) -> None:
+    """Raise UnknownReplyQueueError where workers look for commands in *queue*.
+
+    They would miss what is read there, and lose what is deleted. PGMQ folds case.
+    """
+    query = "select domain from public.command_bus_domain where lower(command_queue) = lower(%s)"
+    for (domain,) in await fetch(conn, query, (queue,)):
+        raise UnknownReplyQueueError(
+            f'queue "{queue}" takes the commands of domain "{domain}", not replies'
+        )
 
 
 @contextmanager

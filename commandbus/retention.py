@@ -18,9 +18,18 @@ from uuid import UUID
 from psycopg import AsyncConnection
 
 from commandbus import pruning_store, queries, store
-from commandbus.checks import check_number, check_positive, check_whole
+from commandbus.checks import (
+    MAX_BIGINT,
+    MAX_COUNT,
+    MAX_SECONDS,
+    check_number,
+    check_positive,
+    check_whole,
+)
 from commandbus.limits import answered_within
 from commandbus.models import CommandStatus
+from commandbus.names import check_domain
+from commandbus.texts import shown
 
 FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELLED)
 """The final statuses, which are all that can be pruned."""
@@ -57,12 +66,12 @@ class RetentionRule:
         if self.older_than is not None:
             _check_age("older_than", self.older_than)
         if self.keep is not None:
-            check_whole("keep", self.keep, 0)
+            check_whole("keep", self.keep, 0, MAX_BIGINT)
 
 
 def _check_age(name: str, age: object) -> None:
     if not isinstance(age, timedelta) or age < timedelta(0):
-        raise ValueError(f"{name} must be a timedelta that is not negative, not {age!r:.100}")
+        raise ValueError(f"{name} must be a timedelta that is not negative, not {shown(age)}")
 
 
 def _before(now: datetime, age: timedelta) -> datetime:
@@ -92,8 +101,9 @@ class Pruner:
     inside it with the ids that were deleted, so that an application can delete its own rows with
     them. *on_batch* hears after each batch how far it is. Errors of the server pass as psycopg's;
     what was deleted before stays deleted. Raises NoAnswerError for a batch that the database has
-    not answered within *answer_timeout* seconds, and ValueError for numbers below 1 and for a
-    connection that is not in autocommit mode.
+    not answered within *answer_timeout* seconds, TransactionRolledBackError where *on_pruned* has
+    swallowed the error of a statement, and ValueError for numbers below 1 and for a connection that
+    is not in autocommit mode.
     """
 
     def __init__(
@@ -106,8 +116,13 @@ class Pruner:
         on_batch: Callable[[Pruned], object] | None = None,
         answer_timeout: float = BATCH_SECONDS,
     ) -> None:
-        check_whole("batch_size", batch_size, 1)
+        check_whole("batch_size", batch_size, 1, MAX_COUNT)
         check_positive("answer_timeout", answer_timeout)
+        if domain is not None:
+            check_domain(domain)
+        for name, function in (("on_pruned", on_pruned), ("on_batch", on_batch)):
+            if function is not None and not callable(function):
+                raise TypeError(f"{name} is a function, not {shown(function)}")
         if not conn.autocommit:
             raise ValueError("conn must be in autocommit mode, or all batches are one transaction")
         self._conn = conn
@@ -134,7 +149,11 @@ class Pruner:
         Raises UnknownDomainError, and ValueError for a negative *max_seconds*.
         """
         if max_seconds is not None:
-            check_number("max_seconds", max_seconds, 0)
+            check_number("max_seconds", max_seconds, 0, MAX_SECONDS)
+        rules = list(rules)
+        for rule in rules:
+            if not isinstance(rule, RetentionRule):
+                raise TypeError(f"rules are RetentionRules, not {shown(rule)}")
         started = time.monotonic()
         deadline = None if max_seconds is None else started + max_seconds
         done = Pruned()
@@ -202,7 +221,7 @@ class Pruner:
                 done.complete = False
                 return
             began = time.monotonic()
-            async with self._conn.transaction():
+            async with store.transaction(self._conn):
                 batch = await pruning_store.prune_commands(
                     self._conn,
                     status,

@@ -5,9 +5,12 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass
 
-from commandbus.checks import check_number, check_whole
+from commandbus.checks import MAX_INTEGER, MAX_SECONDS, check_number, check_whole
 
 __all__ = ["RetryPolicy"]
+
+MAX_DELAY_MS = MAX_SECONDS * 1000
+MAX_MULTIPLIER = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +18,8 @@ class RetryPolicy:
     """Exponential backoff: attempt in, delay out; no I/O.
 
     A command's own ``max_attempts`` wins over the policy's. Raises ValueError for values that make
-    no sense.
+    no sense: delays are from 0 to ten years, the multiplier from 1 to 1,000,000,000, the jitter
+    from 0 to 1, attempts from 1 to 2,147,483,647.
     """
 
     max_attempts: int = 3
@@ -27,18 +31,19 @@ class RetryPolicy:
     failed together do not come back together."""
 
     def __post_init__(self) -> None:
-        check_whole("max_attempts", self.max_attempts, 1)
-        check_whole("base_delay_ms", self.base_delay_ms, 0)
-        check_whole("max_delay_ms", self.max_delay_ms, 0)
-        check_number("backoff_multiplier", self.backoff_multiplier, 1)
+        check_whole("max_attempts", self.max_attempts, 1, MAX_INTEGER)
+        check_whole("base_delay_ms", self.base_delay_ms, 0, MAX_DELAY_MS)
+        check_whole("max_delay_ms", self.max_delay_ms, 0, MAX_DELAY_MS)
+        check_number("backoff_multiplier", self.backoff_multiplier, 1, MAX_MULTIPLIER)
         check_number("jitter", self.jitter, 0, 1)
 
     def delay_ms(self, attempt: int) -> int:
         """The delay after the failed *attempt* (from 1), in milliseconds, without jitter."""
+        check_whole("attempt", attempt, 1, MAX_INTEGER)
         if self.base_delay_ms == 0:
             return 0
         try:
-            delay = self.base_delay_ms * self.backoff_multiplier ** (attempt - 1)
+            delay = self.base_delay_ms * float(self.backoff_multiplier) ** (attempt - 1)
         except OverflowError:
             return self.max_delay_ms
         return round(min(delay, self.max_delay_ms))

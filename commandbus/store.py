@@ -13,11 +13,17 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 from uuid import UUID
 
-from psycopg import AsyncConnection, sql
+from psycopg import AsyncConnection, AsyncCursor, sql
+from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
-from commandbus.errors import UnsuitableConnectionError, translate_errors
+from commandbus.errors import (
+    TransactionRolledBackError,
+    UnsuitableConnectionError,
+    refusal_error,
+    translate_errors,
+)
 from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     ClaimedCommand,
@@ -50,14 +56,14 @@ async def autocommit(
     it and using it took longer than *within* seconds.
     """
     async with answered_within(within), pool.connection() as conn:
-        before, rows_before = conn.autocommit, conn.row_factory
+        before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
         await conn.set_autocommit(True)
-        conn.row_factory = tuple_row
+        conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
         try:
             await mind_pooler(conn)
             yield conn
         finally:
-            conn.row_factory = rows_before
+            conn.row_factory, conn.cursor_factory = rows_before, cursors_before
             if not conn.closed and not before:
                 await conn.set_autocommit(False)
 
@@ -72,11 +78,34 @@ async def translated(
             yield conn
 
 
+@asynccontextmanager
+async def transaction(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
+    """A transaction on *conn*, for what others do in it.
+
+    Raises TransactionRolledBackError where its end is no commit: the server answers a COMMIT of a
+    transaction in which a statement has failed with a ROLLBACK, which is no error to it.
+    """
+    async with conn.transaction():
+        yield
+        match conn.info.transaction_status:
+            case TransactionStatus.INERROR:
+                raise TransactionRolledBackError(
+                    "a statement in the transaction had failed, so nothing of it was saved;"
+                    " what may fail belongs into a savepoint (async with conn.transaction())"
+                )
+            case TransactionStatus.IDLE:
+                raise TransactionRolledBackError(
+                    "the transaction was ended inside of its block, by somebody's own statement"
+                )
+            case _:
+                pass
+
+
 async def fetch(
     conn: AsyncConnection[Any], query: str, params: Sequence[Any] = ()
 ) -> list[TupleRow]:
     """The answer's rows as tuples, also on a connection of a caller who gets them otherwise."""
-    async with conn.cursor(row_factory=tuple_row) as cur:
+    async with AsyncCursor(conn, row_factory=tuple_row) as cur:
         await cur.execute(query.encode(), params)
         return await cur.fetchall()
 
@@ -85,33 +114,51 @@ async def fetch(
 
 
 async def send_commands(
-    conn: AsyncConnection[Any],
-    domain: str,
-    commands: Sequence[dict[str, Any]],
-    batch_id: UUID | None,
+    conn: AsyncConnection[Any], domain: str, commands: str, batch_id: UUID | None
 ) -> list[SendResult]:
-    """Send all of *commands* or none, inside the caller's transaction; answers in any order."""
-    query = "select * from command_bus.send_commands(%s, %s, %s)"
-    return await _send(conn, query, (domain, Jsonb(commands), batch_id))
+    """Send all of *commands*, a JSON array, or none; answers in any order.
+
+    A refusal aborts the transaction.
+    """
+    query = "select * from command_bus.send_commands(%s, %s::jsonb, %s)"
+    with translate_errors():
+        rows = await fetch(conn, query, (domain, commands, batch_id))
+    return [_send_result(*row) for row in rows]
+
+
+async def offer_commands(
+    conn: AsyncConnection[Any], domain: str, commands: str, batch_id: UUID | None
+) -> list[SendResult]:
+    """The same inside the caller's transaction, which goes on after a refusal."""
+    query = f"select {_OFFERED} from command_bus.offer_commands(%s, %s::jsonb, %s)"
+    return await _offer(conn, query, (domain, commands, batch_id))
 
 
 async def send_command(
-    conn: AsyncConnection[Any], domain: str, command: dict[str, Any], batch_id: UUID | None
+    conn: AsyncConnection[Any], domain: str, command: str, batch_id: UUID | None
 ) -> SendResult:
-    """Send one command, inside the caller's transaction."""
-    query = "select * from command_bus.send_command(%s, %s, %s)"
-    [result] = await _send(conn, query, (domain, Jsonb(command), batch_id))
+    """Send one command, inside the caller's transaction, which goes on after a refusal."""
+    query = f"select {_OFFERED} from command_bus.offer_command(%s, %s::jsonb, %s)"
+    [result] = await _offer(conn, query, (domain, command, batch_id))
     return result
 
 
-async def _send(
+_OFFERED = "command_id, msg_id, created, status, refusal::text"
+
+
+async def _offer(
     conn: AsyncConnection[Any], query: str, params: tuple[Any, ...]
 ) -> list[SendResult]:
     with translate_errors():
-        return [
-            SendResult(command_id, msg_id, created, CommandStatus(status))
-            for command_id, msg_id, created, status in await fetch(conn, query, params)
-        ]
+        rows = await fetch(conn, query, params)
+    for *_, refusal in rows:
+        if refusal is not None:
+            raise refusal_error(json.loads(refusal))
+    return [_send_result(*row) for *row, _ in rows]
+
+
+def _send_result(command_id: UUID, msg_id: int | None, created: bool, status: str) -> SendResult:
+    return SendResult(command_id, msg_id, created, CommandStatus(status))
 
 
 async def create_domain(conn: Connection, domain: str) -> None:
@@ -129,7 +176,7 @@ async def claim_commands(
     """Claim up to *limit* commands, each until *lease_seconds* from now."""
     return await _claim(
         conn,
-        "select * from command_bus.claim_commands(%s, %s, %s, %s, %s)",
+        "select * from command_bus.claim_commands(%s, %s, %s::integer, %s::integer, %s::integer)",
         (domain, worker_id, limit, lease_seconds, max_attempts),
         domain,
     )
@@ -141,7 +188,7 @@ async def claim_suspect(
     """Claim one command that may have killed its worker, if there is any."""
     return await _claim(
         conn,
-        "select * from command_bus.claim_suspect(%s, %s, %s, %s)",
+        "select * from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",
         (domain, worker_id, lease_seconds, max_attempts),
         domain,
     )
@@ -250,7 +297,7 @@ async def renew_leases(
     """Make leases end *lease_seconds* from now; returns (command_id, claim_no) of those held."""
     with translate_errors():
         cur = await conn.execute(
-            "select * from command_bus.renew_leases(%s, %s, %s, %s)",
+            "select * from command_bus.renew_leases(%s, %s, %s, %s::integer)",
             (domain, worker_id, _tokens_json(tokens), lease_seconds),
         )
         return {(command_id, claim_no) for command_id, claim_no in await cur.fetchall()}

@@ -22,7 +22,14 @@ from psycopg.rows import TupleRow
 from commandbus import store
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
-from commandbus.checks import check_number, check_positive, check_whole
+from commandbus.checks import (
+    MAX_COUNT,
+    MAX_LEASE_SECONDS,
+    MAX_SECONDS,
+    check_number,
+    check_positive,
+    check_whole,
+)
 from commandbus.claiming import ClaimLoop
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.handlers import HandlerRegistry
@@ -32,9 +39,12 @@ from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import Outcome, first_ids
+from commandbus.names import check_domain
+from commandbus.payload import MAX_RESULT_BYTES, json_text
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
+from commandbus.texts import shown
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -68,7 +78,9 @@ class Worker:
     The pool belongs to the caller; each call takes a connection for as long as it lasts, and none
     is held while a handler runs. One more connection listens for notifications.
 
-    Raises ValueError for numbers that make no sense; ``run()`` raises UnknownDomainError.
+    Raises ValueError for numbers that make no sense (durations are at most ten years, a lease a
+    year, counts 1,000,000), InvalidDomainError, InvalidCommandError for settings that JSON cannot
+    hold, and TypeError for what is no registry or policy; ``run()`` raises UnknownDomainError.
     """
 
     def __init__(
@@ -87,10 +99,16 @@ class Worker:
         answer_timeout: float = ANSWER_SECONDS,
         settings: dict[str, Any] | None = None,
     ) -> None:
+        check_domain(domain)
+        if not isinstance(handler_registry, HandlerRegistry):
+            raise TypeError(f"handler_registry is a HandlerRegistry, not {shown(handler_registry)}")
+        if not isinstance(settings, dict | None):
+            raise TypeError(f"settings are a dict, not {shown(settings)}")
+        json_text("settings", settings, MAX_RESULT_BYTES)
+        check_positive("answer_timeout", answer_timeout)
+        check_number("drain_timeout", drain_timeout, 0, MAX_SECONDS)
         self.domain = domain
         self.settings = settings or {}
-        check_positive("answer_timeout", answer_timeout)
-        check_number("drain_timeout", drain_timeout, 0)
         self.drain_timeout = drain_timeout
         self.answer_timeout = answer_timeout
         self.worker_id: int | None = None
@@ -129,7 +147,7 @@ class Worker:
             batch_size=batch_size,
             poll_interval=poll_interval,
             handler_timeout=handler_timeout,
-            retry_policy=retry_policy or RetryPolicy(),
+            retry_policy=RetryPolicy() if retry_policy is None else retry_policy,
         )
 
     def configure(
@@ -148,13 +166,15 @@ class Worker:
         """
         for name, count in (("concurrency", concurrency), ("batch_size", batch_size)):
             if count is not None:
-                check_whole(name, count, 1)
+                check_whole(name, count, 1, MAX_COUNT)
         if visibility_timeout is not None:
-            check_number("visibility_timeout", visibility_timeout, 1)
+            check_number("visibility_timeout", visibility_timeout, 1, MAX_LEASE_SECONDS)
         if handler_timeout is not None:
-            check_number("handler_timeout", handler_timeout, 0)
+            check_number("handler_timeout", handler_timeout, 0, MAX_SECONDS)
         if poll_interval is not None:
             check_positive("poll_interval", poll_interval)
+        if not isinstance(retry_policy, RetryPolicy | None):
+            raise TypeError(f"retry_policy is a RetryPolicy, not {shown(retry_policy)}")
         if concurrency is not None:
             self._slots.concurrency = concurrency
         if visibility_timeout is not None:

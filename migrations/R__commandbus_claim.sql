@@ -295,6 +295,7 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_message text;
+    v_moved jsonb;
     c command_bus_command;
 begin
     select * into strict c from command_bus_command
@@ -308,14 +309,25 @@ begin
                                else coalesce(last_error_code, 'RETRY_EXHAUSTED') end,
         last_error_message = case when c.status = 'IN_PROGRESS' then v_message
                                   else coalesce(last_error_message, 'No attempt is left') end
-    where command_id = p_command_id and domain = p_domain;
+    where command_id = p_command_id and domain = p_domain
+    returning jsonb_build_object(
+        'reason', 'RETRY_EXHAUSTED', 'found_by', 'claim',
+        'error_type', last_error_type, 'error_code', last_error_code,
+        'error_message', last_error_message,
+        'error_details', case when c.status = 'PENDING' then (
+            select a.details -> 'error_details'
+            from command_bus_audit as a
+            where a.command_id = p_command_id and a.domain = p_domain and a.event_type = 'FAILED'
+            order by a.audit_id desc
+            limit 1
+        ) end)
+    into v_moved;
     insert into command_bus_audit (
         command_id, created_at, msg_id, worker_id, attempt, event_type, domain, details
     )
     select p_command_id, v_now, c.msg_id, c.worker_id, c.attempts, event, p_domain,
         jsonb_build_object('max_attempts', p_budget)
-        || case when event = 'MOVED_TO_TSQ' then jsonb_build_object('reason', 'RETRY_EXHAUSTED')
-                else '{}' end
+        || case when event = 'MOVED_TO_TSQ' then v_moved else '{}' end
     from unnest(array['RETRY_EXHAUSTED', 'MOVED_TO_TSQ']::command_bus.audit_event[]) as event;
     perform command_bus.count_moved(p_domain, c.batch_id, c.status, 'IN_TSQ', 1);
     perform command_bus.enter_tsq(p_domain, array[p_command_id]);

@@ -29,7 +29,9 @@ as $$
     order by wanted.position;
 $$;
 
--- Lock those of a set that are in the troubleshooting queue; the others are not waited for.
+-- Lock those of a set that are in the troubleshooting queue; the others are not waited for. One
+-- that is missing in the list of the queue, which somebody else's hand did, is listed again: what
+-- is done with it needs its row.
 create or replace function command_bus.lock_tsq_commands(p_domain text, p_ids uuid[])
 returns uuid[]
 language plpgsql
@@ -52,6 +54,7 @@ begin
     )
     select coalesce(array_agg(h.command_id order by h.command_id), '{}') into v_ids
     from held as h;
+    perform command_bus.list_again(p_domain, v_ids);
     return v_ids;
 end;
 $$;
@@ -150,16 +153,21 @@ begin
     from gone as g;
     if cardinality(v_ids) > 0 then
         update command_bus_command as c
-        set status = 'IN_TSQ', attempts = (b.before ->> 'attempts')::integer, updated_at = v_now
+        set status = 'IN_TSQ', updated_at = v_now,
+            attempts = coalesce((b.before ->> 'attempts')::integer, c.attempts)
         from unnest(v_ids, v_before) as b (command_id, before)
         where command_bus.has_key(c.command_id, c.domain, b.command_id, p_domain);
         insert into command_bus_tsq
         select t.* from unnest(v_before) as before,
-            jsonb_populate_record(null::command_bus_tsq, before) as t;
+            jsonb_populate_record(null::command_bus_tsq, before) as t
+        where before is not null
+        on conflict do nothing;
+        perform command_bus.list_again(p_domain, v_ids);
         insert into command_bus_tsq_delta (group_id, at, in_tsq, entered)
-        select (before ->> 'group_id')::uuid, v_now, count(*), 0
-        from unnest(v_before) as before
-        group by 1;
+        select t.group_id, v_now, count(*), 0
+        from unnest(v_ids) as id
+        join command_bus_tsq as t on t.command_id = id and t.domain = p_domain
+        group by t.group_id;
         perform command_bus.record_operator(
             p_domain, v_ids, 'OPERATOR_RETRY_UNDONE', 'PENDING', 'IN_TSQ',
             jsonb_build_object('operator', p_operator)

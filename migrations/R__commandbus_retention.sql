@@ -368,8 +368,8 @@ end;
 $$;
 
 -- What an event of a trail adds to its worker's totals of completed, failed, retried and moved to
--- the TSQ; null: nothing. What a claim finds to be exhausted is nobody's outcome; it names no
--- error_code.
+-- the TSQ; null: nothing. What a claim finds to be exhausted is nobody's outcome; it says that a
+-- claim found it, or, of an earlier release, names no error_code.
 create or replace function command_bus.effect_on_worker(
     p_event command_bus.audit_event, p_details jsonb
 )
@@ -380,7 +380,8 @@ as $$
         when p_event = 'COMPLETED' then '{1,0,0,0}'::integer[]
         when p_event = 'FAILED' then '{0,1,0,0}'::integer[]
         when p_event = 'RETRY_SCHEDULED' then '{0,-1,1,0}'::integer[]
-        when p_event = 'MOVED_TO_TSQ' and p_details ? 'error_code' then '{0,-1,0,1}'::integer[]
+        when p_event = 'MOVED_TO_TSQ' and p_details ? 'error_code' and not p_details ? 'found_by'
+            then '{0,-1,0,1}'::integer[]
     end;
 $$;
 

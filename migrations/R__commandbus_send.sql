@@ -4,6 +4,10 @@
 -- command that exists already takes no new row; its spare message is deleted again before anybody
 -- can see it, and its content is compared in a later statement than the insert, so that the row of
 -- a concurrent winner is seen.
+--
+-- offer_command and offer_commands answer what they refuse, in a column of its own, and raise no
+-- error for it: an error would abort the transaction of the caller, who may have rows of his own in
+-- it. What send_command and send_commands refuse they raise.
 
 -- Send a set of commands: all of them or none. Elements: {command_id, command_type, data,
 -- correlation_id?, reply_to?, max_attempts?, delay_seconds?}. A known command_id with the same
@@ -29,7 +33,9 @@ declare
     v_known record;
     v_pruned uuid[] := '{}';
 begin
-    perform command_bus.require_reply_queues(p_commands);
+    if p_commands @? '$[*].reply_to' then
+        perform command_bus.require_reply_queues(p_commands);
+    end if;
 
     select array_agg(
         jsonb_build_object('command_id', c.command_id) order by c.command_id, c.ordinality
@@ -75,11 +81,17 @@ begin
         from input as i
         order by i.command_id, i.ordinality
         on conflict do nothing
-        returning command_id, msg_id
+        returning command_id, msg_id, command_type, correlation_id
     ),
     audited as (
-        insert into command_bus_audit (command_id, created_at, msg_id, event_type, domain)
-        select command_id, v_now, msg_id, 'SENT', p_domain
+        insert into command_bus_audit (
+            command_id, created_at, msg_id, event_type, domain, details
+        )
+        select command_id, v_now, msg_id, 'SENT', p_domain,
+            case when correlation_id is null
+                 then jsonb_build_object('command_type', command_type)
+                 else jsonb_build_object(
+                     'command_type', command_type, 'correlation_id', correlation_id) end
         from sent
     ),
     put_to_wait as (
@@ -134,7 +146,132 @@ end;
 $$;
 
 -- Send one command: what send_commands does with a set of one, in half the time, since nothing has
--- to be sorted, joined or counted. What is rare is left to send_commands. Raises what that raises.
+-- to be sorted, joined or counted. What is refused is answered as offer_commands answers it.
+create or replace function command_bus.offer_command(
+    p_domain text, p_command jsonb, p_batch_id uuid default null
+)
+returns table (
+    command_id uuid, msg_id bigint, created boolean, status command_bus.command_status,
+    refusal jsonb
+)
+language plpgsql
+set search_path = public, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_now timestamptz := clock_timestamp();
+    v_queue text;
+    v_command_id uuid := p_command ->> 'command_id';
+    v_command_type text := p_command ->> 'command_type';
+    v_correlation_id uuid := p_command ->> 'correlation_id';
+    v_delay_seconds float8 := p_command ->> 'delay_seconds';
+    v_waits boolean := coalesce(v_delay_seconds > 0, false);
+    v_msg_id bigint;
+    v_conflicts uuid[];
+begin
+    select d.command_queue into v_queue from command_bus_domain as d where d.domain = p_domain;
+    if v_queue is null then
+        refusal := command_bus.unknown_domain(p_domain);
+    elsif p_command ->> 'reply_to' is not null then
+        refusal := command_bus.refused_reply_queue(array[p_command ->> 'reply_to']);
+    end if;
+    if refusal is not null then
+        return next;
+        return;
+    end if;
+
+    loop
+        if not v_waits then  -- one that waits gets its message when its time has come
+            v_msg_id := pgmq.send(v_queue, jsonb_build_object('command_id', v_command_id));
+        end if;
+        insert into command_bus_command (
+            command_id, created_at, updated_at, msg_id, max_attempts, batch_id, correlation_id,
+            domain, command_type, reply_to, data
+        )
+        values (
+            v_command_id, v_now, v_now, v_msg_id, (p_command ->> 'max_attempts')::integer,
+            p_batch_id, v_correlation_id, p_domain, v_command_type, p_command ->> 'reply_to',
+            coalesce(nullif(p_command -> 'data', 'null'), '{}')
+        )
+        on conflict do nothing;
+        exit when found;
+        if not v_waits then
+            perform pgmq.delete(v_queue, v_msg_id);
+        end if;
+        v_conflicts := command_bus.conflicting_commands(p_domain, jsonb_build_array(p_command));
+        if v_conflicts is not null then
+            refusal := command_bus.sent_with_other_content(p_domain, v_conflicts);
+            return next;
+            return;
+        end if;
+        return query
+        select k.command_id, k.msg_id, k.created, k.status, null::jsonb
+        from command_bus.answer_known_commands(
+            p_domain, v_queue, jsonb_build_array(p_command), '{}', v_now
+        ) as k
+        where k.created is not null;
+        if found then
+            return;
+        end if;
+        -- It was pruned meanwhile, and with it the memory of its id.
+    end loop;
+
+    insert into command_bus_audit (command_id, created_at, msg_id, event_type, domain, details)
+    values (
+        v_command_id, v_now, v_msg_id, 'SENT', p_domain,
+        case when v_correlation_id is null
+             then jsonb_build_object('command_type', v_command_type)
+             else jsonb_build_object(
+                 'command_type', v_command_type, 'correlation_id', v_correlation_id) end
+    );
+    if v_waits then
+        insert into command_bus_waiting (command_id, domain, due_at, kind)
+        values (
+            v_command_id, p_domain, v_now + make_interval(secs => v_delay_seconds), 'SCHEDULED'
+        );
+    end if;
+    insert into command_bus_delta (at, domain, batch_id, pending, sent)
+    values (date_trunc('second', v_now), p_domain, p_batch_id, 1, 1);
+    perform command_bus.wake_workers(p_domain);
+    return query
+    select v_command_id, v_msg_id, true, 'PENDING'::command_bus.command_status, null::jsonb;
+end;
+$$;
+
+-- Send a set of commands inside the transaction of somebody else: what send_commands does, but
+-- a refusal is answered in one row (what is sent is undone to the last command), and the
+-- transaction goes on.
+-- The block costs a subtransaction: nothing for a set, but too much for each of many commands.
+create or replace function command_bus.offer_commands(
+    p_domain text, p_commands jsonb, p_batch_id uuid default null
+)
+returns table (
+    command_id uuid, msg_id bigint, created boolean, status command_bus.command_status,
+    refusal jsonb
+)
+language plpgsql
+set search_path = public, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_message text;
+    v_detail text;
+    v_hint text;
+begin
+    begin
+        return query
+        select s.command_id, s.msg_id, s.created, s.status, null::jsonb
+        from command_bus.send_commands(p_domain, p_commands, p_batch_id) as s;
+    exception when sqlstate 'QB000' then  -- all of ours
+        get stacked diagnostics
+            v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
+        refusal := command_bus.refusal(sqlstate, v_message, v_hint, v_detail);
+        return next;
+    end;
+end;
+$$;
+
+-- What offer_command does; what is refused is raised. Raises what send_commands raises.
 create or replace function command_bus.send_command(
     p_domain text, p_command jsonb, p_batch_id uuid default null
 )
@@ -144,47 +281,79 @@ returns table (
 language plpgsql
 set search_path = public, pg_temp
 as $$
-#variable_conflict use_column
 declare
-    v_now timestamptz := clock_timestamp();
-    v_queue text := command_bus.command_queue(p_domain);
-    v_command_id uuid := p_command ->> 'command_id';
-    v_msg_id bigint;
+    r record;
 begin
-    if (p_command ->> 'delay_seconds')::float8 > 0 then
-        return query
-        select *
-        from command_bus.send_commands(p_domain, jsonb_build_array(p_command), p_batch_id);
-        return;
-    end if;
-    if p_command ->> 'reply_to' is not null then
-        perform command_bus.require_reply_queues(jsonb_build_array(p_command));
-    end if;
+    select * into r from command_bus.offer_command(p_domain, p_command, p_batch_id);
+    perform command_bus.raise_refusal(r.refusal);
+    return query select r.command_id, r.msg_id, r.created, r.status;
+end;
+$$;
 
-    v_msg_id := pgmq.send(v_queue, jsonb_build_object('command_id', v_command_id));
-    insert into command_bus_command (
-        command_id, created_at, updated_at, msg_id, max_attempts, batch_id, correlation_id,
-        domain, command_type, reply_to, data
-    )
-    values (
-        v_command_id, v_now, v_now, v_msg_id, (p_command ->> 'max_attempts')::integer, p_batch_id,
-        (p_command ->> 'correlation_id')::uuid, p_domain, p_command ->> 'command_type',
-        p_command ->> 'reply_to', coalesce(nullif(p_command -> 'data', 'null'), '{}')
-    )
-    on conflict do nothing;
-    if not found then
-        perform pgmq.delete(v_queue, v_msg_id);
-        return query
-        select *
-        from command_bus.send_commands(p_domain, jsonb_build_array(p_command), p_batch_id);
-        return;
+-- A refusal as offer_command answers it: the SQLSTATE, and what goes with it.
+create or replace function command_bus.refusal(
+    p_sqlstate text, p_message text, p_hint text default '', p_detail text default ''
+)
+returns jsonb
+language sql immutable parallel safe
+as $$
+    select jsonb_build_object(
+        'sqlstate', p_sqlstate, 'message', p_message, 'hint', p_hint, 'detail', p_detail);
+$$;
+
+-- Raise a refusal as the error that it stands for; nothing happens where there is none.
+create or replace function command_bus.raise_refusal(p_refusal jsonb)
+returns void
+language plpgsql
+as $$
+begin
+    if p_refusal is not null then
+        raise exception '%', p_refusal ->> 'message'
+            using errcode = p_refusal ->> 'sqlstate', hint = p_refusal ->> 'hint',
+            detail = p_refusal ->> 'detail';
     end if;
-    insert into command_bus_audit (command_id, created_at, msg_id, event_type, domain)
-    values (v_command_id, v_now, v_msg_id, 'SENT', p_domain);
-    insert into command_bus_delta (at, domain, batch_id, pending, sent)
-    values (date_trunc('second', v_now), p_domain, p_batch_id, 1, 1);
-    perform command_bus.wake_workers(p_domain);
-    return query select v_command_id, v_msg_id, true, 'PENDING'::command_bus.command_status;
+end;
+$$;
+
+-- The refusals.
+create or replace function command_bus.sent_with_other_content(p_domain text, p_ids uuid[])
+returns jsonb
+language sql immutable parallel safe
+as $$
+    select command_bus.refusal(
+        'QB003',
+        format('command %s of domain "%s" was sent before with other content', p_ids[1], p_domain),
+        p_detail => to_jsonb(p_ids)::text);
+$$;
+
+-- Of the names of a set the first that is no reply queue; null: all are. Any queue of PGMQ may take
+-- replies, but for those in which workers look for commands: a reply there would be lost. PGMQ
+-- folds case, so the name of one queue may be known in several spellings.
+create or replace function command_bus.refused_reply_queue(p_names text[])
+returns jsonb
+language plpgsql stable
+set search_path = public, pg_temp
+as $$
+declare
+    v_name text;
+    v_domain text;
+begin
+    select n.name, d.domain into v_name, v_domain
+    from unnest(p_names) as n (name)
+    left join command_bus_domain as d on lower(d.command_queue) = lower(n.name)
+    where d.domain is not null
+        or not exists (select from pgmq.meta as m where m.queue_name = n.name)
+    order by n.name
+    limit 1;
+    return case
+        when v_domain is not null then command_bus.refusal(
+            'QB004',
+            format('queue "%s" takes the commands of domain "%s", not replies', v_name, v_domain),
+            'CommandBus.get_reply_queue names the one that takes its replies.')
+        when v_name is not null then command_bus.refusal(
+            'QB004', format('reply queue "%s" does not exist', left(v_name, 100)),
+            'Create it with pgmq.create, or use the reply queue of a domain.')
+    end;
 end;
 $$;
 
@@ -207,28 +376,12 @@ set jit = off
 as $$
 #variable_conflict use_column
 declare
-    v_conflicts uuid[];
+    v_conflicts uuid[] := command_bus.conflicting_commands(p_domain, p_commands);
     v_spare bigint[];
 begin
-    with input as materialized (
-        select * from jsonb_to_recordset(p_commands) as i (
-            command_id uuid, command_type text, data jsonb, correlation_id uuid,
-            reply_to text, max_attempts integer
-        )
-    )
-    select array_agg(distinct i.command_id)
-    into v_conflicts
-    from input as i
-    join command_bus_command as c
-        on command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
-    where (c.command_type, c.data) is distinct from (i.command_type, coalesce(i.data, '{}'))
-        or c.reply_to is distinct from i.reply_to
-        or c.max_attempts is distinct from i.max_attempts
-        or (i.correlation_id is not null and c.correlation_id is distinct from i.correlation_id);
     if v_conflicts is not null then
-        raise exception 'command % of domain "%" was sent before with other content',
-            v_conflicts[1], p_domain
-            using errcode = 'QB003', detail = to_jsonb(v_conflicts)::text;
+        perform command_bus.raise_refusal(
+            command_bus.sent_with_other_content(p_domain, v_conflicts));
     end if;
 
     -- The insert kept the first message of each id it created; every other one is spare.
@@ -257,27 +410,54 @@ begin
 end;
 $$;
 
--- Check that each reply_to of a set names an existing queue. Raises QB004 for the first that does not.
+-- Those of a set that were sent before with other content; null: none.
+create or replace function command_bus.conflicting_commands(p_domain text, p_commands jsonb)
+returns uuid[]
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    v_conflicts uuid[];
+begin
+    with input as materialized (
+        select * from jsonb_to_recordset(p_commands) as i (
+            command_id uuid, command_type text, data jsonb, correlation_id uuid,
+            reply_to text, max_attempts integer
+        )
+    )
+    select array_agg(distinct i.command_id)
+    into v_conflicts
+    from input as i
+    join command_bus_command as c
+        on command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
+    where (c.command_type, c.data) is distinct from (i.command_type, coalesce(i.data, '{}'))
+        or c.reply_to is distinct from i.reply_to
+        or c.max_attempts is distinct from i.max_attempts
+        or (i.correlation_id is not null and c.correlation_id is distinct from i.correlation_id);
+    return v_conflicts;
+end;
+$$;
+
+-- Check that each reply_to of a set names a reply queue. Raises QB004 for the first that does not.
 create or replace function command_bus.require_reply_queues(p_commands jsonb)
 returns void
 language plpgsql stable
 set search_path = public, pg_temp
 as $$
 declare
-    v_missing text;
-begin
-    select wanted.reply_to into v_missing
-    from (
+    v_names text[] := array(
         select distinct i.reply_to
         from jsonb_to_recordset(p_commands) as i (reply_to text)
         where i.reply_to is not null
-    ) as wanted
-    where not exists (select from pgmq.meta where queue_name = wanted.reply_to)
-    limit 1;
-    if v_missing is not null then
-        raise exception 'reply queue "%" does not exist', left(v_missing, 100)
-            using errcode = 'QB004',
-            hint = 'Create it with pgmq.create, or use the reply queue of a domain.';
+    );
+begin
+    if cardinality(v_names) > 0 then
+        perform command_bus.raise_refusal(command_bus.refused_reply_queue(v_names));
     end if;
 end;
 $$;

@@ -195,7 +195,8 @@ begin
             select 3, 'MOVED_TO_TSQ', jsonb_build_object(
                 'reason',
                 case s.kind when 'transient' then 'RETRY_EXHAUSTED' else 'PERMANENT_ERROR' end,
-                'error_code', s.error_code, 'error_message', s.error_message)
+                'error_type', s.error_type, 'error_code', s.error_code,
+                'error_message', s.error_message, 'error_details', s.error_details)
             where s.status = 'IN_TSQ'
         ) as e (position, event, details)
         order by s.command_id, e.position
@@ -369,8 +370,9 @@ begin
 end;
 $$;
 
--- Send the one reply of each command that has just ended and asked for one. A reply queue that
--- vanished meanwhile, or does not take the reply, leaves REPLY_FAILED in the trail and undoes
+-- Send the one reply of each command that has just ended and asked for one. The error is that of a
+-- command that FAILED: one that was cancelled has an operator and a reason instead. A reply queue that
+-- vanished meanwhile, has become one of commands, or does not take the reply, leaves REPLY_FAILED in the trail and undoes
 -- nothing. Faults that pass (a deadlock, a timeout) are raised: the whole call is tried again.
 create or replace function command_bus.send_replies(p_domain text, p_ids uuid[])
 returns void
@@ -391,16 +393,30 @@ begin
                 'command_id', c.command_id, 'correlation_id', c.correlation_id,
                 'domain', c.domain, 'command_type', c.command_type, 'status', c.status,
                 'result', case when c.status = 'COMPLETED' then c.result end,
-                'error', case when c.status <> 'COMPLETED' then jsonb_build_object(
+                'error', case when c.status = 'FAILED' then jsonb_build_object(
                     'type', c.last_error_type, 'code', c.last_error_code,
                     'message', c.last_error_message) end
-            ) order by c.command_id) as replies
+            ) || coalesce(cancelled.by_whom, '{}') order by c.command_id) as replies
         from command_bus_command as c
+        left join lateral (
+            select jsonb_build_object(
+                'operator', a.details -> 'operator', 'reason', a.details -> 'reason') as by_whom
+            from command_bus_audit as a
+            where command_bus.has_key(a.command_id, a.domain, c.command_id, p_domain)
+                and a.event_type = 'OPERATOR_CANCEL'
+            limit 1
+        ) as cancelled on c.status = 'CANCELLED'
         where c.command_id = any (p_ids) and c.domain = p_domain and c.reply_to is not null
         group by c.reply_to
         order by c.reply_to
     loop
         begin
+            if exists (
+                select from command_bus_domain as d
+                where lower(d.command_queue) = lower(r.reply_to)
+            ) then
+                raise exception 'The queue takes the commands of a domain' using errcode = 'QB004';
+            end if;
             perform pgmq.send_batch(r.reply_to, r.replies);
         exception when others then
             if left(sqlstate, 2) in ('08', '25', '40', '53', '55', '57', '58', 'XX') then

@@ -24,11 +24,20 @@ declare
 begin
     select command_queue into v_queue from command_bus_domain where domain = p_domain;
     if v_queue is null then
-        raise exception 'domain "%" does not exist', p_domain
-            using errcode = 'QB001', hint = 'Create it with CommandBus.create_domain.';
+        perform command_bus.raise_refusal(command_bus.unknown_domain(p_domain));
     end if;
     return v_queue;
 end;
+$$;
+
+-- The refusal of an unknown domain (R__commandbus_send.sql says what a refusal is).
+create or replace function command_bus.unknown_domain(p_domain text)
+returns jsonb
+language sql immutable parallel safe
+as $$
+    select command_bus.refusal(
+        'QB001', format('domain "%s" does not exist', p_domain),
+        'Create it with CommandBus.create_domain.');
 $$;
 
 -- Create a domain with its two queues; a known one is left as it is.

@@ -56,6 +56,52 @@ begin
 end;
 $$;
 
+-- List those of a set of locked commands that are IN_TSQ and have lost their row in the list. Their
+-- group has counted them all the time, so nothing is counted.
+create or replace function command_bus.list_again(p_domain text, p_ids uuid[])
+returns void
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    with listed as (
+        insert into command_bus_tsq (
+            command_id, entered_at, created_at, first_failed_at, last_failed_at, group_id,
+            batch_id, correlation_id, attempts, domain, command_type, error_type, error_code,
+            error_message
+        )
+        select c.command_id, c.updated_at, c.created_at, c.updated_at, c.updated_at,
+            command_bus.error_group(
+                p_domain, coalesce(c.last_error_code, 'UNKNOWN'),
+                coalesce(c.last_error_message, '')
+            ),
+            c.batch_id, c.correlation_id, c.attempts, p_domain, c.command_type,
+            coalesce(c.last_error_type, 'UNKNOWN'), coalesce(c.last_error_code, 'UNKNOWN'),
+            coalesce(c.last_error_message, '')
+        from unnest(p_ids) as id
+        join command_bus_command as c on command_bus.has_key(c.command_id, c.domain, id, p_domain)
+        where c.status = 'IN_TSQ' and not exists (
+            select from command_bus_tsq as t where t.command_id = id and t.domain = p_domain
+        )
+        order by id
+        returning group_id, error_type, error_code, error_message
+    )
+    insert into command_bus_tsq_group as g (
+        group_id, domain, error_type, error_code, message, first_seen_at, last_seen_at
+    )
+    select distinct on (l.group_id) l.group_id, p_domain, l.error_type, l.error_code,
+        command_bus.normal_message(l.error_message), clock_timestamp(), clock_timestamp()
+    from listed as l
+    order by l.group_id
+    on conflict do nothing;
+end;
+$$;
+
 -- Take commands out of the list of the troubleshooting queue.
 create or replace function command_bus.leave_tsq(p_domain text, p_ids uuid[])
 returns void

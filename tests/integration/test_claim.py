@@ -156,6 +156,25 @@ async def test_leases_that_run_out_spend_the_budget_and_end_in_the_tsq(bus, pool
         "RETRY_EXHAUSTED",
         "MOVED_TO_TSQ",
     ]
+    moved = (await bus.get_audit_trail(command_id))[-1].details
+    assert (moved["error_type"], moved["error_code"]) == ("TIMEOUT", "LEASE_EXPIRED")
+    assert moved["error_details"] is None
+    await assert_books_balance(pool)
+
+
+async def test_a_budget_that_was_lowered_ends_with_the_last_error(bus, pool):
+    [command_id] = await send(pool)
+    worker_id = await register(pool)
+    first = await claim_one(pool, worker_id)
+    await settle(pool, worker_id, failed(first, error_details={"account": 5}))
+    await make_due(pool, command_id)
+
+    assert await claim(pool, worker_id, max_attempts=1) == []
+
+    moved = (await bus.get_audit_trail(command_id))[-1]
+    assert moved.event_type == "MOVED_TO_TSQ"
+    assert (moved.details["error_type"], moved.details["error_code"]) == ("TRANSIENT", "E_CODE")
+    assert moved.details["error_details"] == {"account": 5}
     await assert_books_balance(pool)
 
 

@@ -350,3 +350,55 @@ async def test_the_list_knows_the_first_and_the_last_failure(tsq, pool):
     assert troubled.command_id == command_id
     assert troubled.created_at < troubled.first_failed_at < troubled.last_failed_at
     assert troubled.attempts == 2
+
+
+# A row of the queue's list is gone, by somebody else's hand
+
+
+async def lost(pool: Pool, **fields: Any) -> UUID:
+    [command_id] = await trouble(pool, **fields)
+    await rows(pool, "delete from command_bus_tsq")
+    return command_id
+
+
+@pytest.mark.parametrize("seconds", [0, 3600])
+async def test_a_command_missing_in_the_list_is_retried_and_carried(tsq, pool, seconds):
+    command_id = await lost(pool)
+
+    await tsq.operator_retry("test", command_id, delay_seconds=seconds)
+
+    assert await status(pool, command_id) is CommandStatus.PENDING
+    await assert_books_balance(pool)
+
+
+async def test_the_delayed_retry_of_a_command_missing_in_the_list_can_be_undone(tsq, pool):
+    command_id = await lost(pool)
+    await tsq.operator_retry("test", command_id, delay_seconds=3600)
+
+    await tsq.undo_retry("test", command_id)
+
+    [troubled] = await tsq.list()
+    assert (troubled.command_id, troubled.error_code) == (command_id, "E_CODE")
+    await assert_books_balance(pool)
+
+
+async def test_an_undone_retry_needs_nothing_that_was_remembered_for_it(tsq, pool):
+    [command_id] = await trouble(pool)
+    await tsq.operator_retry("test", command_id, delay_seconds=3600)
+    await rows(pool, "update command_bus_waiting set before_retry = null")
+
+    await tsq.undo_retry("test", command_id)
+
+    assert [each.command_id for each in await tsq.list()] == [command_id]
+    await assert_books_balance(pool)
+
+
+@pytest.mark.parametrize("action", ["operator_cancel", "operator_complete"])
+async def test_a_command_missing_in_the_list_can_be_ended(tsq, pool, action):
+    command_id = await lost(pool, reply_to=REPLIES)
+
+    await getattr(tsq, action)("test", command_id)
+
+    assert (await status(pool, command_id)).is_final
+    assert len(await replies(pool)) == 1
+    await assert_books_balance(pool)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+from decimal import Decimal
 from uuid import UUID, uuid4
 
 import pytest
 from psycopg.errors import LockNotAvailable
 
-from commandbus import CommandBus, CommandStatus, store
+from commandbus import CommandBus, CommandStatus, Reply, store
 from commandbus.errors import UnknownReplyQueueError
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import (
@@ -37,30 +38,31 @@ async def end(pool: Pool, command_id: UUID, how: str) -> None:
         case "business":
             await settle(pool, worker_id, failed(await claim_one(pool, worker_id), "business"))
         case "cancelled while pending":
-            await tsq.cancel_pending("test", command_id)
+            await tsq.cancel_pending("test", command_id, "olga")
         case "cancelled in the tsq" | "completed by hand":
             await settle(pool, worker_id, failed(await claim_one(pool, worker_id), "permanent"))
             assert await replies(pool) == []
             if how == "completed by hand":
                 await tsq.operator_complete("test", command_id, result_data={"by": "hand"})
             else:
-                await tsq.operator_cancel("test", command_id)
+                await tsq.operator_cancel("test", command_id, "olga", "not needed")
 
 
 ERROR = {"type": "BUSINESS", "code": "E_CODE", "message": "It did not work"}
+CANCELLED = {"status": "CANCELLED", "result": None, "error": None}
 
 
 @pytest.mark.parametrize(
-    ("how", "ended", "result", "error"),
+    ("how", "said"),
     [
-        ("success", "COMPLETED", {"ok": 1}, None),
-        ("business", "FAILED", None, ERROR),
-        ("cancelled while pending", "CANCELLED", None, dict.fromkeys(ERROR)),
-        ("cancelled in the tsq", "CANCELLED", None, {**ERROR, "type": "PERMANENT"}),
-        ("completed by hand", "COMPLETED", {"by": "hand"}, None),
+        ("success", {"status": "COMPLETED", "result": {"ok": 1}, "error": None}),
+        ("business", {"status": "FAILED", "result": None, "error": ERROR}),
+        ("cancelled while pending", {**CANCELLED, "operator": "olga", "reason": None}),
+        ("cancelled in the tsq", {**CANCELLED, "operator": "olga", "reason": "not needed"}),
+        ("completed by hand", {"status": "COMPLETED", "result": {"by": "hand"}, "error": None}),
     ],
 )
-async def test_a_command_that_ends_sends_one_reply(pool, how, ended, result, error):
+async def test_a_command_that_ends_sends_one_reply(pool, how, said):
     correlation_id = uuid4()
     [command_id] = await send(pool, reply_to=REPLIES, correlation_id=correlation_id)
 
@@ -72,9 +74,7 @@ async def test_a_command_that_ends_sends_one_reply(pool, how, ended, result, err
             "correlation_id": str(correlation_id),
             "domain": "test",
             "command_type": "DoIt",
-            "status": ended,
-            "result": result,
-            "error": error,
+            **said,
         }
     ]
 
@@ -186,6 +186,47 @@ async def test_replies_are_read_and_acknowledged(bus: CommandBus, pool):
     assert await replies(pool) == []
 
 
+async def test_each_reply_of_a_cancelled_set_says_who_cancelled_it_and_why(bus, pool, tsq):
+    ids = await send(pool, 3, reply_to=REPLIES)
+    worker_id = await register(pool)
+    for _ in ids:
+        claimed = await claim_one(pool, worker_id, limit=1)
+        await settle(pool, worker_id, failed(claimed, "permanent"))
+
+    await tsq.operator_cancel_many("test", ids, "olga", "sold out")
+
+    found = await bus.read_replies(REPLIES)
+    assert {reply.command_id for reply in found} == set(ids)
+    assert {(reply.status, reply.operator, reply.reason, reply.error) for reply in found} == {
+        (CommandStatus.CANCELLED, "olga", "sold out", None)
+    }
+
+
+async def test_a_reply_queue_that_became_one_of_commands_gets_no_reply(bus, pool):
+    await rows(pool, "select pgmq.create('late__commands')")
+    [command_id] = await send(pool, reply_to="late__commands")
+    await bus.create_domain("late")
+
+    await end(pool, command_id, "success")
+
+    assert await replies(pool, queue="late__commands") == []
+    assert (await events(pool, command_id))[-1] == "REPLY_FAILED"
+
+
+async def test_a_reply_with_a_number_of_many_digits_is_read_digit_by_digit(bus, pool):
+    [command_id] = await send(pool, reply_to=REPLIES)
+    await end(pool, command_id, "success")
+    await rows(
+        pool,
+        f"update pgmq.q_{REPLIES} set message = message || '"
+        '{"result": [12345678901234567.89, 0.5]}\'',
+    )
+
+    [reply] = await bus.read_replies(REPLIES)
+
+    assert reply.result == [Decimal("12345678901234567.89"), 0.5]
+
+
 async def test_a_reply_that_is_not_acknowledged_comes_again(bus, pool):
     [command_id] = await send(pool, reply_to=REPLIES)
     await end(pool, command_id, "success")
@@ -217,10 +258,26 @@ async def test_a_message_that_is_no_reply_is_left_there_and_spoils_no_other(bus,
     assert (line["queue"], line["msg_id"]) == (REPLIES, foreign)
 
 
-async def test_reading_a_queue_of_commands_by_mistake_loses_none(bus, pool):
+@pytest.mark.parametrize("queue", ["test__commands", "TEST__Commands"])
+async def test_a_queue_of_commands_is_no_queue_of_replies(bus, pool, queue):
     [command_id] = await send(pool)
+    reply = Reply(
+        msg_id=1,
+        command_id=command_id,
+        correlation_id=None,
+        domain="test",
+        command_type="DoIt",
+        status=CommandStatus.COMPLETED,
+        result=None,
+        error=None,
+    )
 
-    assert await bus.read_replies("test__commands", visibility_timeout=0) == []
+    for call in (
+        bus.read_replies(queue, visibility_timeout=0),
+        bus.acknowledge_replies(queue, [reply]),
+    ):
+        with pytest.raises(UnknownReplyQueueError, match='takes the commands of domain "test"'):
+            await call
 
     assert [await claim_one(pool, await register(pool))]
     assert await status(pool, command_id) is CommandStatus.IN_PROGRESS

@@ -56,6 +56,23 @@ async def test_a_sent_command_stands_with_all_that_was_given(bus: CommandBus, po
     assert await events(pool, command_id) == ["SENT"]
 
 
+@pytest.mark.parametrize("correlation_id", [None, UUID(int=5)])
+@pytest.mark.parametrize("delay", [None, 60])
+async def test_the_trail_begins_with_what_was_sent(bus, correlation_id, delay):
+    ids = [uuid4(), uuid4()]
+    command = NewCommand(
+        command_type="DoIt", command_id=ids[1], correlation_id=correlation_id, delay=delay
+    )
+    await bus.send("test", "DoIt", ids[0], {}, correlation_id, delay=delay)
+    await bus.send_many("test", [command])
+
+    for command_id in ids:
+        [sent] = await bus.get_audit_trail(command_id)
+        sent.details.pop("msg_id", None)
+        expected = {"command_type": "DoIt", "correlation_id": correlation_id and str(UUID(int=5))}
+        assert sent.details == {name: text for name, text in expected.items() if text}
+
+
 async def test_a_known_id_with_the_same_content_is_answered_and_not_sent_again(bus, pool):
     command_id = uuid4()
     first = await bus.send("test", command_id=command_id, **CONTENT)

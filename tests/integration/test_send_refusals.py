@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
+from decimal import Decimal
 from typing import Any
 from uuid import uuid4
 
+import psycopg
 import pytest
 
-from commandbus import CommandStatus
+from commandbus import CommandStatus, NewCommand
 from commandbus.errors import (
     InvalidCommandError,
     InvalidDomainError,
@@ -42,6 +45,38 @@ async def test_any_queue_may_take_replies(bus, pool):
     await rows(pool, "select pgmq.create('mine')")
 
     assert (await bus.send("test", "DoIt", uuid4(), {}, reply_to="mine")).created
+
+
+LONG = "x" * 40
+
+
+@pytest.mark.parametrize("spelt", [str, str.upper])
+@pytest.mark.parametrize("domain", ["test", "other", LONG])
+async def test_the_queue_of_a_domains_commands_takes_no_replies(bus, pool, domain, spelt):
+    if domain != "test":
+        await bus.create_domain(domain)
+    queue = await value(
+        pool, "select command_queue from command_bus_domain where domain = %s", domain
+    )
+    name = spelt(queue)
+    await rows(pool, "select pgmq.create(%s)", name)  # PGMQ knows it in this spelling, too
+    command = {"command_id": str(uuid4()), "command_type": "DoIt", "data": {}, "reply_to": name}
+
+    with pytest.raises(UnknownReplyQueueError, match=f'takes the commands of domain "{domain}"'):
+        await bus.send("test", "DoIt", uuid4(), {}, reply_to=name)
+    with pytest.raises(UnknownReplyQueueError, match="takes the commands"):
+        await bus.send_many(
+            "test", [NewCommand(command_type="DoIt", command_id=uuid4(), reply_to=name)]
+        )
+    for query in (
+        "select * from command_bus.send_command('test', %s::jsonb)",
+        "select * from command_bus.send_commands('test', jsonb_build_array(%s::jsonb))",
+    ):
+        with pytest.raises(psycopg.Error, match="takes the commands"):
+            await rows(pool, query, json.dumps(command))
+
+    assert await queued(pool, queue=queue) == 0
+    assert await value(pool, "select count(*) from command_bus_command") == 0
 
 
 async def test_an_unknown_domain_says_how_to_create_it(bus):
@@ -96,6 +131,10 @@ async def test_a_domain_may_be_created_by_many_at_once(bus):
 # Values
 
 
+def repr_of(data: object) -> str:
+    return type(data).__name__ if type(data) in (int, object) else ascii(data)[:40]
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -108,8 +147,14 @@ async def test_a_domain_may_be_created_by_many_at_once(bus):
         {(1, 2): 3},
         object(),
         10**5000,
+        Decimal("12345678901234567.89"),
+        {1: "a", "1": "b"},
+        [{"deep": ({None: 1, "null": 2},)}],
+        {True: 1, "true": 2},
+        {1.5: 1, "1.5": 2},
+        {1: "a", 1.5: "b", "1.5": "c"},
     ],
-    ids=lambda data: type(data).__name__,
+    ids=repr_of,
 )
 async def test_data_that_cannot_be_stored_is_refused(bus, pool, data):
     with pytest.raises(InvalidCommandError):
@@ -131,6 +176,33 @@ async def test_data_that_readers_could_not_follow_is_refused(bus, pool, depth):
         await bus.send("test", "DoIt", uuid4(), nested(depth))
 
     assert await queued(pool) == 0
+
+
+async def test_keys_that_are_no_text_become_text(bus):
+    command_id = uuid4()
+    await bus.send("test", "DoIt", command_id, {1: {None: "a", True: "b"}, 2.5: "c"})
+
+    command = await bus.get_command("test", command_id)
+    assert command is not None
+    assert command.data == {"1": {"null": "a", "true": "b"}, "2.5": "c"}
+
+
+async def test_a_handler_gets_numbers_as_they_are_stored_digit_by_digit(pool):
+    await rows(
+        pool,
+        "select * from command_bus.send_command('test', %s::jsonb)",
+        f'{{"command_id": "{uuid4()}", "command_type": "DoIt", "data":'
+        " [12345678901234567.89, 0.1, 1e-7, 123456789012345678901234567890]}",
+    )
+
+    claimed = await claim_one(pool, await register(pool))
+
+    assert [repr(number) for number in claimed.command.data] == [
+        "Decimal('12345678901234567.89')",
+        "0.1",
+        "1e-07",
+        "123456789012345678901234567890",
+    ]
 
 
 @pytest.mark.parametrize("data", [[1, 2], "text", 5, True, 1.5, {"😀": "ä"}, nested(60)], ids=ascii)

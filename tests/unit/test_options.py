@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, WorkerConfig, environment
 from app.options import Chosen, InvalidOptionError, Source, checked, choose
+from commandbus import HandlerRegistry, Worker
 
 ALL = {option.name: option for option in (*WORKER_OPTIONS, *RETRY_OPTIONS)}
 
@@ -24,10 +27,38 @@ def test_every_option_explains_itself():
         assert option.flag.removeprefix("--").replace("-", "_") == option.name
 
 
-@pytest.mark.parametrize("value", [True, "4", None, 0, 1001, 1.5, float("nan"), float("inf"), [4]])
+@pytest.mark.parametrize(
+    "value", [True, "4", None, 0, 1001, 1.5, float("nan"), float("inf"), 10**400, [4]]
+)
 def test_a_whole_number_out_of_range_or_of_another_kind_is_refused(value):
     with pytest.raises(InvalidOptionError, match="a whole number from 1 to 1000 commands"):
         checked(WORKER_OPTIONS, {"concurrency": value})
+
+
+@pytest.mark.parametrize("text", ["9" * 400, "9" * 6000, "-" + "9" * 400, "1e400", "nan", "inf"])
+@pytest.mark.parametrize("option", ALL.values(), ids=ALL)
+def test_a_number_beyond_all_bounds_is_refused_wherever_it_is_written(option, text):
+    with pytest.raises(ValueError, match=f"must be {option.range_text}"):
+        option.parse(text)
+    with pytest.raises(InvalidOptionError, match=option.variable):
+        choose([option], flags={}, environ={option.variable: text}, stored={})
+
+
+@pytest.mark.parametrize("end", ["low", "high"])
+def test_the_library_takes_whatever_can_be_set(end):
+    worker = {option.name: getattr(option, end) for option in WORKER_OPTIONS}
+    policy = RetryConfig(**{option.name: getattr(option, end) for option in RETRY_OPTIONS})
+    pool: Any = None
+
+    made = Worker(
+        pool,
+        domain="test",
+        handler_registry=HandlerRegistry(),
+        retry_policy=policy.to_policy(),
+        **worker,
+    )
+
+    assert made.concurrency == worker["concurrency"]
 
 
 def test_numbers_become_what_the_option_holds():

@@ -1,0 +1,42 @@
+"""Text as PostgreSQL can store it, of whatever value, and bounded."""
+
+from __future__ import annotations
+
+import re
+
+MAX_TEXT = 4_000
+
+_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
+
+
+def clean_text(value: object, limit: int = MAX_TEXT) -> str:
+    """*value* as text that PostgreSQL can store, at most *limit* characters; never raises."""
+    try:
+        text = value if isinstance(value, str) else str(value)
+    except (Exception, SystemExit) as exc:  # noqa: BLE001 - __str__ may raise anything
+        text = f"<text of {type(value).__name__} not available: {type(exc).__name__}>"
+    text = storable(text[: limit + 1])
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def storable(text: str) -> str:
+    """*text* with U+FFFD for what PostgreSQL cannot store."""
+    return _UNSTORABLE.sub("\ufffd", text)
+
+
+def why_unstorable(text: str) -> str | None:
+    """What is in *text* that PostgreSQL cannot store; None: nothing."""
+    found = _UNSTORABLE.search(text)
+    if found is None:
+        return None
+    if found[0] == "\x00":
+        return "a NUL character, which cannot be converted to text in the database"
+    return f"a lone surrogate ({found[0]!a}), which is no character"
+
+
+def shown(value: object) -> str:
+    """*value* as an error names it, at most 100 characters; never raises."""
+    try:
+        return repr(value)[:100]
+    except (Exception, SystemExit):  # noqa: BLE001 - a number of too many digits, a poisoned repr
+        return f"<{type(value).__name__}>"
