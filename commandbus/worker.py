@@ -25,7 +25,7 @@ from commandbus.backoff import Backoff
 from commandbus.checks import check_number, check_positive, check_whole
 from commandbus.claiming import ClaimLoop
 from commandbus.errors import INFRASTRUCTURE_ERRORS
-from commandbus.handlers import HandlerRegistry
+from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.limits import ANSWER_SECONDS, end_tasks
@@ -51,6 +51,7 @@ T = TypeVar("T")
 class Worker:
     """Runs the handlers of one domain, at most *concurrency* at once.
 
+    * *handler_registry*: the handlers; without it those that ``@handler`` registered.
     * *visibility_timeout* (whole seconds, at least 1): how long a claim holds a command. A handler
       that runs longer without renewal is cancelled, and its command is claimed again.
     * *handler_timeout* (seconds; 0: no limit): how long a handler may run, renewed or not, unless
@@ -76,7 +77,7 @@ class Worker:
         pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
         *,
         domain: str,
-        handler_registry: HandlerRegistry,
+        handler_registry: HandlerRegistry | None = None,
         concurrency: int = 4,
         visibility_timeout: int = 30,
         batch_size: int = 10,
@@ -117,7 +118,7 @@ class Worker:
         self._claims = ClaimLoop(
             pool,
             self,
-            handler_registry,
+            default_registry if handler_registry is None else handler_registry,
             slots=self._slots,
             leases=self._leases,
             heartbeat=self._heartbeat,
