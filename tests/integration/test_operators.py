@@ -26,6 +26,7 @@ from tests.facts import (
     completed,
     count,
     events,
+    expire_leases,
     failed,
     make_due,
     queued,
@@ -350,3 +351,23 @@ async def test_the_list_knows_the_first_and_the_last_failure(tsq, pool):
     assert troubled.command_id == command_id
     assert troubled.created_at < troubled.first_failed_at < troubled.last_failed_at
     assert troubled.attempts == 2
+
+
+async def test_a_single_failure_is_the_first_and_the_last_at_one_moment(tsq, pool):
+    ids = await send(pool, 2, max_attempts=1)
+    worker_id = await register(pool)
+    fails, lasts = await claim(pool, worker_id)
+    await settle(pool, worker_id, failed(fails, "permanent"))
+    await expire_leases(pool, lasts.command.command_id)
+    assert await claim(pool, worker_id) == []
+
+    listed = {each.command_id: each for each in await tsq.list()}
+
+    assert listed.keys() == set(ids)
+    for each in listed.values():
+        assert each.first_failed_at == each.last_failed_at <= each.entered_at
+    assert await rows(
+        pool,
+        "select distinct g.first_seen_at = greatest(g.last_seen_at, d.at)"
+        " from command_bus_tsq_group as g join command_bus_tsq_delta as d using (group_id)",
+    ) == [(True,)]
