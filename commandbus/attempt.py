@@ -156,7 +156,7 @@ class Attempt:
         has_own = getattr(decided, "details", None) is not None
         found = describe(error, decided) if has_own else outcome.error_details
         # Formatters take this text in place of the whole traceback, which has no bound.
-        record.exc_text = as_text(decided, found)
+        record.exc_text = as_text(found, decided)
         logger.handle(record)
 
     def _run_us(self) -> int:

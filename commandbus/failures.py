@@ -103,16 +103,23 @@ def describe(error: BaseException, decided: BaseException) -> dict[str, Any]:
     return found
 
 
-def as_text(error: BaseException, details: dict[str, Any]) -> str:
-    """What ``describe`` found of *error*, as lines for a log."""
+def as_text(found: Any, error: BaseException | None = None) -> str:
+    """What ``describe`` found of *error*, as lines for a log.
+
+    Raises TypeError, KeyError or AttributeError for what ``describe`` did not make.
+    """
     lines = ["Traceback (most recent call last):"]
-    _write(lines, details, f"{type(error).__name__}: {clean_text(error, MAX_MESSAGE)}")
+    title = None if error is None else f"{type(error).__name__}: {clean_text(error, MAX_MESSAGE)}"
+    if not isinstance(found["traceback"], list):
+        raise TypeError("no traceback")
+    _write(lines, found, title)
     return "\n".join(lines)
 
 
-def _write(lines: list[str], found: dict[str, Any], title: str, indent: str = "") -> None:
+def _write(lines: list[str], found: dict[str, Any], title: str | None, indent: str = "") -> None:
     lines += [f"{indent}  {line}" for line in found.get("traceback", ())]
-    lines.append(f"{indent}{title}")
+    if title is not None:
+        lines.append(f"{indent}{title}")
     lines += [f"{indent}note: {note}" for note in found.get("notes", ())]
     if cause := found.get("cause"):
         lines.append(f"{indent}{'caused by' if cause['direct'] else 'while handling'}:")

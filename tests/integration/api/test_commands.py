@@ -321,3 +321,68 @@ def test_stored_json_that_python_cannot_hold_does_not_break_its_page(
 
     assert answer.status_code == 200
     assert "_unreadable" in got(answer)["payload"]
+
+
+def test_the_past_is_told_by_the_budget_that_a_command_had_then(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    found: dict[str, str] = {}
+    for name, kind in [("done", "success"), ("refused", "business"), ("wrong", "permanent")]:
+        found[name] = send()
+        run_all(kind, budget=3)
+    found["only"] = send()
+    run_all("transient", budget=1)
+    found["spent"] = send()
+    for _ in range(5):
+        run_all("transient", budget=5)
+    found["lowered"] = send()
+    run_all("transient", budget=5)
+    run_all("transient", budget=5)
+    run_all("transient", budget=1)
+    found["waiting"] = send()
+    run_all("transient", budget=5)
+    details = {}
+    for budget in (8, 1):
+        retry = {"retry": {"max_attempts": budget}}
+        assert client.put("/api/v1/config", json=retry).status_code == 200
+        details = {name: got(client.get(f"{URL}/{each}")) for name, each in found.items()}
+
+        said = {name: detail["explanation"].partition(":")[0] for name, detail in details.items()}
+        assert said["wrong"] == "Attempt 1 failed in a way that no retry can help"
+        assert said["only"] == "Its only attempt failed"
+        assert said["spent"] == "All 5 attempts failed"
+        assert said["lowered"] == "2 attempts failed, and its budget had become 1"
+        assert [details[name]["budget"] for name in ("done", "refused", "wrong")] == [3, 3, 3]
+        assert [details[name]["budget"] for name in ("only", "spent", "waiting")] == [1, 5, budget]
+        for name, text in [("spent", "of 5"), ("done", "of 3"), ("only", "of 1")]:
+            assert f"<small>{text}</small>" in client.get(f"/commands/{found[name]}").text, name
+        listed = client.get("/troubleshooting").text
+        assert '5<span class="text-muted"> of 5</span>' in listed
+        assert '2<span class="text-muted"> of 5</span>' in listed
+    assert details["waiting"]["explanation"].startswith(
+        "It has had 1 attempt, and its budget is 1 now: the next worker that takes it moves it"
+    )
+
+
+def test_where_an_error_came_from_is_told_and_folded_on_the_page(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    told = {
+        "traceback": ['File "/srv/orders.py", line 4, in h: return c.data["<b>nope</b>"]'],
+        "notes": ["while reading"],
+        "cause": {"type": "OSError", "message": "gone", "direct": True, "traceback": []},
+    }
+    bug = send()
+    run_all("permanent", details=told)
+    own = send()
+    run_all("permanent", details={"traceback": 5, "limit": 7})
+
+    [attempt] = got(client.get(f"{URL}/{bug}"))["attempt_list"]
+    assert attempt["error_details"] == told
+    page = client.get(f"/commands/{bug}").text
+    start = page.index('id="error-details"')
+    folded = page[start : page.index("</details>", start)]
+    assert "<summary>" in folded
+    assert "return c.data[&#34;&lt;b&gt;nope&lt;/b&gt;&#34;]\nnote: while reading" in folded
+    assert "caused by:\nOSError: gone" in folded
+    assert "&#34;limit&#34;: 7" in client.get(f"/commands/{own}").text
