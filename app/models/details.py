@@ -16,7 +16,7 @@ from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.tables import Command, Suspect, Waiting
 from app.models.test_command import TestCommand
-from app.models.workers import WorkerRow, budget_now, count_active, get_worker
+from app.models.workers import WorkerRow, count_active, get_worker, setting_now
 from app.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
 from commandbus.models import AuditEventType, CommandStatus
 
@@ -99,7 +99,7 @@ def get_command_detail(
     test_command = TestCommand.get(command_id)
     last = _last_operator_event(events)
     if command.status is CommandStatus.PENDING:
-        budget = command.max_attempts or budget_now(domain, default_max_attempts)
+        budget = command.max_attempts or setting_now(domain, "max_attempts", default_max_attempts)
     else:
         budget = command.budget or command.max_attempts or last_budget_of(events)
     facts = Facts(

@@ -103,14 +103,14 @@ def get_worker(worker_id: int) -> WorkerRow | None:
     return None if row is None else WorkerRow(*row)
 
 
-def budget_now(domain: str, default: int) -> int | None:
-    """The budget that workers of *domain* which are alive give to commands without their own.
+def setting_now(domain: str, name: str, default: int) -> int | None:
+    """The value of a setting in the workers of *domain* that are alive.
 
-    None where they differ; *default* where there is none, or none says.
+    None where they differ; *default*, the stored one, where there is none, or none says.
     """
     late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
     query = (
-        sa.select(WorkerProcess.settings["max_attempts"]["value"])
+        sa.select(WorkerProcess.settings[name]["value"])
         .distinct()
         .where(
             WorkerProcess.domain == domain, WorkerProcess.stopped_at.is_(None), late_after >= _AGE

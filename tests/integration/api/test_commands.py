@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -386,3 +387,39 @@ def test_where_an_error_came_from_is_told_and_folded_on_the_page(
     assert "return c.data[&#34;&lt;b&gt;nope&lt;/b&gt;&#34;]\nnote: while reading" in folded
     assert "caused by:\nOSError: gone" in folded
     assert "&#34;limit&#34;: 7" in client.get(f"/commands/{own}").text
+
+
+def test_timeouts_of_a_distribution_outlast_the_lease_unless_a_time_is_given(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    mix = {"success": 50, "timeout": 50}
+    given: list[tuple[dict[str, Any], int]] = [({}, 35_000), ({"delay_ms": 5}, 5)]
+    for more, runs in given:
+        body = {"count": 2, "behavior_distribution": mix, **more}
+        answer = client.post(f"{URL}/bulk", json=body)
+        assert answer.status_code == 201, answer.text
+
+        [stored] = conn.execute(
+            "select t.behavior from test_command as t join command_bus_command using (command_id)"
+            " where batch_id = %s and t.behavior ->> 'type' = 'timeout'",
+            (got(answer)["run_id"],),
+        ).fetchall()
+        assert stored[0]["execution_time_ms"] == runs
+
+
+def test_the_send_page_tells_the_settings_of_the_workers_that_run(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    assert "settings of their own" not in client.get("/send").text
+    own = {"max_attempts": {"value": 1}, "visibility_timeout": {"value": 2}}
+    worker = {"domain": "test", "host": "h", "pid": 1, "version": "1", "concurrency": 1}
+    conn.execute(
+        "select command_bus.register_worker(%s)",
+        (json.dumps({**worker, "heartbeat_seconds": 60, "settings": own}),),
+    )
+
+    page = client.get("/send").text
+
+    assert "settings of their own" in page
+    assert "up to <strong>1 time</strong>" in page
+    assert 'data-budget="1" data-lease-ms="2000" data-timeout-ms="7000"' in page
