@@ -14,6 +14,7 @@ import json
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from decimal import Decimal
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -145,7 +146,8 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
 
 
 def _success_mix(percent: float) -> dict[str, float]:
-    return {"success": percent, "fail_permanent": 100 - percent}
+    """The rest fails: 100 less the number as it was written, which a float would miss."""
+    return {"success": percent, "fail_permanent": float(100 - Decimal(str(percent)))}
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -164,7 +166,13 @@ def _parser() -> argparse.ArgumentParser:
 
     add("--commands", whole_number(1, MAX_COUNT), 1_000, "how many commands")
     add("--workers", whole_number(0, 64), 4, "how many worker processes; 0: those that run already")
-    add("--delay-ms", whole_number(0, 3_600_000), 0, "how long each command runs, in milliseconds")
+    add(
+        "--delay-ms",
+        whole_number(0, 3_600_000),
+        0,
+        "how long each command runs, in milliseconds; those of the type timeout complete at once"
+        " unless it exceeds the visibility timeout",
+    )
     add("--success-pct", _percent, None, "percent that succeed; the others fail for good")
     add("--max-attempts", whole_number(1, 1_000), None, "the budget of each command")
     add(

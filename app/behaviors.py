@@ -26,6 +26,7 @@ CRASH_VARIABLE = "ALLOW_CRASH_BEHAVIOR"
 
 MAX_EXECUTION_MS = 3_600_000
 MAX_REPEATS = 1_000
+TIMEOUT_MARGIN_MS = 5_000
 _EXECUTION_TIME_NAMES = ("execution_time_ms", "delay_ms", "timeout_ms")
 
 
@@ -132,6 +133,11 @@ class Behavior(BaseModel):
             self.error_code or code,
             self.error_message or message.format(attempt=attempt),
         )
+
+
+def default_timeout_ms(visibility_timeout: int) -> int:
+    """How long a timeout runs that names no time of its own: longer than a lease, in seconds."""
+    return min(visibility_timeout * 1000 + TIMEOUT_MARGIN_MS, MAX_EXECUTION_MS)
 
 
 DEFAULT_BEHAVIOR = Behavior(type=BehaviorType.SUCCESS)

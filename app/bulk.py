@@ -34,6 +34,8 @@ class BulkOrder:
     distribution: BehaviorDistribution | None = None
     delay_ms: int = 0
     """How long each command of a distribution runs."""
+    timeout_ms: int | None = None
+    """How long its timeouts run; None: as long as the others."""
     max_attempts: int | None = None
     payload: dict[str, Any] = field(default_factory=dict)
     domain: str = "test"
@@ -62,7 +64,11 @@ class BulkOrder:
 
     def behavior_of(self, kind: BehaviorType) -> Behavior:
         """What the commands of a type do."""
-        return self.behavior or Behavior(type=kind, execution_time_ms=self.delay_ms)
+        if self.behavior is not None:
+            return self.behavior
+        is_timeout = kind is BehaviorType.TIMEOUT and self.timeout_ms is not None
+        time_ms = self.timeout_ms if is_timeout else self.delay_ms
+        return Behavior(type=kind, execution_time_ms=time_ms or 0)
 
     @property
     def _only_type(self) -> BehaviorType:

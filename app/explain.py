@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from app.trail import Troubled
 from commandbus.models import CommandStatus
 
 LONGEST_MESSAGE = 300
@@ -41,8 +42,11 @@ class Facts:
     command_type: str
     status: CommandStatus
     attempts: int
-    budget: int
-    """The command's own, or else the configured one."""
+    budget: int | None
+    """How many attempts the running one is out of, or, while it waits, the next would be out of;
+    None: not known."""
+    troubled: Troubled | None = None
+    """Why it was moved to the troubleshooting queue, as it was recorded."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     lease_until: datetime | None = None
@@ -83,14 +87,18 @@ def explain(facts: Facts) -> str:
 
 
 def _pending(facts: Facts) -> str:
-    attempt = f"attempt {facts.attempts + 1} of {facts.budget}"
+    attempt = _attempt(facts.attempts + 1, facts.budget)
     if facts.due_at is not None and facts.due_at > facts.now:
         until = when(facts.due_at, facts.now)
         if facts.waits_for == "OPERATOR_RETRY":
             return f"An operator retried it; until {until} that can be undone."
         if facts.waits_for == "SCHEDULED":
             return f"It was sent to start at {until}."
+        if _is_spent(facts):
+            return f"{_spent(facts)} after {until}, when its wait is over. Last: {_error(facts)}."
         return f"It waits for {attempt} until {until}, after {_error(facts)}."
+    if facts.workers_alive and _is_spent(facts):
+        return f"{_spent(facts)}."
     if facts.workers_alive == 0:
         return f"It waits for {attempt}, and no worker is running for domain {facts.domain}."
     if facts.handled_types and facts.command_type not in facts.handled_types:
@@ -105,7 +113,7 @@ def _pending(facts: Facts) -> str:
 
 
 def _in_progress(facts: Facts) -> str:
-    attempt = f"attempt {facts.attempts} of {facts.budget}"
+    attempt = _attempt(facts.attempts, facts.budget)
     if facts.holder is None:
         return f"A worker that is not known any more runs {attempt}{_lease(facts)}."
     name = facts.holder.name
@@ -135,13 +143,38 @@ def _lease(facts: Facts) -> str:
     return f"; it is delivered again when its lease ends at {when(facts.lease_until, facts.now)}"
 
 
+def _attempt(number: int, budget: int | None) -> str:
+    return f"attempt {number}" if budget is None else f"attempt {number} of {budget}"
+
+
+def _is_spent(facts: Facts) -> bool:
+    """Whether a command that waits has no attempt left, as budgets are now."""
+    return facts.budget is not None and facts.attempts >= facts.budget
+
+
+def _spent(facts: Facts) -> str:
+    attempts = "1 attempt" if facts.attempts == 1 else f"{facts.attempts} attempts"
+    return (
+        f"It has had {attempts}, and its budget is {facts.budget} now: the next worker that takes"
+        " it moves it to the troubleshooting queue"
+    )
+
+
 def _why_troubled(facts: Facts) -> str:
-    if facts.attempts >= facts.budget:
-        plural = "attempt" if facts.attempts == 1 else "attempts"
-        return f"All {facts.attempts} {plural} failed" if facts.attempts > 1 else (
-            f"Its only {plural} failed"
-        )  # fmt: skip
-    return f"Attempt {facts.attempts} failed in a way that no retry can help"
+    troubled = facts.troubled
+    if troubled is None:
+        # Not recorded why: only the numbers can tell.
+        troubled = Troubled(
+            facts.budget is not None and facts.attempts >= facts.budget, facts.budget
+        )
+    if not troubled.is_exhausted:
+        return f"Attempt {facts.attempts} failed in a way that no retry can help"
+    if troubled.budget is not None and facts.attempts > troubled.budget:
+        attempts = "1 attempt" if facts.attempts == 1 else f"{facts.attempts} attempts"
+        return f"{attempts} failed, and its budget had become {troubled.budget}"
+    if facts.attempts == 1:
+        return "Its only attempt failed"
+    return f"All {facts.attempts} attempts failed"
 
 
 def _error(facts: Facts) -> str:

@@ -124,7 +124,8 @@ def _fields(record: logging.LogRecord, formatter: logging.Formatter) -> dict[str
     }
     fields: dict[str, Any] = _clean(given)
     if record.exc_info and record.exc_info[1] is not None:
-        fields["exception"] = masked(formatter.formatException(record.exc_info))
+        text = record.exc_text or formatter.formatException(record.exc_info)
+        fields["exception"] = masked(text)
     return fields
 
 

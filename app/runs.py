@@ -248,6 +248,7 @@ def _settings(order: BulkOrder, workers: Mapping[str, Any] | None) -> dict[str, 
         "count": order.count,
         "types": types,
         "delay_ms": order.delay_ms,
+        **({} if order.timeout_ms is None else {"timeout_ms": order.timeout_ms}),
         "max_attempts": order.max_attempts,
         "domain": order.domain,
     }

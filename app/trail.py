@@ -47,6 +47,8 @@ class Attempt:
     error_type: str | None = None
     error_code: str | None = None
     error_message: str | None = None
+    error_details: Any = None
+    """What the handler's error gave, or where it came from."""
 
     @property
     def duration_ms(self) -> float | None:
@@ -120,4 +122,36 @@ def _attempt(received: Event, end: Event | None, cycle: int) -> Attempt:
         error_type=errors.get("error_type"),
         error_code=errors.get("error_code"),
         error_message=errors.get("error_message"),
+        error_details=errors.get("error_details"),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Troubled:
+    """Why a command was moved to the troubleshooting queue, as it was recorded then."""
+
+    is_exhausted: bool
+    """Its budget was spent; otherwise its error was permanent."""
+    budget: int | None
+
+
+def troubled_of(events: Sequence[Event]) -> Troubled | None:
+    """The last move to the troubleshooting queue; None: there is none that says why."""
+    budget: int | None = None
+    found: Troubled | None = None
+    for event in events:
+        if event.event_type in (AuditEventType.FAILED, AuditEventType.RETRY_EXHAUSTED):
+            given = event.details.get("max_attempts")
+            budget = given if isinstance(given, int) else None
+        elif event.event_type is AuditEventType.MOVED_TO_TSQ and "reason" in event.details:
+            found = Troubled(event.details["reason"] == "RETRY_EXHAUSTED", budget)
+    return found
+
+
+def last_budget_of(events: Sequence[Event]) -> int | None:
+    """The budget of the last attempt that failed, where that was recorded."""
+    for event in reversed(events):
+        if event.event_type is AuditEventType.FAILED:
+            given = event.details.get("max_attempts")
+            return given if isinstance(given, int) else None
+    return None

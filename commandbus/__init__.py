@@ -1,8 +1,8 @@
 """A command bus on PostgreSQL and PGMQ.
 
-Send with :class:`CommandBus`, handle with :class:`Worker` and :class:`HandlerRegistry`, look after
-what failed with :class:`TroubleshootingQueue`, delete what has ended with :class:`Pruner`. What is
-not named here is not for use outside.
+Send with :class:`CommandBus`, handle with :func:`handler` (or a :class:`HandlerRegistry`) and
+:class:`Worker`, look after what failed with :class:`TroubleshootingQueue`, delete what has ended
+with :class:`Pruner`. What is not named here is not for use outside.
 """
 
 from commandbus.bus import CommandBus
@@ -26,7 +26,7 @@ from commandbus.errors import (
     UnknownReplyQueueError,
     UnsuitableConnectionError,
 )
-from commandbus.handlers import HandlerContext, HandlerRegistry
+from commandbus.handlers import HandlerContext, HandlerRegistry, default_registry, handler
 from commandbus.ids import uuid7
 from commandbus.models import (
     AuditEvent,
@@ -95,5 +95,7 @@ __all__ = [
     "UnsuitableConnectionError",
     "Worker",
     "create_pool",
+    "default_registry",
+    "handler",
     "uuid7",
 ]

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
+from typing import Any
 
 from commandbus import outcomes
-from commandbus.errors import LeaseLostError
-from commandbus.handlers import HandlerContext, RegisteredHandler
+from commandbus.errors import HandlerError, LeaseLostError
+from commandbus.failures import as_text, deciding, describe, explains_more, leaves
+from commandbus.handlers import HandlerContext, RegisteredHandler, awaited_result
 from commandbus.models import ClaimedCommand, Outcome
 from commandbus.retry import RetryPolicy
+
+logger = logging.getLogger(__name__)
+
+# Types of results that are nothing to await, as nearly all are.
+_PLAIN = {type(None), bool, int, float, str, list, dict, tuple}
 
 Renew = Callable[["Attempt", int], Awaitable[bool]]
 
@@ -99,21 +107,57 @@ class Attempt:
         try:
             if self.timeout:
                 async with asyncio.timeout(self.timeout) as self._limit:
-                    result = await self.handler.run(claimed.command, context)
+                    result = await self._result(self.handler, context)
             else:
-                result = await self.handler.run(claimed.command, context)
-        except asyncio.CancelledError as exc:
-            if self.abandoned:
-                return None
-            # The handler itself raised it: an unexpected error like any other.
-            return outcomes.failure(claimed, self._run_us(), exc, policy)
-        except (KeyboardInterrupt, GeneratorExit):
-            raise  # not the handler's: somebody ends the program, or the event loop this task
+                result = await self._result(self.handler, context)
         except BaseException as exc:  # noqa: BLE001 - a handler may raise anything
-            if self._is_overdue and isinstance(exc, TimeoutError):
-                return outcomes.timed_out(claimed, self._run_us(), self.timeout, policy)
-            return outcomes.failure(claimed, self._run_us(), exc, policy)
+            return self._failure(exc, policy)
         return outcomes.success(claimed, self._run_us(), result)
+
+    async def _result(self, handler: RegisteredHandler, context: HandlerContext) -> Any:
+        result = await handler.run(self.claimed.command, context)
+        return result if type(result) in _PLAIN else await awaited_result(result)
+
+    def _failure(self, error: BaseException, policy: RetryPolicy) -> Outcome | None:
+        """The outcome of what the handler raised, which is logged. None: it was abandoned."""
+        claimed = self.claimed
+        if self._is_overdue and isinstance(error, TimeoutError):
+            return outcomes.timed_out(claimed, self._run_us(), self.timeout, policy, error)
+        cancelled_only = True
+        for each in leaves(error):
+            if isinstance(each, (KeyboardInterrupt, GeneratorExit)):
+                raise each  # not the handler's: somebody ends the program, or the loop this task
+            cancelled_only = cancelled_only and isinstance(each, asyncio.CancelledError)
+        if cancelled_only and self.abandoned:
+            return None
+        # Where it was not abandoned, the handler itself raised CancelledError: an unexpected
+        # error like any other.
+        outcome = outcomes.failure(claimed, self._run_us(), error, policy)
+        self._log(error, outcome)
+        return outcome
+
+    def _log(self, error: BaseException, outcome: Outcome) -> None:
+        """Log where *error* came from, unless it says all by itself."""
+        decided = deciding(error)
+        level = logging.INFO if isinstance(decided, HandlerError) else logging.WARNING
+        if not logger.isEnabledFor(level) or (error is decided and not explains_more(decided)):
+            return
+        record = logger.makeRecord(
+            logger.name,
+            level,
+            __file__,
+            0,
+            "handler_raised",
+            (),
+            (type(error), error, error.__traceback__),
+            "_log",
+            {**self.claimed.log_fields, "error_code": outcome.error_code},
+        )
+        has_own = getattr(decided, "details", None) is not None
+        found = describe(error, decided) if has_own else outcome.error_details
+        # Formatters take this text in place of the whole traceback, which has no bound.
+        record.exc_text = as_text(found, decided)
+        logger.handle(record)
 
     def _run_us(self) -> int:
         return int((time.monotonic() - (self.started or 0.0)) * 1_000_000)

@@ -15,6 +15,8 @@ from commandbus.texts import shown
 
 Handler = Callable[[Command, "HandlerContext"], Awaitable[Any]]
 H = TypeVar("H", bound=Handler)
+NOT_ASYNC = "HANDLER_NOT_ASYNC"
+MAX_AWAITS = 10
 ExtendVisibility = Callable[[float], Awaitable[None]]
 
 
@@ -78,7 +80,8 @@ class HandlerRegistry:
         longer for as long as the handler runs, so that it may outlast the visibility timeout.
         After *timeout* seconds the handler is cancelled, and the attempt fails as a transient
         error; 0 means no limit, None the worker's ``handler_timeout``. What a plain function
-        returns cannot be awaited: its command goes to the troubleshooting queue, which says so.
+        returns cannot be awaited, nor can a generator: the command goes to the troubleshooting
+        queue, which says so.
         Raises HandlerAlreadyRegisteredError for a second handler of the same type, ValueError for a
         timeout that is no number of seconds and for names that no domain or command can have, and
         TypeError for what cannot be called.
@@ -137,12 +140,36 @@ def _awaited(function: Handler) -> Handler:
     @wraps(function)
     async def run(command: Command, context: HandlerContext) -> Any:
         answer: object = function(command, context)
-        if not inspect.isawaitable(answer):
-            raise PermanentCommandError(
-                "HANDLER_NOT_ASYNC",
-                f'The handler of "{command.command_type}" is a plain function, and it has run; it'
-                " must be a coroutine function (async def)",
-            )
-        return await answer
+        if inspect.isawaitable(answer):
+            return await answer
+        is_generator = inspect.isasyncgen(answer) or inspect.isgenerator(answer)
+        what = "has a yield, so it did not run" if is_generator else "is a plain function, and ran"
+        raise PermanentCommandError(
+            NOT_ASYNC,
+            f'The handler of "{command.command_type}" {what}; it must be a coroutine function'
+            " (async def, without yield)",
+        )
 
     return run
+
+
+async def awaited_result(result: Any) -> Any:
+    """What *result*, which a handler returned, ends in where it is to be awaited itself.
+
+    So a forgotten ``await`` costs nothing: ``return work(command)``. Raises PermanentCommandError
+    for what only ever gives something else to await.
+    """
+    for _ in range(MAX_AWAITS):
+        if not inspect.isawaitable(result):
+            return result
+        result = await result
+    raise PermanentCommandError(
+        NOT_ASYNC, f"The handler returned something to await, {MAX_AWAITS} times over"
+    )
+
+
+default_registry = HandlerRegistry()
+"""Holds what ``@handler`` registers; a Worker uses it that is given no other."""
+
+handler = default_registry.handler
+"""``@handler("domain", "CommandType")`` registers a coroutine function in the default registry."""

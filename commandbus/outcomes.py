@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from enum import Enum
+from typing import Any
+
 from commandbus.errors import (
     BusinessRuleError,
     HandlerError,
     PermanentCommandError,
     TransientCommandError,
 )
+from commandbus.failures import deciding, describe, explains_more, message_of
 from commandbus.models import ClaimedCommand, Outcome, OutcomeKind
-from commandbus.payload import clean_text, plain_json, result_json
+from commandbus.payload import UnstorableValueError, clean_text, plain_json, result_json
 from commandbus.retry import RetryPolicy
 
 NO_HANDLER = "NO_HANDLER"
@@ -25,18 +29,39 @@ _KINDS: tuple[tuple[type[HandlerError], OutcomeKind], ...] = (
 
 
 def success(claimed: ClaimedCommand, run_us: int, result: object) -> Outcome:
-    """The handler returned *result*."""
-    return Outcome(
-        claimed=claimed, kind=OutcomeKind.SUCCESS, run_us=run_us, result=result_json(result)
-    )
+    """The handler returned *result*; one that cannot be stored is a permanent failure."""
+    try:
+        text = result_json(result)
+    except UnstorableValueError as exc:
+        return _failed(
+            claimed,
+            run_us,
+            OutcomeKind.PERMANENT,
+            None,
+            error_type="PERMANENT",
+            code=UNSTORABLE_RESULT,
+            message=f"The handler has run, but its {exc}",
+        )
+    return Outcome(claimed=claimed, kind=OutcomeKind.SUCCESS, run_us=run_us, result=text)
 
 
 def failure(
     claimed: ClaimedCommand, run_us: int, error: BaseException, policy: RetryPolicy
 ) -> Outcome:
-    """The handler raised *error*; one that is not ours counts as transient, its type as code."""
+    """The handler raised *error*, or a group in which an error decides.
+
+    One that is not ours counts as transient, its type as code. Details tell where it came from,
+    unless it has its own.
+    """
+    decided = deciding(error)
     for error_class, kind in _KINDS:
-        if isinstance(error, error_class):
+        if isinstance(decided, error_class):
+            details = getattr(decided, "details", None)
+            if details is not None:
+                details = plain_json(details)
+            elif error is not decided or explains_more(decided):
+                details = describe(error, decided)
+            code = getattr(decided, "code", error_class.default_code)
             return _failed(
                 claimed,
                 run_us,
@@ -44,9 +69,9 @@ def failure(
                 policy,
                 error_type=kind.value.upper(),
                 # A subclass may have forgotten to call the constructor that sets these.
-                code=getattr(error, "code", error_class.default_code),
-                message=getattr(error, "message", error),
-                details=getattr(error, "details", None),
+                code=code.value if isinstance(code, Enum) else code,
+                message=getattr(decided, "message", decided),
+                details=details,
             )
     return _failed(
         claimed,
@@ -54,13 +79,21 @@ def failure(
         OutcomeKind.TRANSIENT,
         policy,
         error_type="UNEXPECTED",
-        code=type(error).__name__,
-        message=error,
+        code=type(decided).__name__,
+        message=message_of(decided),
+        details=describe(error, decided),
     )
 
 
-def timed_out(claimed: ClaimedCommand, run_us: int, seconds: float, policy: RetryPolicy) -> Outcome:
-    """The handler was cancelled after the *seconds* that it had."""
+def timed_out(
+    claimed: ClaimedCommand,
+    run_us: int,
+    seconds: float,
+    policy: RetryPolicy,
+    error: TimeoutError | None = None,
+) -> Outcome:
+    """The handler was cancelled after the *seconds* that it had; *error* tells where it was."""
+    cancelled = None if error is None else error.__cause__
     return _failed(
         claimed,
         run_us,
@@ -69,6 +102,7 @@ def timed_out(claimed: ClaimedCommand, run_us: int, seconds: float, policy: Retr
         error_type="TRANSIENT",
         code=HANDLER_TIMEOUT,
         message=f"The handler had not ended after {seconds:g} s",
+        details=None if cancelled is None else describe(cancelled, cancelled),
     )
 
 
@@ -117,12 +151,12 @@ def _failed(
     claimed: ClaimedCommand,
     run_us: int,
     kind: OutcomeKind,
-    policy: RetryPolicy,
+    policy: RetryPolicy | None,
     *,
     error_type: str,
     code: object,
     message: object,
-    details: object = None,
+    details: Any = None,
 ) -> Outcome:
     return Outcome(
         claimed=claimed,
@@ -131,6 +165,6 @@ def _failed(
         error_type=error_type,
         error_code=clean_text(code, 200) or error_type,
         error_message=clean_text(message),
-        error_details=None if details is None else plain_json(details),
-        retry_delay_ms=policy.jittered_delay_ms(claimed.attempt),
+        error_details=details,
+        retry_delay_ms=0 if policy is None else policy.jittered_delay_ms(claimed.attempt),
     )

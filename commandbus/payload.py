@@ -4,10 +4,25 @@ from __future__ import annotations
 
 import json
 import math
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from base64 import b64encode
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
+from dataclasses import fields, is_dataclass
+from datetime import date, time, timedelta
 from decimal import Decimal, InvalidOperation
+from enum import Enum
+from ipaddress import (
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+from pathlib import PurePath
+from types import CoroutineType
 from typing import Any, TypeVar
+from uuid import UUID
 
 from commandbus.errors import InvalidCommandError
 from commandbus.texts import MAX_TEXT as MAX_TEXT
@@ -41,6 +56,21 @@ def exact_number(text: str) -> float | Decimal:
 # A call of json.dumps with options makes an encoder each time, which costs more than its work.
 _encode = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _decode = json.JSONDecoder(parse_float=exact_number).decode
+
+# Types whose text says all, and can be read again.
+_AS_TEXT = (
+    Decimal,
+    UUID,
+    PurePath,
+    IPv4Address,
+    IPv4Interface,
+    IPv4Network,
+    IPv6Address,
+    IPv6Interface,
+    IPv6Network,
+)
+
+_Path = tuple[Any, ...]
 
 
 def decode_json(text: str) -> Any:
@@ -135,13 +165,29 @@ def _key_text(key: object) -> str:
     return key if isinstance(key, str) else str(_encode(key)).strip('"')
 
 
+class UnstorableValueError(ValueError):
+    """A value that JSON cannot hold, and that no rule turns into one; the text says which part."""
+
+
 def result_json(value: Any) -> str:
     """A handler's result as JSON text that PostgreSQL can store.
 
-    What JSON cannot hold becomes text; NUL and lone surrogates become U+FFFD, NaN and infinities
-    become null, and of two keys that would become the same the second gets a number. What is too
-    large or too deep is replaced by a note that says so. Never raises.
+    What JSON cannot hold is converted as docs/handlers.md says (moments, sets, dataclasses, ...);
+    NUL and lone surrogates become U+FFFD, NaN and infinities null. What is too large, too deep or
+    holds itself is replaced by a note that says so. Raises UnstorableValueError for all else.
     """
+    return _json(value, strict=True)
+
+
+def plain_json(value: Any) -> Any:
+    """*value* made of what JSON and PostgreSQL can hold, bounded; never raises.
+
+    It is converted as a result is; what cannot be becomes its text.
+    """
+    return json.loads(_json(value, strict=False))
+
+
+def _json(value: Any, *, strict: bool) -> str:
     try:
         text = _encode(value)
         plain = "\\u0000" not in text and "\\ud" not in text
@@ -150,15 +196,22 @@ def result_json(value: Any) -> str:
     except Exception:  # noqa: BLE001 - not JSON, or what a value's own methods raise
         plain = False
     if not plain:
-        text = _encode(_Copy().of(value, 0))
+        text = _encode(_copied(value, strict=strict))
     if len(text) > MAX_RESULT_BYTES:
         return json.dumps({"_truncated": True, "size_bytes": len(text), "start": text[:1000]})
     return text
 
 
-def plain_json(value: Any) -> Any:
-    """*value* made of what JSON and PostgreSQL can hold, bounded; never raises."""
-    return json.loads(result_json(value))
+def _copied(value: Any, *, strict: bool) -> Any:
+    try:
+        return _Copy(strict=strict).of(value, 0, ())
+    except UnstorableValueError:
+        raise
+    except Exception as exc:  # a value's own methods may raise anything
+        name, error = _type_name(value), _type_name(exc)
+        if strict:
+            raise UnstorableValueError(f"result itself is a {name} that raises {error}") from exc
+        return f"<{name} cannot be read: {error}>"
 
 
 def is_deep(text: str, value: Any, limit: int = MAX_DEPTH) -> bool:
@@ -178,13 +231,6 @@ def is_deep(text: str, value: Any, limit: int = MAX_DEPTH) -> bool:
     return True
 
 
-def _cleaned_key(key: object) -> str:
-    """*key* as JSON would spell it, where it can."""
-    if key is None or isinstance(key, bool):
-        return {None: "null", True: "true", False: "false"}[key]
-    return clean_text(key, 200)
-
-
 def _other_than(taken: Mapping[str, Any], key: str) -> str:
     """*key*, with a number where it is taken."""
     number, free = 1, key
@@ -194,32 +240,71 @@ def _other_than(taken: Mapping[str, Any], key: str) -> str:
     return free
 
 
+def _type_name(value: object) -> str:
+    return clean_text(type(value).__name__, 200)
+
+
 class _Copy:
-    """A copy of a value, made of what JSON holds; anything else becomes text.
+    """A copy of a value, made of what JSON holds; of what no rule converts, an error or its text.
 
     Its size is bounded, since the parts of a value may hold each other in any number of ways.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, strict: bool) -> None:
+        self._strict = strict
         self._items_left = MAX_ITEMS
         self._holders: set[int] = set()
 
-    def of(self, value: Any, depth: int) -> Any:
+    def of(self, value: Any, depth: int, path: _Path) -> Any:
         match value:
             case None | bool():
                 return value
+            case Enum():
+                return self._inside(value, depth, lambda: self.of(value.value, depth + 1, path))
             case int():
-                return int(value) if -(10**300) < value < 10**300 else clean_text(f"{value:#x}")
+                return self._whole(int(value), path)
             case float():
                 return float(value) if math.isfinite(value) else None
             case str():
                 return storable(value)
-            case Mapping() | list() | tuple() | set() | frozenset():
-                return self._container(value, depth)
-            case _:
+            case date() | time():
+                return value.isoformat()
+            case timedelta():
+                return value.total_seconds()
+            case bytes() | bytearray() | memoryview():
+                return b64encode(value).decode()
+            case _ if isinstance(value, _AS_TEXT):
                 return clean_text(value)
+            case Mapping() | list() | tuple() | Set() | deque() | ValuesView():
+                return self._container(value, depth, path)
+            case _ if is_dataclass(value) and not isinstance(value, type):
+                named = {each.name: getattr(value, each.name, None) for each in fields(value)}
+                return self._inside(value, depth, lambda: self._container(named, depth, path))
+            case _:
+                return self._other(value, path)
 
-    def _container(self, value: Any, depth: int) -> Any:
+    def _whole(self, value: int, path: _Path) -> Any:
+        try:
+            str(value)
+        except ValueError:  # longer than Python would read again
+            what = "a number of more digits than can be read again"
+            return self._refused(what, path, clean_text(f"{value:#x}"))
+        return value
+
+    def _other(self, value: Any, path: _Path) -> Any:
+        if isinstance(value, CoroutineType):
+            value.close()  # nobody will await it
+        return self._refused(f"of the type {_type_name(value)}", path, value)
+
+    def _refused(self, what: str, path: _Path, instead: object) -> str:
+        """The text of *instead*, where nothing is to be refused."""
+        if self._strict:
+            where = "".join(f"[{clean_text(repr(key), 60)}]" for key in path) or " itself"
+            raise UnstorableValueError(f"result{where} is {what}, which JSON cannot hold")
+        return clean_text(instead)
+
+    def _inside(self, value: Any, depth: int, read: Callable[[], Any]) -> Any:
+        """What *read* makes of the inside of *value*, unless that never ends or cannot be read."""
         if depth >= MAX_DEPTH:
             return "<nested too deep>"
         if id(value) in self._holders:
@@ -228,16 +313,54 @@ class _Copy:
             return "<too large>"
         self._holders.add(id(value))
         try:
-            if isinstance(value, Mapping):
-                copy: dict[str, Any] = {}
-                for key, item in self._bounded(value.items()):
-                    copy[_other_than(copy, _cleaned_key(key))] = self.of(item, depth + 1)
-                return copy
-            return [self.of(item, depth + 1) for item in self._bounded(value)]
-        except Exception as exc:  # noqa: BLE001 - a container's own methods may raise anything
-            return f"<{type(value).__name__} cannot be read: {type(exc).__name__}>"
+            return read()
         finally:
             self._holders.discard(id(value))
+
+    def _container(self, value: Any, depth: int, path: _Path) -> Any:
+        def read() -> Any:
+            try:
+                if isinstance(value, Mapping):
+                    return self._object(value, depth, path)
+                return [
+                    self.of(item, depth + 1, (*path, position))
+                    for position, item in enumerate(self._bounded(value))
+                ]
+            except UnstorableValueError:
+                raise
+            except Exception as exc:  # noqa: BLE001 - a container's own methods may raise anything
+                name, error = _type_name(value), _type_name(exc)
+                note = f"<{name} cannot be read: {error}>"
+                return self._refused(f"a {name} that raises {error}", path, note)
+
+        return self._inside(value, depth, read)
+
+    def _object(self, value: Mapping[Any, Any], depth: int, path: _Path) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, item in self._bounded(value.items()):
+            name = self._name(key, path)
+            if name in made:
+                self._refused(f"an object with two keys {clean_text(name, 60)!r}", path, "")
+                name = _other_than(made, name)
+            made[name] = self.of(item, depth + 1, (*path, name))
+        return made
+
+    def _name(self, key: Any, path: _Path) -> str:
+        """A key as text: numbers, true, false and null as JSON writes them."""
+        if isinstance(key, Enum):
+            return self._name(key.value, path)
+        if isinstance(key, str):
+            text = storable(key)
+        elif key is None or isinstance(key, (bool, int, float)):
+            text = json.dumps(key)
+        elif isinstance(key, (date, time)):
+            text = key.isoformat()
+        elif isinstance(key, _AS_TEXT):
+            text = str(key)
+        else:
+            what = f"an object with a key of the type {_type_name(key)}"
+            text = self._refused(what, path, key)
+        return text if self._strict else clean_text(text, 200)
 
     def _bounded(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:

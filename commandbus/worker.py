@@ -32,7 +32,7 @@ from commandbus.checks import (
 )
 from commandbus.claiming import ClaimLoop
 from commandbus.errors import INFRASTRUCTURE_ERRORS
-from commandbus.handlers import HandlerRegistry
+from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.limits import ANSWER_SECONDS, end_tasks
@@ -61,6 +61,7 @@ T = TypeVar("T")
 class Worker:
     """Runs the handlers of one domain, at most *concurrency* at once.
 
+    * *handler_registry*: the handlers; without it those that ``@handler`` registered.
     * *visibility_timeout* (whole seconds, at least 1): how long a claim holds a command. A handler
       that runs longer without renewal is cancelled, and its command is claimed again.
     * *handler_timeout* (seconds; 0: no limit): how long a handler may run, renewed or not, unless
@@ -88,7 +89,7 @@ class Worker:
         pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
         *,
         domain: str,
-        handler_registry: HandlerRegistry,
+        handler_registry: HandlerRegistry | None = None,
         concurrency: int = 4,
         visibility_timeout: int = 30,
         batch_size: int = 10,
@@ -100,8 +101,9 @@ class Worker:
         settings: dict[str, Any] | None = None,
     ) -> None:
         check_domain(domain)
-        if not isinstance(handler_registry, HandlerRegistry):
-            raise TypeError(f"handler_registry is a HandlerRegistry, not {shown(handler_registry)}")
+        registry = default_registry if handler_registry is None else handler_registry
+        if not isinstance(registry, HandlerRegistry):
+            raise TypeError(f"handler_registry is a HandlerRegistry, not {shown(registry)}")
         if not isinstance(settings, dict | None):
             raise TypeError(f"settings are a dict, not {shown(settings)}")
         json_text("settings", settings, MAX_RESULT_BYTES)
@@ -135,7 +137,7 @@ class Worker:
         self._claims = ClaimLoop(
             pool,
             self,
-            handler_registry,
+            registry,
             slots=self._slots,
             leases=self._leases,
             heartbeat=self._heartbeat,

@@ -67,6 +67,7 @@ begin
         update command_bus_command as c
         set status = 'IN_PROGRESS', attempts = c.attempts + 1, claim_no = c.claim_no + 1,
             worker_id = p_worker_id, started_at = v_now, updated_at = v_now,
+            claimed_budget = coalesce(c.max_attempts, p_max_attempts),
             lease_until = v_now + make_interval(secs => p_lease_seconds)
         from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
         where command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
@@ -224,6 +225,7 @@ as $$
         set status = 'IN_PROGRESS', attempts = c.attempts + 1, claim_no = c.claim_no + 1,
             worker_id = p_worker_id, started_at = clock_timestamp(),
             updated_at = clock_timestamp(), msg_id = p_msg_id,
+            claimed_budget = coalesce(c.max_attempts, p_max_attempts),
             lease_until = clock_timestamp() + make_interval(secs => p_lease_seconds)
         where c.command_id = p_command_id and c.domain = p_domain
             and c.status in ('PENDING', 'IN_PROGRESS')
@@ -300,7 +302,9 @@ declare
 begin
     select * into strict c from command_bus_command
     where command_id = p_command_id and domain = p_domain;
-    v_message := format('Attempt %s of %s did not end within its lease', c.attempts, p_budget);
+    -- The attempt began under another budget where the configured one was changed meanwhile.
+    v_message := format('Attempt %s of %s did not end within its lease', c.attempts,
+        coalesce(c.claimed_budget, p_budget));
     update command_bus_command
     set status = 'IN_TSQ', updated_at = v_now, lease_until = null,
         last_error_type = case when c.status = 'IN_PROGRESS' then 'TIMEOUT'

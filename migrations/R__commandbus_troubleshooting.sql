@@ -26,16 +26,18 @@ begin
             error_message
         )
         select c.command_id, v_now, c.created_at,
-            coalesce((
-                select min(a.created_at) from command_bus_audit as a
-                where command_bus.has_key(a.command_id, a.domain, c.command_id, p_domain)
-                    and a.event_type in ('FAILED', 'LEASE_EXPIRED')
-            ), v_now),
-            v_now, command_bus.error_group(p_domain, c.last_error_code, c.last_error_message),
+            coalesce(failed.first_at, v_now), coalesce(failed.last_at, v_now),
+            command_bus.error_group(p_domain, c.last_error_code, c.last_error_message),
             c.batch_id, c.correlation_id, c.attempts, p_domain, c.command_type,
             c.last_error_type, c.last_error_code, c.last_error_message
         from unnest(p_ids) as id
         join command_bus_command as c on command_bus.has_key(c.command_id, c.domain, id, p_domain)
+        cross join lateral (
+            select min(a.created_at) as first_at, max(a.created_at) as last_at
+            from command_bus_audit as a
+            where command_bus.has_key(a.command_id, a.domain, c.command_id, p_domain)
+                and a.event_type in ('FAILED', 'LEASE_EXPIRED')
+        ) as failed
         order by id
         returning group_id, error_type, error_code, error_message
     ),

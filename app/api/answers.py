@@ -127,6 +127,10 @@ class AttemptItem(Answer):
     error_type: str | None
     error_code: str | None
     error_message: str | None
+    error_details: Any = Field(
+        description="What the error of the handler gave; else the last frames of its traceback,"
+        " its cause and notes; null where there is neither"
+    )
 
 
 class CommandDetailItem(CommandItem):
@@ -144,6 +148,10 @@ class CommandDetailItem(CommandItem):
     worker_id: int | None
     run_id: UUID | None = Field(validation_alias="batch_id")
     reply_to: str | None
+    budget: int | None = Field(
+        description="How many attempts it could have when it was last claimed; while it is PENDING,"
+        " how many it would have now; null: not known"
+    )
     attempt_list: list[AttemptItem]
     explanation: str
 

@@ -9,7 +9,12 @@ from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
-from app.behaviors import DEFAULT_BEHAVIOR, BehaviorDistribution, BehaviorType
+from app.behaviors import (
+    DEFAULT_BEHAVIOR,
+    BehaviorDistribution,
+    BehaviorType,
+    default_timeout_ms,
+)
 from app.bulk import BulkOrder
 from app.config import ConfigStore
 from app.errors import Problem
@@ -20,6 +25,7 @@ from app.models import (
     get_command_detail,
     list_commands,
     send_test_command,
+    setting_now,
 )
 from app.portal import call, current_bus, current_portal, current_tsq
 from app.runs import Origin
@@ -143,6 +149,19 @@ def window(query: schemas.PageQuery) -> Window:
     return Window(query.limit, query.offset, cursor)
 
 
+def _timeout_ms(
+    body: schemas.BulkCommands, distribution: BehaviorDistribution | None
+) -> int | None:
+    """How long the timeouts of a distribution run where the body names no time."""
+    if distribution is None or BehaviorType.TIMEOUT not in distribution.root:
+        return None
+    if body.delay_ms is not None:
+        return None
+    worker = call(ConfigStore(current_portal().pool).get_worker_config)
+    lease = setting_now("test", "visibility_timeout", worker.visibility_timeout)
+    return default_timeout_ms(lease or worker.visibility_timeout)
+
+
 def _order(body: schemas.BulkCommands) -> BulkOrder:
     behavior, distribution = body.behavior, body.behavior_distribution
     if behavior is not None and body.delay_ms is not None:
@@ -154,5 +173,6 @@ def _order(body: schemas.BulkCommands) -> BulkOrder:
         behavior=behavior,
         distribution=distribution,
         delay_ms=body.delay_ms or 0,
+        timeout_ms=_timeout_ms(body, distribution),
         max_attempts=body.max_attempts,
     )

@@ -133,7 +133,13 @@ class BulkCommands(Body):
     count: int = Field(ge=1, le=MAX_COUNT)
     behavior: Behavior | None = None
     behavior_distribution: BehaviorDistribution | None = None
-    delay_ms: int | None = Field(None, ge=0, le=3_600_000)
+    delay_ms: int | None = Field(
+        None,
+        ge=0,
+        le=3_600_000,
+        description="How long each command runs; without it not at all, but those of the type"
+        " timeout longer than the visibility timeout",
+    )
     max_attempts: MaxAttempts | None = None
     name: RunName | None = Field(None, description="What to call the run; printable, on one line")
     operator: OperatorName = DEFAULT_OPERATOR

@@ -39,7 +39,14 @@ from app.models.troubleshooting import (
     list_troubled,
     troubled_keys,
 )
-from app.models.workers import WorkerRow, WorkerState, count_active, get_worker, list_workers
+from app.models.workers import (
+    WorkerRow,
+    WorkerState,
+    count_active,
+    get_worker,
+    list_workers,
+    setting_now,
+)
 
 __all__ = [
     "CommandDetail",
@@ -81,5 +88,6 @@ __all__ = [
     "list_workers",
     "search_events",
     "send_test_command",
+    "setting_now",
     "troubled_keys",
 ]

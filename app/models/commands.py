@@ -50,6 +50,8 @@ class CommandRow:
     status: CommandStatus
     attempts: int
     max_attempts: int | None
+    budget: int | None
+    """How many attempts it could have when it was last claimed; None: it never was."""
     created_at: datetime
     updated_at: datetime
     started_at: datetime | None

@@ -16,8 +16,8 @@ from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.tables import Command, Suspect, Waiting
 from app.models.test_command import TestCommand
-from app.models.workers import WorkerRow, count_active, get_worker
-from app.trail import Attempt, Timing, attempts_of, timing_of
+from app.models.workers import WorkerRow, count_active, get_worker, setting_now
+from app.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
 from commandbus.models import AuditEventType, CommandStatus
 
 _OPERATOR_ENDS = (AuditEventType.OPERATOR_COMPLETE, AuditEventType.OPERATOR_CANCEL)
@@ -42,6 +42,9 @@ class CommandDetail:
     """When a waiting command enters the queue."""
     waits_for: str | None
     """SCHEDULED, RETRY or OPERATOR_RETRY while it waits for its time."""
+    budget: int | None
+    """How many attempts it could have when it was last claimed; while it is PENDING, how many it
+    would have now; None: not known."""
     msg_id: int | None
     worker_id: int | None
     worker: WorkerRow | None
@@ -61,13 +64,22 @@ class CommandDetail:
     events: list[EventRow]
     explanation: str
 
+    @property
+    def last_error_details(self) -> Any:
+        """The details of the last error, where they were recorded with it."""
+        failed = [each for each in self.attempt_list if each.error_code is not None]
+        if not failed or failed[-1].error_code != self.last_error_code:
+            return None
+        return failed[-1].error_details
+
 
 def get_command_detail(
     command_id: UUID, domain: str, *, default_max_attempts: int
 ) -> CommandDetail | None:
     """The command as it stands, or None.
 
-    *default_max_attempts* is the configured budget, for a command that has none of its own.
+    *default_max_attempts* is the configured budget: what a waiting command without its own is
+    likely to get. What has happened is told from what was recorded then.
     """
     query = (
         sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id,
@@ -86,13 +98,18 @@ def get_command_detail(
     worker = None if command.worker_id is None else get_worker(command.worker_id)
     test_command = TestCommand.get(command_id)
     last = _last_operator_event(events)
+    if command.status is CommandStatus.PENDING:
+        budget = command.max_attempts or setting_now(domain, "max_attempts", default_max_attempts)
+    else:
+        budget = command.budget or command.max_attempts or last_budget_of(events)
     facts = Facts(
         now=now,
         domain=domain,
         command_type=command.command_type,
         status=command.status,
         attempts=command.attempts,
-        budget=command.max_attempts or default_max_attempts,
+        budget=budget,
+        troubled=troubled_of(events),
         started_at=command.started_at,
         finished_at=command.finished_at,
         lease_until=command.lease_until,
@@ -113,6 +130,7 @@ def get_command_detail(
             for name in CommandDetail.__slots__
             if name in Command.__table__.columns
         },
+        budget=budget,
         due_at=due_at,
         waits_for=waits_for,
         worker=worker,

@@ -33,6 +33,7 @@ class Command(Base):
     status: Mapped[CommandStatus] = mapped_column(Status)
     attempts: Mapped[int]
     max_attempts: Mapped[int | None]
+    budget: Mapped[int | None] = mapped_column("claimed_budget")
     created_at: Mapped[datetime] = mapped_column(Time)
     updated_at: Mapped[datetime] = mapped_column(Time)
     started_at: Mapped[datetime | None] = mapped_column(Time)

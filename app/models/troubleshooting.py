@@ -52,6 +52,8 @@ class TroubledRow:
     group_id: UUID
     attempts: int
     max_attempts: int | None
+    budget: int | None
+    """How many attempts it could have when it was last claimed."""
     created_at: datetime
     updated_at: datetime
     entered_at: datetime
@@ -108,6 +110,7 @@ _COLUMNS = (
     Troubled.group_id,
     Troubled.attempts,
     Command.max_attempts,
+    sa.func.coalesce(Command.budget, Command.max_attempts),
     Troubled.created_at,
     Command.updated_at,
     Troubled.entered_at,

@@ -103,6 +103,26 @@ def get_worker(worker_id: int) -> WorkerRow | None:
     return None if row is None else WorkerRow(*row)
 
 
+def setting_now(domain: str, name: str, default: int) -> int | None:
+    """The value of a setting in the workers of *domain* that are alive.
+
+    None where they differ; *default*, the stored one, where there is none, or none says.
+    """
+    late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
+    query = (
+        sa.select(WorkerProcess.settings[name]["value"])
+        .distinct()
+        .where(
+            WorkerProcess.domain == domain, WorkerProcess.stopped_at.is_(None), late_after >= _AGE
+        )
+        .limit(2)
+    )
+    found = [each for each in db.session.scalars(query) if isinstance(each, int)]
+    if not found:
+        return default
+    return found[0] if len(found) == 1 else None
+
+
 def count_active(domain: str | None = None) -> int:
     """How many worker processes are alive."""
     late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds

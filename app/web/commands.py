@@ -112,7 +112,6 @@ def command_context(command_id: UUID, domain: str) -> dict[str, Any]:
     return {
         "command": found,
         "key": f"{domain}:{command_id}",
-        "budget": found.max_attempts or configured_attempts(),
         "explanation": explained(found),
         "sections": sections_of(found.events, found.attempt_list),
         "running_since": found.started_at if found.status is CommandStatus.IN_PROGRESS else None,

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.clock import now
+from commandbus.failures import as_text as failure_text
 
 NOTHING = "\N{EN DASH}"
 SHORT_ID_LENGTH = 13
@@ -111,6 +112,14 @@ def pretty_json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def error_details(value: Any) -> str:
+    """The details of an error: a traceback as lines, anything else as JSON."""
+    try:
+        return failure_text(value)
+    except (TypeError, KeyError, AttributeError):
+        return pretty_json(value)
+
+
 def _largest_unit(total: int) -> tuple[int, str]:
     for size, unit in ((86_400, "d"), (3_600, "h"), (60, "min")):
         if total >= size:
@@ -132,4 +141,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "unix_iso": unix_iso,
     "short_id": short_id,
     "pretty_json": pretty_json,
+    "error_details": error_details,
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 from flask import flash, redirect, request, url_for
@@ -9,10 +10,10 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from app import access, load_tests
-from app.behaviors import PUBLIC_TYPES, BehaviorType
+from app.behaviors import PUBLIC_TYPES, BehaviorType, default_timeout_ms
 from app.bulk import MAX_COUNT
 from app.config import ConfigStore
-from app.models import send_test_command
+from app.models import send_test_command, setting_now
 from app.portal import call, current_bus, current_portal
 from app.runs import Origin
 from app.web import bp
@@ -27,6 +28,7 @@ EMPTY_LOAD = {
     "count": "1000",
     "mix": "success",
     "delay_ms": "0",
+    "timeout_ms": "",
     **{f"share_{kind.value}": str(MIXED.get(kind, 0)) for kind in PUBLIC_TYPES},
 }
 
@@ -43,7 +45,7 @@ def send() -> ResponseReturnValue:
 @access.operator
 def send_one() -> ResponseReturnValue:
     form = Form(request.form.to_dict())
-    command = read_single(form)
+    command = read_single(form, timeout_ms=default_timeout_ms(_settings().visibility_timeout))
     if command is None:
         return _refused(form, Form(EMPTY_LOAD))
     try:
@@ -78,7 +80,7 @@ def send_one() -> ResponseReturnValue:
 def start_load() -> ResponseReturnValue:
     """Generate the commands of a load test, and show the run."""
     form = Form(request.form.to_dict())
-    order = read_load(form)
+    order = read_load(form, timeout_ms=default_timeout_ms(_settings().visibility_timeout))
     if order is None:
         return _refused(Form(EMPTY_SINGLE), form)
     try:
@@ -101,14 +103,45 @@ def _refused(single: Form, load: Form) -> ResponseReturnValue:
     return render_page("pages/send_command.html", send_context(single, load)), 422
 
 
+@dataclass(frozen=True, slots=True)
+class SendSettings:
+    """With which settings workers will run what is sent."""
+
+    visibility_timeout: int
+    max_attempts: int
+    base_delay_ms: int
+    backoff_multiplier: float
+    differ: bool
+    """Workers that run have values other than the stored ones, or than each other."""
+
+    @property
+    def lease_ms(self) -> int:
+        """The visibility timeout in the unit of execution times."""
+        return self.visibility_timeout * 1000
+
+
+def _settings() -> SendSettings:
+    config = call(ConfigStore(current_portal().pool).load)
+    stored = {
+        "visibility_timeout": config.worker.visibility_timeout,
+        "max_attempts": config.retry.max_attempts,
+        "base_delay_ms": config.retry.base_delay_ms,
+    }
+    now = {name: setting_now("test", name, default) for name, default in stored.items()}
+    used = {name: stored[name] if found is None else found for name, found in now.items()}
+    return SendSettings(
+        **used, backoff_multiplier=config.retry.backoff_multiplier, differ=now != stored
+    )
+
+
 def send_context(single: Form, load: Form) -> dict[str, Any]:
     """Everything that the page shows."""
-    config = call(ConfigStore(current_portal().pool).load)
+    settings = _settings()
     return {
         "single": single,
         "load": load,
-        "worker": config.worker,
-        "retry": config.retry,
+        "settings": settings,
+        "timeout_ms": default_timeout_ms(settings.visibility_timeout),
         "choices": [(kind.value, *LABELS[kind]) for kind in PUBLIC_TYPES],
         "shares": [(kind.value, LABELS[kind][0]) for kind in PUBLIC_TYPES],
         "error_types": ERROR_TYPES,

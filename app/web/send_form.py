@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 from typing import Any
 from uuid import UUID
 
@@ -32,13 +34,17 @@ LABELS = {
     ),
     BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: (
         "Fails, then succeeds",
-        "Fails a few times and completes after that.",
+        "Fails a few times and completes after that, if its budget lasts.",
     ),
-    BehaviorType.TIMEOUT: ("Timeout", "Outlasts its lease and is delivered again."),
+    BehaviorType.TIMEOUT: (
+        "Timeout",
+        "Outlasts its lease once, and is delivered again if its budget lasts.",
+    ),
     BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; nobody has to look."),
 }
 LARGEST_BUDGET = 1_000
 MOST_DIGITS = 12
+_PERCENT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,3})?|\.[0-9]{1,3}")
 PAYLOAD_BYTES = 262_144
 # Which behaviours use which field; the others do not show it.
 ERROR_TYPES = "|".join(
@@ -68,6 +74,16 @@ class Form:
             return None
         return int(digits)
 
+    def percent(self, name: str) -> Decimal | None:
+        """A number from 0 to 100, as it was written; None where the field is empty or wrong."""
+        text = self.text(name).replace(",", ".")
+        if not text:
+            return None
+        if not _PERCENT.fullmatch(text) or Decimal(text) > 100:
+            self.errors[name] = "A number from 0 to 100, with at most 3 decimals"
+            return None
+        return Decimal(text)
+
     def uuid(self, name: str) -> UUID | None:
         text = self.text(name)
         if not text:
@@ -91,9 +107,12 @@ class SingleCommand:
     max_attempts: int | None
 
 
-def read_single(form: Form) -> SingleCommand | None:
-    """The command that was asked for; None with errors in *form* where it cannot be."""
-    behavior = _behavior(form)
+def read_single(form: Form, *, timeout_ms: int) -> SingleCommand | None:
+    """The command that was asked for; None with errors in *form* where it cannot be.
+
+    *timeout_ms*: how long a timeout runs for which no time is given.
+    """
+    behavior = _behavior(form, timeout_ms)
     if behavior is None:
         return None
     command = SingleCommand(
@@ -107,12 +126,14 @@ def read_single(form: Form) -> SingleCommand | None:
     return None if form.errors else command
 
 
-def _behavior(form: Form) -> Behavior | None:
+def _behavior(form: Form, timeout_ms: int) -> Behavior | None:
     given: dict[str, Any] = {"type": form.text("type")}
     for name in ("execution_time_ms", "transient_failures"):
         number = form.number(name, 0, 3_600_000)
         if number is not None:
             given[name] = number
+    if given["type"] == BehaviorType.TIMEOUT and not given.get("execution_time_ms"):
+        given["execution_time_ms"] = timeout_ms
     for name in ("error_code", "error_message"):
         if form.text(name):
             given[name] = form.text(name)
@@ -142,12 +163,16 @@ def _payload(form: Form) -> dict[str, Any]:
     return payload
 
 
-def read_load(form: Form) -> BulkOrder | None:
-    """The load test that was asked for; None with errors in *form* where it cannot be."""
+def read_load(form: Form, *, timeout_ms: int) -> BulkOrder | None:
+    """The load test that was asked for; None with errors in *form* where it cannot be.
+
+    *timeout_ms*: how long its timeouts run where no time is given.
+    """
     count = form.number("count", 1, MAX_COUNT)
     if count is None:
         form.errors.setdefault("count", "How many commands?")
     delay = form.number("delay_ms", 0, 3_600_000)
+    timeout = form.number("timeout_ms", 0, 3_600_000)
     budget = form.number("load_max_attempts", 1, LARGEST_BUDGET)
     if form.text("name") and not is_name(form.text("name")):
         form.errors["name"] = f"At most {LONGEST_NAME} characters, all printable"
@@ -158,21 +183,24 @@ def read_load(form: Form) -> BulkOrder | None:
         count=count,
         distribution=distribution,
         delay_ms=delay or 0,
+        timeout_ms=(timeout or timeout_ms) if BehaviorType.TIMEOUT in distribution.root else None,
         max_attempts=budget,
         batch_id=uuid7(),
     )
 
 
 def _distribution(form: Form) -> BehaviorDistribution | None:
-    shares: Mapping[BehaviorType, float]
+    shares: Mapping[BehaviorType, int | Decimal]
     match form.text("mix"):
         case "mixed":
             shares = dict(MIXED)
         case "custom":
-            typed = {kind: form.number(f"share_{kind.value}", 0, 100) for kind in PUBLIC_TYPES}
+            typed = {kind: form.percent(f"share_{kind.value}") for kind in PUBLIC_TYPES}
             shares = {kind: share for kind, share in typed.items() if share}
         case _:
             shares = {BehaviorType.SUCCESS: 100}
+    if any(name.startswith("share_") for name in form.errors):
+        return None
     try:
         return BehaviorDistribution({kind: float(share) for kind, share in shares.items()})
     except ValidationError as exc:

@@ -77,6 +77,29 @@ def test_the_first_field_that_was_refused_has_the_focus(live_page: Page):
     expect(live_page.locator("#command_id")).to_be_focused()
 
 
+def test_one_command_is_described_while_typing_and_a_timeout_gets_its_time(live_page: Page):
+    live_page.goto("/send")
+    form, expected = live_page.locator("#send-form"), live_page.locator("#expected-one")
+    time = form.get_by_role("spinbutton", name="Execution time")
+    attempts = form.get_by_role("spinbutton", name="Attempts at most")
+    expect(expected).to_have_text("Completes with attempt 1.")
+
+    form.get_by_role("radio", name="Timeout").check()
+    expect(time).to_have_value("35000")
+    expect(expected).to_have_text("Completes with attempt 2.")
+    time.fill("2000")
+    expect(expected).to_contain_text("must exceed the visibility timeout of 30,000 ms")
+    time.fill("35000")
+    form.get_by_role("radio", name="Fails, then succeeds").check()
+    expect(time).to_have_value("0")
+    form.get_by_role("spinbutton", name="Failures before").fill("3")
+    expect(expected).to_have_text("Goes to the troubleshooting queue after 3 attempts.")
+    attempts.fill("4")
+    expect(expected).to_have_text("Completes with attempt 4.")
+    time.fill("30000")
+    expect(expected).to_contain_text("after 4 attempts. The execution time is not below")
+
+
 def test_a_load_test_is_described_while_typing_and_shown_while_it_runs(
     live_page: Page, start_live_worker
 ):
@@ -85,7 +108,27 @@ def test_a_load_test_is_described_while_typing_and_shown_while_it_runs(
     load.get_by_role("spinbutton", name="Commands").fill("200")
     load.get_by_role("radio", name="Custom").check()
     load.get_by_role("spinbutton", name="Success").fill("50")
-    expect(live_page.locator("#expected")).to_contain_text("add up to 60")
+    expected = live_page.locator("#expected")
+    expect(expected).to_contain_text("add up to 60")
+    for kind, share in [("Success", 33.3), ("Fails, then succeeds", 33.3), ("Timeout", 33.4)]:
+        load.get_by_role("spinbutton", name=kind, exact=True).fill(str(share))
+    load.get_by_role("spinbutton", name="Permanent failure").fill("0")
+    expect(expected).to_have_text(
+        "About 200 complete, 66 are retried, 67 are delivered again after their lease."
+    )
+    load.get_by_role("spinbutton", name="Attempts at most").fill("1")
+    expect(expected).to_have_text("About 67 complete, 133 go to the troubleshooting queue.")
+    load.get_by_role("spinbutton", name="Time of a timeout").fill("30000")
+    expect(expected).to_contain_text("133 go to the troubleshooting queue")
+    load.get_by_role("spinbutton", name="Time of a timeout").fill("29999")
+    expect(expected).to_contain_text("About 134 complete, 66 go to the troubleshooting queue.")
+    expect(expected).to_contain_text("A timeout must exceed the visibility timeout of 30,000 ms")
+    load.get_by_role("spinbutton", name="Processing delay").fill("30000")
+    expect(expected).to_contain_text("attempts end with their lease")
+    live_page.reload()
+    load.get_by_role("spinbutton", name="Commands").fill("200")
+    load.get_by_role("radio", name="Custom").check()
+    load.get_by_role("spinbutton", name="Success").fill("50")
     load.get_by_role("spinbutton", name="Business rule").fill("40")
     expect(live_page.locator("#expected")).to_contain_text("80 fail by a business rule")
     load.get_by_role("button", name="Start load test").click()

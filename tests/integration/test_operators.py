@@ -26,6 +26,7 @@ from tests.facts import (
     completed,
     count,
     events,
+    expire_leases,
     failed,
     make_due,
     queued,
@@ -402,3 +403,23 @@ async def test_a_command_missing_in_the_list_can_be_ended(tsq, pool, action):
     assert (await status(pool, command_id)).is_final
     assert len(await replies(pool)) == 1
     await assert_books_balance(pool)
+
+
+async def test_a_single_failure_is_the_first_and_the_last_at_one_moment(tsq, pool):
+    ids = await send(pool, 2, max_attempts=1)
+    worker_id = await register(pool)
+    fails, lasts = await claim(pool, worker_id)
+    await settle(pool, worker_id, failed(fails, "permanent"))
+    await expire_leases(pool, lasts.command.command_id)
+    assert await claim(pool, worker_id) == []
+
+    listed = {each.command_id: each for each in await tsq.list()}
+
+    assert listed.keys() == set(ids)
+    for each in listed.values():
+        assert each.first_failed_at == each.last_failed_at <= each.entered_at
+    assert await rows(
+        pool,
+        "select distinct g.first_seen_at = greatest(g.last_seen_at, d.at)"
+        " from command_bus_tsq_group as g join command_bus_tsq_delta as d using (group_id)",
+    ) == [(True,)]

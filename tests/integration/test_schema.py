@@ -27,7 +27,7 @@ async def test_no_index_of_the_command_table_touches_what_changes(pool: Pool):
     """An index on a column that an update changes costs every update its heap-only way."""
     changing = {
         "status", "attempts", "claim_no", "settled_claim", "msg_id", "worker_id", "updated_at",
-        "started_at", "finished_at", "lease_until", "result", "last_error_type",
+        "started_at", "finished_at", "lease_until", "result", "last_error_type", "claimed_budget",
         "last_error_code", "last_error_message",
     }  # fmt: skip
     definitions = await rows(

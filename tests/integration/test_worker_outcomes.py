@@ -9,10 +9,13 @@ import pytest
 
 from commandbus import (
     BusinessRuleError,
+    HandlerAlreadyRegisteredError,
     PermanentCommandError,
     RetryPolicy,
     TransientCommandError,
     Worker,
+    handler,
+    uuid7,
 )
 from tests.facts import (
     assert_books_balance,
@@ -93,9 +96,7 @@ def cyclic() -> list[Any]:
         float("nan"),
         {1, 2},
         cyclic(),
-        PoisonedError(),
         "x" * 5_000_000,
-        10**5000,
         b"\0",
     ],
     ids=lambda each: type(each).__name__,
@@ -115,6 +116,127 @@ async def test_a_result_that_cannot_be_stored_as_it_is_does_not_hurt(
     command = await bus.get_command("test", odd)
     assert command is not None
     assert len(str(command.result)) <= 1_100_000
+
+
+async def test_what_a_handler_forgot_to_await_is_awaited_and_other_odd_results_are_refused(
+    bus, pool, registry, start_worker
+):
+    async def work(data):
+        await asyncio.sleep(0)
+        if data == "bad":
+            raise BusinessRuleError("NO", "not that one")
+        return {"done": data}
+
+    async def numbers():
+        yield 1
+
+    results = {
+        "coroutine": work,
+        "bad": work,
+        "task": lambda data: asyncio.create_task(work(data)),
+        "gathered": lambda data: asyncio.gather(work(data), work(data)),
+        "twice": lambda data: asyncio.sleep(0, work(data)),
+        "generator": lambda _: numbers(),
+        "object": lambda _: object(),
+        "poisoned": lambda _: PoisonedError(),
+        "huge": lambda _: 10**5000,
+        "inside": lambda data: [work(data)],
+    }
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        return results[command.data](command.data)
+
+    @registry.handler("test", "Yields")
+    async def handle_in_steps(command, context):
+        yield 1
+
+    sent = {name: (await send(pool, data=name))[0] for name in results}
+    [sent["yields"]] = await send(pool, command_type="Yields")
+    await start_worker()
+
+    stored = {}
+    for name, command_id in sent.items():
+        is_done = name in ("coroutine", "task", "gathered", "twice")
+        expected = "COMPLETED" if is_done else "FAILED" if name == "bad" else "IN_TSQ"
+        await ended(pool, command_id, expected=expected)
+        command = await bus.get_command("test", command_id)
+        stored[name] = command.result if is_done else command.last_error_code
+        assert command.attempts == 1
+    assert stored == {
+        "coroutine": {"done": "coroutine"},
+        "bad": "NO",
+        "task": {"done": "task"},
+        "gathered": [{"done": "gathered"}] * 2,
+        "twice": {"done": "twice"},
+        "generator": "UNSTORABLE_RESULT",
+        "object": "UNSTORABLE_RESULT",
+        "poisoned": "UNSTORABLE_RESULT",
+        "huge": "UNSTORABLE_RESULT",
+        "inside": "UNSTORABLE_RESULT",
+        "yields": "HANDLER_NOT_ASYNC",
+    }
+    await assert_books_balance(pool)
+
+
+async def test_the_error_of_a_task_in_a_group_decides_and_the_log_tells_where_it_came_from(
+    bus, pool, registry, start_worker, caplog
+):
+    caplog.set_level("INFO", "commandbus")
+
+    async def fail(error):
+        secret = "hunter2"
+        raise error from ValueError("root of it") if secret else None
+
+    @registry.handler("test", "Grouped")
+    async def grouped(command, context):
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(fail(PermanentCommandError("GONE", "no account")))
+            tasks.create_task(fail(BusinessRuleError("NO_STOCK", "none left")))
+
+    @registry.handler("test", "Wrong")
+    async def wrong(command, context):
+        return command.data["nope"]
+
+    await start_worker()
+    [group] = await send(pool, command_type="Grouped")
+    [bug] = await send(pool, command_type="Wrong", max_attempts=2)
+
+    await ended(pool, group, bug, expected="IN_TSQ")
+    command = await bus.get_command("test", group)
+    assert (command.last_error_code, command.last_error_message) == ("GONE", "no account")
+    assert command.attempts == 1
+    [failed] = [e for e in await bus.get_audit_trail(group) if e.event_type == "FAILED"]
+    assert failed.details["error_details"]["cause"]["message"] == "root of it"
+    first, second = [e for e in await bus.get_audit_trail(bug) if e.event_type == "FAILED"]
+    for event in (first, second):
+        [frame] = event.details["error_details"]["traceback"]
+        assert __file__ in frame
+        assert frame.endswith('in wrong: return command.data["nope"]')
+    lines = [each for each in caplog.records if each.message == "handler_raised"]
+    assert len(lines) == 3
+    assert "none left" in caplog.text  # of the group's other error
+    assert 'return command.data["nope"]' in caplog.text
+    assert "hunter2" not in caplog.text
+
+
+async def test_a_worker_without_a_registry_runs_the_handlers_of_the_decorator(bus, pool):
+    kind = f"Decorated{uuid7()}"
+
+    @handler("test", kind)
+    async def handle(command, context):
+        return {"of": command.command_type}
+
+    with pytest.raises(HandlerAlreadyRegisteredError):
+        handler("test", kind)(handle)
+    worker = Worker(pool, domain="test", poll_interval=0.1)
+    running = asyncio.create_task(worker.run())
+    [command_id] = await send(pool, command_type=kind)
+
+    await ended(pool, command_id)
+    worker.stop()
+    await running
+    assert (await bus.get_command("test", command_id)).result == {"of": kind}
 
 
 async def test_an_error_without_text_is_recorded_by_its_type(bus, pool, registry, start_worker):

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from app.explain import Facts, Heartbeat, Holder, explain
+from app.trail import Troubled
 from commandbus import CommandStatus
 
 NOW = datetime(2026, 1, 31, 14, 0, 0, tzinfo=UTC)
@@ -31,6 +32,7 @@ RUNNING = replace(
     lease_until=NOW + timedelta(seconds=27),
     holder=Holder("w-7", Heartbeat.ALIVE, 1.0),
 )
+SPENT = Troubled(is_exhausted=True, budget=5)
 SOON = NOW + timedelta(seconds=130)
 
 
@@ -113,6 +115,40 @@ SOON = NOW + timedelta(seconds=130)
             replace(FACTS, status=CommandStatus.IN_TSQ, attempts=1, budget=1),
             "Its only attempt failed: BUSY (Try later). It waits for an operator.",
         ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ, attempts=5, budget=5, troubled=SPENT),
+            "All 5 attempts failed: BUSY (Try later). It waits for an operator.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ, budget=1, troubled=Troubled(True, 1)),
+            "Its only attempt failed: BUSY (Try later). It waits for an operator.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ, budget=1, troubled=Troubled(False, 1)),
+            "Attempt 1 failed in a way that no retry can help: BUSY (Try later)."
+            " It waits for an operator.",
+        ),
+        (
+            replace(FACTS, status=CommandStatus.IN_TSQ, attempts=2, troubled=Troubled(True, 1)),
+            "2 attempts failed, and its budget had become 1: BUSY (Try later)."
+            " It waits for an operator.",
+        ),
+        (
+            replace(FACTS, attempts=2, budget=1, due_at=SOON, waits_for="RETRY"),
+            "It has had 2 attempts, and its budget is 1 now: the next worker that takes it moves it"
+            " to the troubleshooting queue after 14:02:10 UTC, when its wait is over."
+            " Last: BUSY (Try later).",
+        ),
+        (
+            replace(FACTS, attempts=1, budget=1),
+            "It has had 1 attempt, and its budget is 1 now: the next worker that takes it moves it"
+            " to the troubleshooting queue.",
+        ),
+        (
+            replace(FACTS, budget=None),
+            "It is in the queue for attempt 2; 2 workers of domain test can take it.",
+        ),
+        (replace(RUNNING, budget=None), "Worker w-7 has run attempt 1 for 3 s."),
         (
             replace(FACTS, status=CommandStatus.CANCELLED, operator="ann", reason="obsolete"),
             "ann cancelled it: obsolete.",

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from datetime import UTC, datetime
+from enum import Enum
 from typing import Any
 from uuid import UUID
 
@@ -113,6 +115,144 @@ def test_any_other_error_is_transient_with_its_type_as_code(error: BaseException
     assert outcome.error_type == "UNEXPECTED"
     assert outcome.error_code == type(error).__name__
     assert isinstance(outcome.error_message, str)
+    assert isinstance(outcome.error_details["traceback"], list)
+
+
+@pytest.mark.parametrize(
+    ("errors", "code", "kind"),
+    [
+        ([PermanentCommandError("GONE")], "GONE", "permanent"),
+        ([TransientCommandError("BUSY"), BusinessRuleError("NO")], "NO", "business"),
+        ([BusinessRuleError("NO"), PermanentCommandError("GONE")], "GONE", "permanent"),
+        ([ValueError("x"), TransientCommandError("BUSY")], "BUSY", "transient"),
+        ([TransientCommandError("ONE"), TransientCommandError("TWO")], "ONE", "transient"),
+        (
+            [ValueError("x"), ExceptionGroup("in", [KeyError("k"), BusinessRuleError("NO")])],
+            "NO",
+            "business",
+        ),
+        ([asyncio.CancelledError(), PermanentCommandError("GONE")], "GONE", "permanent"),
+        ([SystemExit(3), BusinessRuleError("NO")], "NO", "business"),
+        ([SystemExit(3)], "SystemExit", "transient"),
+        ([ExceptionGroup("in", [KeyError("k")])], "KeyError", "transient"),
+        ([ValueError("x"), KeyError("k")], "ExceptionGroup", "transient"),
+    ],
+)
+def test_the_gravest_error_of_a_group_decides(errors, code, kind):
+    outcome = failure(BaseExceptionGroup("unhandled errors in a TaskGroup", errors))
+
+    assert (outcome.error_code, outcome.kind.value) == (code, kind)
+
+
+def test_a_group_that_nothing_decides_names_its_errors():
+    errors = [ValueError("x"), *[KeyError(number) for number in range(9)]]
+
+    message = failure(ExceptionGroup("unhandled", errors)).error_message
+
+    assert message == (
+        "unhandled: ValueError: x; KeyError: 0; KeyError: 1; KeyError: 2; KeyError: 3; and 5 more"
+    )
+
+
+def test_a_group_without_end_is_looked_at_within_bounds():
+    made: Any = [ValueError("x" * 10_000)] * 20_000
+    for _ in range(2000):
+        made = [ExceptionGroup("g" * 10_000, made)]
+
+    outcome = failure(made[0])
+
+    assert len(json.dumps(outcome.error_details)) < 20_000
+    assert len(outcome.error_message or "") < 4_000
+
+
+def raised(error: Exception, cause: Exception | None = None) -> Exception:
+    secret = "hunter2"
+    try:
+        assert secret
+        raise error from cause
+    except type(error) as exc:
+        return exc
+
+
+def test_an_unexpected_error_tells_where_it_came_from_and_its_cause_and_notes():
+    error = raised(KeyError("nope"), raised(ValueError("root\0"), raised(OSError("deepest"))))
+    error.add_note("while reading \ud800")
+
+    details = failure(error).error_details
+
+    [frame] = details["traceback"]
+    assert f'File "{__file__}", line ' in frame
+    assert frame.endswith("in raised: raise error from cause")
+    assert details["notes"] == ["while reading \ufffd"]
+    cause = details["cause"]
+    assert (cause["type"], cause["message"], cause["direct"]) == ("ValueError", "root\ufffd", True)
+    assert cause["cause"]["message"] == "deepest"
+    assert "hunter2" not in json.dumps(details)
+
+
+def test_what_was_being_handled_is_told_unless_it_is_hidden():
+    shown, hidden = KeyError("nope"), KeyError("nope")
+    shown.__context__ = hidden.__context__ = ValueError("root")
+    hidden.__suppress_context__ = True
+
+    assert failure(shown).error_details["cause"]["direct"] is False
+    assert "cause" not in failure(hidden).error_details
+
+
+def test_our_errors_tell_more_only_where_there_is_more_and_own_details_are_kept():
+    cause = ValueError("root")
+    details = failure(raised(PermanentCommandError("GONE"), cause)).error_details
+
+    assert details["cause"]["message"] == "root"
+    assert failure(raised(PermanentCommandError("GONE"))).error_details is None
+    own = failure(raised(PermanentCommandError("GONE", "", {"k": 1}), cause))
+    assert own.error_details == {"k": 1}
+
+
+def test_the_other_errors_of_a_group_are_told_with_the_one_that_decides():
+    details = failure(
+        ExceptionGroup("two", [raised(ValueError("x")), raised(PermanentCommandError("GONE"))])
+    ).error_details
+
+    assert len(details["traceback"]) == 1
+    [other] = details["group"]["errors"]
+    assert (other["type"], other["message"]) == ("ValueError", "x")
+    assert details["group"]["message"] == "two (2 sub-exceptions)"
+
+
+def test_details_of_an_error_are_bounded_whatever_it_holds():
+    def fall(depth: int) -> None:
+        fall(depth + 1)
+
+    error: Exception = ValueError("end")
+    for _ in range(1000):
+        error = raised(ValueError("m" * 100_000), error)
+        error.__notes__ = ["n" * 100_000] * 100
+    error.__cause__.__cause__.__cause__ = error  # type: ignore[union-attr]
+    assert len(json.dumps(failure(error).error_details)) < 20_000
+    with pytest.raises(RecursionError) as fallen:
+        fall(0)
+    assert len(failure(fallen.value).error_details["traceback"]) == 10
+    odd = ValueError("x")
+    odd.__notes__ = 5  # type: ignore[assignment]
+    assert "notes" not in failure(odd).error_details
+
+
+def test_the_code_of_an_error_may_be_an_enum():
+    class Code(Enum):
+        GONE = "ACCOUNT_GONE"
+
+    assert failure(PermanentCommandError(Code.GONE)).error_code == "ACCOUNT_GONE"  # type: ignore[arg-type]
+
+
+def test_a_result_that_no_rule_converts_is_a_permanent_failure():
+    outcome = outcomes.success(claimed(), 1500, {"when": [object()]})
+
+    assert (outcome.kind, outcome.error_code) == (OutcomeKind.PERMANENT, "UNSTORABLE_RESULT")
+    assert outcome.error_message == (
+        "The handler has run, but its result['when'][0] is of the type object,"
+        " which JSON cannot hold"
+    )
 
 
 def test_what_an_error_says_is_cleaned_and_bounded():

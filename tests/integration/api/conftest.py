@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -62,7 +63,14 @@ def send(client: FlaskClient) -> Callable[..., str]:
 def run_all(conn: psycopg.Connection[TupleRow]) -> Callable[..., None]:
     """Plays a worker by hand: claims everything that is due and ends each attempt the same way."""
 
-    def run(kind: str = "success", code: str = "BROKEN", message: str = "It broke") -> None:
+    def run(
+        kind: str = "success",
+        code: str = "BROKEN",
+        message: str = "It broke",
+        *,
+        budget: int = 3,
+        details: Any = None,
+    ) -> None:
         worker = conn.execute(
             "select command_bus.register_worker(%s)",
             (
@@ -74,7 +82,8 @@ def run_all(conn: psycopg.Connection[TupleRow]) -> Callable[..., None]:
         conn.execute(
             """
             with claimed as materialized (
-                select * from command_bus.claim_commands('test', %(worker)s, 1000, 30, 3)
+                select * from command_bus.claim_commands(
+                    'test', %(worker)s, 1000, 30, %(budget)s)
             ),
             outcome as (
                 select coalesce(jsonb_agg(jsonb_build_object(
@@ -82,7 +91,8 @@ def run_all(conn: psycopg.Connection[TupleRow]) -> Callable[..., None]:
                     'run_us', 2000, 'result', '{"status": "success"}'::jsonb,
                     'kind', %(kind)s::text,
                     'error_type', upper(%(kind)s::text), 'error_code', %(code)s::text,
-                    'error_message', %(message)s::text, 'max_attempts', max_attempts,
+                    'error_message', %(message)s::text, 'error_details', %(details)s::jsonb,
+                    'max_attempts', max_attempts,
                     'retry_delay_ms', 0)), '[]') as ends
                 from claimed
             )
@@ -92,7 +102,14 @@ def run_all(conn: psycopg.Connection[TupleRow]) -> Callable[..., None]:
                 case when %(kind)s::text = 'success' then '[]' else ends end)
             from outcome
             """,
-            {"worker": worker[0], "kind": kind, "code": code, "message": message},
+            {
+                "worker": worker[0],
+                "kind": kind,
+                "code": code,
+                "message": message,
+                "budget": budget,
+                "details": None if details is None else json.dumps(details),
+            },
         )
 
     return run

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -321,3 +322,104 @@ def test_stored_json_that_python_cannot_hold_does_not_break_its_page(
 
     assert answer.status_code == 200
     assert "_unreadable" in got(answer)["payload"]
+
+
+def test_the_past_is_told_by_the_budget_that_a_command_had_then(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    found: dict[str, str] = {}
+    for name, kind in [("done", "success"), ("refused", "business"), ("wrong", "permanent")]:
+        found[name] = send()
+        run_all(kind, budget=3)
+    found["only"] = send()
+    run_all("transient", budget=1)
+    found["spent"] = send()
+    for _ in range(5):
+        run_all("transient", budget=5)
+    found["lowered"] = send()
+    run_all("transient", budget=5)
+    run_all("transient", budget=5)
+    run_all("transient", budget=1)
+    found["waiting"] = send()
+    run_all("transient", budget=5)
+    details = {}
+    for budget in (8, 1):
+        retry = {"retry": {"max_attempts": budget}}
+        assert client.put("/api/v1/config", json=retry).status_code == 200
+        details = {name: got(client.get(f"{URL}/{each}")) for name, each in found.items()}
+
+        said = {name: detail["explanation"].partition(":")[0] for name, detail in details.items()}
+        assert said["wrong"] == "Attempt 1 failed in a way that no retry can help"
+        assert said["only"] == "Its only attempt failed"
+        assert said["spent"] == "All 5 attempts failed"
+        assert said["lowered"] == "2 attempts failed, and its budget had become 1"
+        assert [details[name]["budget"] for name in ("done", "refused", "wrong")] == [3, 3, 3]
+        assert [details[name]["budget"] for name in ("only", "spent", "waiting")] == [1, 5, budget]
+        for name, text in [("spent", "of 5"), ("done", "of 3"), ("only", "of 1")]:
+            assert f"<small>{text}</small>" in client.get(f"/commands/{found[name]}").text, name
+        listed = client.get("/troubleshooting").text
+        assert '5<span class="text-muted"> of 5</span>' in listed
+        assert '2<span class="text-muted"> of 5</span>' in listed
+    assert details["waiting"]["explanation"].startswith(
+        "It has had 1 attempt, and its budget is 1 now: the next worker that takes it moves it"
+    )
+
+
+def test_where_an_error_came_from_is_told_and_folded_on_the_page(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    told = {
+        "traceback": ['File "/srv/orders.py", line 4, in h: return c.data["<b>nope</b>"]'],
+        "notes": ["while reading"],
+        "cause": {"type": "OSError", "message": "gone", "direct": True, "traceback": []},
+    }
+    bug = send()
+    run_all("permanent", details=told)
+    own = send()
+    run_all("permanent", details={"traceback": 5, "limit": 7})
+
+    [attempt] = got(client.get(f"{URL}/{bug}"))["attempt_list"]
+    assert attempt["error_details"] == told
+    page = client.get(f"/commands/{bug}").text
+    start = page.index('id="error-details"')
+    folded = page[start : page.index("</details>", start)]
+    assert "<summary>" in folded
+    assert "return c.data[&#34;&lt;b&gt;nope&lt;/b&gt;&#34;]\nnote: while reading" in folded
+    assert "caused by:\nOSError: gone" in folded
+    assert "&#34;limit&#34;: 7" in client.get(f"/commands/{own}").text
+
+
+def test_timeouts_of_a_distribution_outlast_the_lease_unless_a_time_is_given(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    mix = {"success": 50, "timeout": 50}
+    given: list[tuple[dict[str, Any], int]] = [({}, 35_000), ({"delay_ms": 5}, 5)]
+    for more, runs in given:
+        body = {"count": 2, "behavior_distribution": mix, **more}
+        answer = client.post(f"{URL}/bulk", json=body)
+        assert answer.status_code == 201, answer.text
+
+        [stored] = conn.execute(
+            "select t.behavior from test_command as t join command_bus_command using (command_id)"
+            " where batch_id = %s and t.behavior ->> 'type' = 'timeout'",
+            (got(answer)["run_id"],),
+        ).fetchall()
+        assert stored[0]["execution_time_ms"] == runs
+
+
+def test_the_send_page_tells_the_settings_of_the_workers_that_run(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    assert "settings of their own" not in client.get("/send").text
+    own = {"max_attempts": {"value": 1}, "visibility_timeout": {"value": 2}}
+    worker = {"domain": "test", "host": "h", "pid": 1, "version": "1", "concurrency": 1}
+    conn.execute(
+        "select command_bus.register_worker(%s)",
+        (json.dumps({**worker, "heartbeat_seconds": 60, "settings": own}),),
+    )
+
+    page = client.get("/send").text
+
+    assert "settings of their own" in page
+    assert "up to <strong>1 time</strong>" in page
+    assert 'data-budget="1" data-lease-ms="2000" data-timeout-ms="7000"' in page

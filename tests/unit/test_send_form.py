@@ -1,0 +1,62 @@
+"""The forms of the send page, without a browser."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from app.behaviors import BehaviorType, default_timeout_ms
+from app.web.send_form import Form, read_load, read_single
+from load_test import _parser, _plan
+
+
+def load_form(**values: Any) -> Form:
+    return Form({"count": "1000", "mix": "custom", **values})
+
+
+def test_percentages_with_decimals_add_up_exactly() -> None:
+    form = load_form(share_success="33.3", share_timeout="33,3", share_fail_business="33.4")
+
+    order = read_load(form, timeout_ms=35_000)
+
+    assert form.errors == {}
+    assert order is not None
+    assert list(order.types().values()) == [333, 333, 334]
+
+
+@pytest.mark.parametrize("share", ["33.33333", "1e1", "-1", "100.1", "nan", "٣", "x"])
+def test_a_percentage_that_is_none_is_refused_where_it_stands(share: str) -> None:
+    form = load_form(share_success="100", share_timeout=share)
+
+    assert read_load(form, timeout_ms=35_000) is None
+    assert form.errors == {"share_timeout": "A number from 0 to 100, with at most 3 decimals"}
+
+
+@pytest.mark.parametrize(("given", "runs"), [("", 35_000), ("0", 35_000), ("2000", 2_000)])
+def test_a_timeout_without_a_time_of_its_own_outlasts_the_lease(given: str, runs: int) -> None:
+    one = Form({"type": "timeout", "execution_time_ms": given})
+    many = load_form(share_success="50", share_timeout="50", delay_ms="7", timeout_ms=given)
+
+    command, order = read_single(one, timeout_ms=35_000), read_load(many, timeout_ms=35_000)
+
+    assert command is not None
+    assert command.behavior.execution_time_ms == runs
+    assert order is not None
+    assert order.behavior_of(BehaviorType.TIMEOUT).execution_time_ms == runs
+    assert order.behavior_of(BehaviorType.SUCCESS).execution_time_ms == 7
+
+
+def test_the_time_of_a_timeout_is_above_the_visibility_timeout() -> None:
+    assert default_timeout_ms(30) == 35_000
+    assert default_timeout_ms(3_600) == 3_600_000
+
+
+@pytest.mark.parametrize("percent", ["99.9", "33.3", "0.1", "100", "66.667"])
+def test_the_rest_of_any_success_percentage_fails(percent: str) -> None:
+    parser = _parser()
+
+    plan = _plan(parser, parser.parse_args(["--success-pct", percent, "--commands", "100000"]))
+
+    succeed = plan.order.types()[BehaviorType.SUCCESS]
+    assert succeed == round(float(percent) * 1000)
