@@ -68,7 +68,8 @@ def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow
     """The commands that match every filter, newest first."""
     source = _source(_while_generated(filters))
     found = source.scan(window)
-    total = _counted(filters) or source.count()
+    # What a text can mean is cut at a limit, so the end of those is not the end of all.
+    total = _counted(filters) or (None if filters.q else found.total) or source.count()
     if filters.q and filters.status in (None, CommandStatus.PENDING) and not sees_all_retries():
         total = replace(total, is_exact=False)
     return found.listing(command_rows(found.keys), total)

@@ -26,6 +26,8 @@ from app.models.tables import (
 from commandbus.models import CommandStatus
 
 TREND_HOURS = 24
+COUNT_SECONDS = 3.0
+"""How long the commands that match are counted, before an action on all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,8 @@ class TroubledFilters:
     group_id: UUID | None = None
     q: str | None = None
     """An id or its beginning, a correlation id, or a part of the error code or message."""
+    entered_until: datetime | None = None
+    """Those that had come into the queue by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,12 +128,21 @@ def list_troubled(filters: TroubledFilters, window: Window) -> Listing[TroubledR
     """The commands in the queue that match every filter, the latest arrivals first."""
     source = _source(filters)
     found = source.scan(window)
-    return found.listing(_rows(found.keys), _total(filters, source))
+    total = _known_total(filters) or found.total or source.count()
+    return found.listing(_rows(found.keys), total)
 
 
 def count_troubled(filters: TroubledFilters) -> Total:
-    """How many commands in the queue match."""
-    return _total(filters, _source(filters))
+    """How many commands in the queue match: counted, however many, for COUNT_SECONDS at most."""
+    return _known_total(filters) or _source(filters).count_all(COUNT_SECONDS)
+
+
+def queue_moment() -> datetime:
+    """The time by the clock that says when a command came into the queue."""
+    moment: datetime = db.session.execute(
+        sa.select(sa.type_coerce(sa.func.clock_timestamp(), Time))
+    ).scalar_one()
+    return moment
 
 
 def troubled_keys(
@@ -233,6 +246,8 @@ def _source(filters: TroubledFilters) -> Source:
         indexed.append(Troubled.error_code == filters.error_code)
     if filters.group_id is not None:
         indexed.append(Troubled.group_id == filters.group_id)
+    if filters.entered_until is not None:
+        indexed.append(Troubled.entered_at <= filters.entered_until)
     if filters.domain is not None:
         rare.append(Troubled.domain == filters.domain)
     if filters.command_type is not None:
@@ -258,10 +273,28 @@ def _source(filters: TroubledFilters) -> Source:
     return Source(Troubled.entered_at, Troubled.command_id, Troubled.domain, indexed, rare)
 
 
-def _total(filters: TroubledFilters, source: Source) -> Total:
-    if filters == TroubledFilters(domain=filters.domain):
-        return Total(count_by_status(filters.domain)[CommandStatus.IN_TSQ], is_exact=True)
-    return source.count()
+def _known_total(filters: TroubledFilters) -> Total | None:
+    """The total where the counters know it: by domain, error code, group, or several of these."""
+    domain, code, group_id = filters.domain, filters.error_code, filters.group_id
+    if filters != TroubledFilters(domain=domain, error_code=code, group_id=group_id):
+        return None
+    if code is None and group_id is None:
+        return Total(count_by_status(domain)[CommandStatus.IN_TSQ], is_exact=True)
+    wanted = sa.select(TroubledGroup.group_id, TroubledGroup.in_tsq)
+    for column, value in (
+        (TroubledGroup.domain, domain),
+        (TroubledGroup.error_code, code),
+        (TroubledGroup.group_id, group_id),
+    ):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    groups = wanted.cte("groups")
+    unfolded = sa.select(sa.func.sum(troubled_delta.c.in_tsq)).where(
+        troubled_delta.c.group_id.in_(sa.select(groups.c.group_id))
+    )
+    folded = sa.select(sa.func.sum(groups.c.in_tsq)).scalar_subquery()
+    parts = [sa.func.coalesce(part, 0) for part in (folded, unfolded.scalar_subquery())]
+    return Total(int(db.session.scalar(sa.select(parts[0] + parts[1])) or 0), is_exact=True)
 
 
 def _rows(keys: Sequence[Key]) -> list[TroubledRow]:

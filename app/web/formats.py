@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from app.clock import now
+from app.models.paging import TOTAL_LIMIT
 
 NOTHING = "\N{EN DASH}"
 SHORT_ID_LENGTH = 13
@@ -16,6 +17,13 @@ SHORT_ID_LENGTH = 13
 def number(value: float | None, digits: int = 0) -> str:
     """1234567 → 1,234,567"""
     return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def count_text(count: int, is_exact: bool) -> str:
+    """16,060; more than 10,000, where counting ended at that; at least 7, where a look ended."""
+    if is_exact:
+        return f"{count:,}"
+    return f"more than {count:,}" if count >= TOTAL_LIMIT else f"at least {count:,}"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
@@ -120,6 +128,7 @@ def _largest_unit(total: int) -> tuple[int, str]:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "number": number,
+    "count_text": count_text,
     "percent": percent,
     "milliseconds": milliseconds,
     "seconds": seconds,

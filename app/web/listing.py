@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from flask import request
 
 from app.models import Cursor, CursorError, Listing, Window
+from app.web.formats import count_text
 from app.web.rendering import url_with
 
 LIMITS = (10, 20, 50, 100)
@@ -98,13 +99,14 @@ def pager_of(listing: Listing[Any], noun: str) -> Pager:
     page = parsed_arg("page", int) or 1
     is_first = listing.previous_cursor is None
     page = 1 if is_first else min(max(page, 2), _LARGEST_PAGE)
-    total = f"{listing.total:,}" if listing.total_is_exact else f"{listing.total:,}+"
-    plural = "" if listing.total == 1 and listing.total_is_exact else "s"
+    total = count_text(listing.total, listing.total_is_exact)
+    plural = "" if listing.total == 1 else "s"
     where = f"page {page:,}"
-    if listing.total_is_exact:
+    pages = -(-listing.total // limit)
+    is_last = listing.next_cursor is None
+    if listing.total_is_exact and (is_last or page < pages):
         # Commands come and go while one pages; a page is never beyond the last one.
-        pages = max(-(-listing.total // limit), page, 1)
-        where = f"page {page:,} of {pages:,}"
+        where = f"page {page:,} of {max(pages, page, 1):,}"
     previous_url = ""
     if page == 2:
         previous_url = url_with(cursor=None, page=None)
@@ -113,4 +115,5 @@ def pager_of(listing: Listing[Any], noun: str) -> Pager:
     next_url = ""
     if listing.next_cursor is not None:
         next_url = url_with(cursor=listing.next_cursor, page=page + 1)
-    return Pager(f"{total} {noun}{plural}, {where}", previous_url, next_url, limit)
+    summary = f"{total} {noun}{plural}, {where}"
+    return Pager(summary[:1].upper() + summary[1:], previous_url, next_url, limit)
