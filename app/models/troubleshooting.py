@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app.models.base import db
 from app.models.commands import count_by_status
 from app.models.paging import Condition, Cursor, Key, Listing, Source, Total, Window
-from app.models.search import contains, id_range
+from app.models.search import contains, is_id
 from app.models.tables import (
     Command,
     Rejected,
@@ -23,6 +23,7 @@ from app.models.tables import (
     TroubledTrend,
     troubled_delta,
 )
+from app.search_texts import id_text, trimmed
 from commandbus.models import CommandStatus
 
 TREND_HOURS = 24
@@ -253,24 +254,20 @@ def _source(filters: TroubledFilters) -> Source:
     if filters.command_type is not None:
         rare.append(Troubled.command_type == filters.command_type)
     if filters.q:
-        ids = id_range(filters.q)
-        if ids is not None and len(filters.q) >= 8:
-            first, last = ids
-            indexed.append(
-                sa.or_(
-                    Troubled.command_id.between(first, last),
-                    Troubled.correlation_id.between(first, last),
-                )
-            )
+        ids, text = id_text(filters.q), trimmed(filters.q)
+        named: list[Condition] = []
+        if ids is not None:
+            named = [is_id(Troubled.command_id, ids), is_id(Troubled.correlation_id, ids)]
+        if ids is not None and ids.names_one and _is_any(sa.or_(*named)):
+            indexed.append(sa.or_(*named))
         else:
-            rare.append(
-                sa.or_(
-                    contains(Troubled.error_code, filters.q),
-                    contains(Troubled.error_message, filters.q),
-                    sa.false() if ids is None else Troubled.command_id.between(*ids),
-                )
-            )
+            said = [contains(Troubled.error_code, text), contains(Troubled.error_message, text)]
+            rare.append(sa.or_(*said, *named))
     return Source(Troubled.entered_at, Troubled.command_id, Troubled.domain, indexed, rare)
+
+
+def _is_any(meant: Condition) -> bool:
+    return db.session.execute(sa.select(sa.true()).where(meant).limit(1)).first() is not None
 
 
 def _known_total(filters: TroubledFilters) -> Total | None:

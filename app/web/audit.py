@@ -85,6 +85,7 @@ def audit_context() -> dict[str, Any]:
         "domain_choices": domain_choices(),
         "event_choices": [("", "Any"), *((e.value, e.label) for e in EVENTS.values())],
         "events": [(event, summary_of(event)) for event in listing.rows],
+        "unseen": listing.unseen,
         "limit": limit,
         "page": page,
         "first_url": url_with(cursor=None, page=None) if cursor else "",

@@ -17,13 +17,21 @@ from app.explain import clock, day_and_clock
 from app.models import (
     CommandDetail,
     CommandFilters,
+    CommandRow,
+    Listing,
+    TroubledFilters,
+    TroubledRow,
+    Window,
     domains,
     domains_of,
     get_command_detail,
     list_commands,
+    list_troubled,
 )
 from app.models.load_test_runs import get_run
+from app.models.search import CANDIDATE_LIMIT
 from app.portal import call, current_portal
+from app.search_texts import id_text
 from app.web import bp
 from app.web.listing import (
     choice_arg,
@@ -34,7 +42,7 @@ from app.web.listing import (
     window,
     zone_arg,
 )
-from app.web.rendering import render_page
+from app.web.rendering import PARTIAL, render_page
 from app.web.run_texts import title_of
 from app.web.timeline import OUTCOMES, sections_of
 from app.web.vocabulary import STATUSES
@@ -58,7 +66,10 @@ class Moment(NamedTuple):
 @bp.get("/commands")
 @access.viewer
 def commands() -> ResponseReturnValue:
-    return render_page("pages/commands.html", commands_context(), partials=("commands_list",))
+    context = commands_context()
+    if PARTIAL not in request.args and (found := _meant(context)) is not None:
+        return redirect(url_for("web.command", command_id=found.command_id, domain=found.domain))
+    return render_page("pages/commands.html", context, partials=("commands_list",))
 
 
 @bp.get("/commands/<uuid:command_id>")
@@ -72,6 +83,15 @@ def command(command_id: UUID) -> ResponseReturnValue:
         command_context(command_id, domain),
         partials=("command_head", "command_detail"),
     )
+
+
+def _meant(context: dict[str, Any]) -> CommandRow | None:
+    """The command whose id was searched for, and nothing else; None where a list is the answer."""
+    listing, ids = context["listing"], id_text(text_arg("q") or "")
+    is_alone = len(listing.rows) == 1 and listing.next_cursor is None
+    if not is_alone or ids is None or not ids.names_one:
+        return None
+    return listing.rows[0] if context["is_search_only"] else None
 
 
 def commands_context() -> dict[str, Any]:
@@ -89,6 +109,9 @@ def commands_context() -> dict[str, Any]:
     return {
         "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
         "is_filtered": filters != CommandFilters(),
+        "is_search_only": filters == CommandFilters(q=filters.q),
+        "troubled": _troubled_instead(filters, listing),
+        "candidate_limit": CANDIDATE_LIMIT,
         "zone": zone_arg()[0],
         "zone_given": text_arg("tz") or "",
         "status_choices": [("", "Any"), *((s.value, s.label) for s in STATUSES.values())],
@@ -101,6 +124,17 @@ def commands_context() -> dict[str, Any]:
         "listing": listing,
         "pager": pager_of(listing, "command"),
     }
+
+
+def _troubled_instead(
+    filters: CommandFilters, listing: Listing[CommandRow]
+) -> Listing[TroubledRow] | None:
+    """What the troubleshooting queue's own search finds, where the search here found nothing."""
+    if not filters.q or listing.rows:
+        return None
+    same = TroubledFilters(domain=filters.domain, command_type=filters.command_type, q=filters.q)
+    found = list_troubled(same, Window(1))
+    return found if found.rows else None
 
 
 def command_context(command_id: UUID, domain: str) -> dict[str, Any]:

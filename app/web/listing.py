@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from flask import request
 
 from app.models import Cursor, CursorError, Listing, Window
+from app.search_texts import trimmed
 from app.web.formats import count_text
 from app.web.rendering import url_with
 
@@ -25,8 +26,8 @@ T = TypeVar("T")
 
 
 def text_arg(name: str) -> str | None:
-    """A text without surrounding blanks, or None where there is nothing in it."""
-    return request.args.get(name, "").replace("\x00", "").strip()[:MAX_TEXT] or None
+    """A text without what surrounds it unseen, or None where there is nothing in it."""
+    return trimmed(request.args.get(name, "").replace("\x00", ""))[:MAX_TEXT] or None
 
 
 def choice_arg(name: str, choices: type[EnumT]) -> EnumT | None:

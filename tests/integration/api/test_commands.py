@@ -13,6 +13,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.models import TestCommand, search
+from app.models.paging import SCAN_LIMIT
+from app.web.formats import short_id
 from commandbus.errors import DuplicateCommandError
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
@@ -321,3 +323,91 @@ def test_stored_json_that_python_cannot_hold_does_not_break_its_page(
 
     assert answer.status_code == 200
     assert "_unreadable" in got(answer)["payload"]
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "as lists show it": short_id,
+    "with three dots": lambda command_id: short_id(command_id).replace("…", "..."),
+    "in braces": lambda command_id: f"{{{command_id}}}",
+    "in quotes": lambda command_id: f'"{command_id}"',
+    "in upper case": lambda command_id: command_id.upper(),
+    "as a URN": lambda command_id: f"urn:uuid:{command_id}",
+    "without hyphens": lambda command_id: command_id.replace("-", ""),
+    "with blanks": lambda command_id: f" {command_id}\n",
+    "with what nobody sees": lambda command_id: f"\u200b{command_id}\ufeff",
+}
+
+
+def test_a_pasted_id_is_found_everywhere(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    failed = send("fail_permanent")
+    run_all("permanent")
+    sent = [send(), failed, send()]
+    for form, write in FORMS.items():
+        for command_id in sent:
+            asked = {"q": write(command_id)}
+            found = got(client.get("/api/v1/commands", query_string=asked))["commands"]
+            assert [each["command_id"] for each in found] == [command_id], form
+            page = client.get("/commands", query_string=asked)
+            assert page.status_code == 302, form
+            assert page.location.startswith(f"/commands/{command_id}"), form
+            trail = client.get("/audit", query_string={"id": write(command_id)})
+            assert trail.location == f"/audit/{command_id}", form
+        asked = {"q": write(failed)}
+        found = got(client.get("/api/v1/tsq", query_string=asked))["commands"]
+        assert [each["command_id"] for each in found] == [failed], form
+        assert f"tsq-test-{failed}" in client.get("/troubleshooting", query_string=asked).text, form
+
+
+def test_a_search_without_hits_says_what_was_searched(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    send("fail_permanent")
+    run_all("permanent", "DECLINED", "The purple card was refused")
+    done = send()
+
+    instead = client.get("/commands?q=purple").text
+    nothing = client.get("/commands?q=green").text
+    other = client.get("/troubleshooting", query_string={"q": short_id(done)}).text
+
+    assert "1 in the troubleshooting queue matches" in instead
+    assert 'href="/troubleshooting?q=purple"' in instead
+    assert "id or its beginning, a correlation id, and the error code" in nothing
+    assert "Nothing was sent" not in instead + nothing
+    assert "is kept, but it is not in the troubleshooting queue" in other
+
+
+OLD = """
+    insert into command_bus_command
+        (command_id, domain, command_type, created_at, updated_at, status, data)
+    select (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(n * 7919), 12, '0'))::uuid,
+        'test', case n when 1 then 'Rare' else 'Common' end, now() - make_interval(secs => %s - n),
+        now(), 'COMPLETED', '{}'
+    from generate_series(1, %s) as n"""
+
+
+def test_a_rare_filter_is_looked_for_beyond_one_scan(
+    app: Flask, client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    count = SCAN_LIMIT + 10
+    conn.execute(OLD, (count, count))
+
+    found = got(client.get("/api/v1/commands?command_type=Rare"))
+    page = client.get("/commands?command_type=Rare").text
+
+    assert [each["command_type"] for each in found["commands"]] == ["Rare"]
+    assert (found["total"], found["total_is_exact"], found["next_cursor"]) == (1, True, None)
+    assert "1 command, page 1 of 1" in page
+
+    app.config["SEARCH_SECONDS"] = 0.0  # no time for a second scan
+    found = got(client.get("/api/v1/commands?command_type=Rare"))
+    page = client.get("/commands?command_type=Rare").text
+
+    assert (found["total"], found["total_is_exact"]) == (0, False)
+    assert found["next_cursor"] is not None
+    assert "20,000 commands were looked at, back to" in page
+    assert "Search further" in page
+    assert "page 1 of" not in page
+    further = got(client.get(f"/api/v1/commands?command_type=Rare&cursor={found['next_cursor']}"))
+    assert (len(further["commands"]), further["next_cursor"]) == (1, None)
