@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app.models.base import db
 from app.models.load_test_runs import get_run
 from app.models.paging import SCAN_LIMIT, Condition, Key, Listing, Source, Total, Window
-from app.models.search import CANDIDATE_LIMIT, candidates, sees_all_ids, sees_all_retries
+from app.models.search import CANDIDATE_LIMIT, candidates, sees_all_retries
 from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, Waiting, queue_table
 from app.runs import SILENT_SECONDS, RunState
 from commandbus.models import CommandStatus
@@ -70,15 +70,9 @@ def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow
     found = source.scan(window)
     # What a text can mean is cut at a limit, so the end of those is not the end of all.
     total = _counted(filters) or (None if filters.q else found.total) or source.count()
-    if filters.q and not _sees_all(filters.q, filters.status):
+    if source.is_cut:
         total = replace(total, is_exact=False)
     return found.listing(command_rows(found.keys), total)
-
-
-def _sees_all(text: str, status: CommandStatus | None) -> bool:
-    """Whether a search looks at everything that *text* can mean."""
-    may_be_retried = status in (None, CommandStatus.PENDING)
-    return sees_all_ids(text) and (not may_be_retried or sees_all_retries())
 
 
 def command_rows(keys: Sequence[Key]) -> list[CommandRow]:
@@ -149,11 +143,15 @@ def _while_generated(filters: CommandFilters) -> CommandFilters:
 def _source(filters: CommandFilters) -> Source:
     """Where the commands that match are found with the least looking."""
     if filters.q:
-        found = _with_batch(candidates(filters.q).c, filters)
+        meant = candidates(filters.q)
+        found = _with_batch(meant.found.c, filters)
         rare = [*_created(found, filters), *_named(found, filters), sa.true()]
         if filters.status is not None:
             rare.append(found.status == filters.status)
-        return _scanned(found, (), rare, CANDIDATE_LIMIT)
+        source = _scanned(found, (), rare, CANDIDATE_LIMIT)
+        may_be_retried = filters.status in (None, CommandStatus.PENDING)
+        is_cut = not meant.saw_all_ids or (may_be_retried and not sees_all_retries())
+        return replace(source, is_cut=is_cut)
     match filters.status:
         case CommandStatus.IN_TSQ:
             return _scanned(Troubled, _created(Troubled, filters), _named(Troubled, filters))

@@ -154,6 +154,8 @@ class Source:
     indexed: Sequence[Condition] = ()
     rare: Sequence[Condition] = ()
     scan_limit: int = SCAN_LIMIT
+    is_cut: bool = False
+    """Whether more may match than the list holds."""
 
     def scan(self, window: Window) -> Found:
         """The keys in *window*."""

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
+from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
 from app.models.base import db
 from app.models.paging import Condition
@@ -20,6 +23,10 @@ ID_SCAN_LIMIT = 2_000_000
 and the eight digits that lists show are those of a minute."""
 
 
+LAST_PART = 12
+"""So many digits of an id stand behind its last hyphen."""
+
+
 def is_id(column: Any, ids: IdText) -> sa.ColumnElement[bool]:
     """Whether *column* is one of the ids that were meant."""
     within: sa.ColumnElement[bool] = column.between(ids.first, ids.last)
@@ -28,7 +35,9 @@ def is_id(column: Any, ids: IdText) -> sa.ColumnElement[bool]:
 
 def ends_with(column: Any, tail: str) -> sa.ColumnElement[bool]:
     """Whether the id in *column* ends with these digits."""
-    digits = sa.func.replace(sa.cast(column, sa.Text), "-", "")
+    digits: Any = sa.cast(column, sa.Text)
+    if len(tail) > LAST_PART:
+        digits = sa.func.replace(digits, "-", "")
     return sa.func.right(digits, len(tail)) == tail
 
 
@@ -38,7 +47,15 @@ def contains(column: Any, text: str) -> sa.ColumnElement[bool]:
     return matches
 
 
-def candidates(text: str) -> sa.Subquery:
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The commands that a text may mean."""
+
+    found: sa.Subquery
+    saw_all_ids: bool
+
+
+def candidates(text: str) -> Candidates:
     """The commands that *text* may mean: an id or a part of it, a correlation id, an error code.
 
     An error code means those that ended with it, are in the troubleshooting queue or wait for a
@@ -60,8 +77,11 @@ def candidates(text: str) -> sa.Subquery:
             retried.created_at.desc()
         ),
     ]
+    saw_all = True
     if ids is not None and ids.tail:
-        ended = _looked_up(_ids_with_end(ids).limit(CANDIDATE_LIMIT + 1).subquery())
+        ends = with_ends(ids)
+        saw_all = ends.saw_all
+        ended = _looked_up(_table_of(ends.keys))
         meanings.append(_commands(ended, ended.status, sa.true()))
     elif ids is not None:
         meanings.append(
@@ -72,40 +92,49 @@ def candidates(text: str) -> sa.Subquery:
     if ids is not None and ids.whole is not None:
         meanings.append(_commands(Command, Command.status, Command.correlation_id == ids.whole))
     limited = [sa.select(m.limit(CANDIDATE_LIMIT + 1).subquery()) for m in meanings]
-    return sa.union(*limited).subquery()
+    return Candidates(sa.union(*limited).subquery(), saw_all)
 
 
-def sees_all_ids(text: str) -> bool:
-    """Whether so few commands have ids with the beginning of *text* that all are looked at."""
-    ids = id_text(text)
-    if ids is None or not ids.tail:
-        return True
-    beyond = _ids_between(ids).offset(ID_SCAN_LIMIT).limit(1)
-    return db.session.execute(beyond).first() is None
+@dataclass(frozen=True, slots=True)
+class Ends:
+    """The commands whose ids have a certain beginning and end."""
+
+    keys: list[tuple[UUID, str]]
+    """Ids and domains, newest ids first; CANDIDATE_LIMIT + 1 at most."""
+    saw_all: bool
+    """False where more than ID_SCAN_LIMIT ids have the beginning; these are the newest."""
+
+
+def with_ends(ids: IdText) -> Ends:
+    """Look for an id's end among those with its beginning, in the index of the ids alone."""
+    walked = (
+        sa.select(Command.command_id, Command.domain)
+        .where(Command.command_id.between(ids.first, ids.last))
+        .order_by(Command.command_id.desc())
+        .limit(ID_SCAN_LIMIT + 1)
+        .subquery()
+    )
+    is_meant = ends_with(walked.c.command_id, ids.tail)
+    newest = aggregate_order_by(walked.c.command_id, walked.c.command_id.desc(), walked.c.domain)
+    domains = aggregate_order_by(walked.c.domain, walked.c.command_id.desc(), walked.c.domain)
+    found, names, count = db.session.execute(
+        sa.select(
+            sa.func.array_agg(newest).filter(is_meant),
+            sa.func.array_agg(domains).filter(is_meant),
+            sa.func.count(),
+        ).select_from(walked)
+    ).one()
+    keys = list(zip(found or (), names or (), strict=True))[: CANDIDATE_LIMIT + 1]
+    return Ends(keys, count <= ID_SCAN_LIMIT)
 
 
 def find_ids(ids: IdText, limit: int) -> sa.Select[*tuple[Any, ...]]:
     """The ids, domains and times of the commands that are meant, newest ids first."""
     meant = is_id(Command.command_id, ids)
-    columns: Any = Command
     if ids.tail:
-        columns, meant = _looked_up(_ids_with_end(ids).limit(limit).subquery()), sa.true()
-    query = sa.select(columns.command_id, columns.domain, columns.created_at).where(meant)
-    return query.order_by(columns.command_id.desc()).limit(limit)
-
-
-def _ids_between(ids: IdText) -> sa.Select[*tuple[Any, ...]]:
-    return (
-        sa.select(Command.command_id, Command.domain)
-        .where(Command.command_id.between(ids.first, ids.last))
-        .order_by(Command.command_id.desc())
-    )
-
-
-def _ids_with_end(ids: IdText) -> sa.Select[*tuple[Any, ...]]:
-    """Walks the index of the ids alone, and no further than ID_SCAN_LIMIT."""
-    walked = _ids_between(ids).limit(ID_SCAN_LIMIT).subquery()
-    return sa.select(walked).where(ends_with(walked.c.command_id, ids.tail))
+        meant = sa.tuple_(Command.command_id, Command.domain).in_(with_ends(ids).keys)
+    query = sa.select(Command.command_id, Command.domain, Command.created_at).where(meant)
+    return query.order_by(Command.command_id.desc()).limit(limit)
 
 
 def sees_all_retries() -> bool:
@@ -121,6 +150,16 @@ def _retries() -> sa.Select[UUID, str]:
 def _retried_commands() -> Any:
     """The columns of the commands that wait for a retry, of CANDIDATE_LIMIT at most."""
     return _looked_up(_retries().order_by(Waiting.due_at.desc()).limit(CANDIDATE_LIMIT).subquery())
+
+
+def _table_of(keys: Sequence[tuple[UUID, str]]) -> sa.Subquery:
+    ids = sa.literal([key[0] for key in keys], ARRAY(sa.Uuid()))
+    domains = sa.literal([key[1] for key in keys], ARRAY(sa.Text()))
+    rows = sa.func.unnest(ids, domains).table_valued(
+        sa.column("command_id", sa.Uuid()), sa.column("domain", sa.Text())
+    )
+    rows = rows.render_derived()
+    return sa.select(rows).subquery()
 
 
 def _looked_up(keys: sa.Subquery) -> Any:

@@ -35,9 +35,9 @@ from app.search_texts import id_text
 from app.web import bp
 from app.web.listing import (
     choice_arg,
-    moment_arg,
     pager_of,
     parsed_arg,
+    period_args,
     text_arg,
     window,
     zone_arg,
@@ -96,18 +96,20 @@ def _meant(context: dict[str, Any]) -> CommandRow | None:
 
 def commands_context() -> dict[str, Any]:
     """The list that the address asks for."""
+    period = period_args("created_from", "created_before")
     filters = CommandFilters(
         status=choice_arg("status", CommandStatus),
         domain=text_arg("domain"),
         command_type=text_arg("command_type"),
-        created_after=moment_arg("created_from"),
-        created_before=moment_arg("created_before"),
+        created_after=period.since,
+        created_before=period.until,
         q=text_arg("q"),
         run_id=parsed_arg("run", UUID),
     )
     listing = list_commands(filters, window())
     return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
+        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES} | period.values,
+        "notes": period.notes,
         "is_filtered": filters != CommandFilters(),
         "is_search_only": filters == CommandFilters(q=filters.q),
         "troubled": _troubled_instead(filters, listing),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -12,6 +12,7 @@ from zoneinfo import ZoneInfo
 from flask import request
 
 from app.models import Cursor, CursorError, Listing, Window
+from app.moments import MomentError, is_repeated, is_skipped, parse_moment
 from app.search_texts import trimmed
 from app.web.formats import count_text
 from app.web.rendering import url_with
@@ -57,16 +58,62 @@ def zone_arg() -> tuple[str, ZoneInfo | None]:
         return "UTC", None
 
 
-def moment_arg(name: str) -> datetime | None:
-    """A time as <input type="datetime-local"> gives it, in the zone of the address."""
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The time range of a list, as the address gives it in the zone of the address."""
 
-    def parse(text: str) -> datetime:
-        moment = datetime.fromisoformat(text)
-        if not 1900 <= moment.year < 3000:
-            raise ValueError(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=zone_arg()[1] or UTC)
+    since: datetime | None
+    until: datetime | None
+    values: dict[str, str]
+    """The same for the fields of the form, in its zone."""
+    notes: list[str]
+    """What was not taken as it was given."""
 
-    return parsed_arg(name, parse)
+
+def period_args(since: str, until: str) -> Period:
+    """The two times of these names; what is no time is left out, and a note says so."""
+    name, zone = zone_arg()
+    known = zone or UTC
+    moments: list[datetime | None] = []
+    values: dict[str, str] = {}
+    notes: list[str] = []
+    if (given := text_arg("tz")) and name != given:
+        notes.append(f"The time zone {given} is not known here, so times are taken as UTC.")
+    for field in (since, until):
+        text = text_arg(field)
+        try:
+            moment = None if text is None else parse_moment(text, known, is_end=field == until)
+        except MomentError:
+            moment = None
+            notes.append(
+                f"{text} is no time that can be taken, so the list is not bounded by it. Write it"
+                " like 2026-01-31T14:00."
+            )
+        moments.append(moment)
+        values[field] = ""
+        if moment is not None and text is not None:
+            local = moment.astimezone(known).replace(tzinfo=None)
+            values[field] = local.isoformat(
+                timespec="milliseconds" if local.microsecond else "seconds"
+            )
+            notes += _clock_notes(text, local, known, name, is_end=field == until)
+    return Period(moments[0], moments[1], values, notes)
+
+
+def _clock_notes(text: str, local: datetime, zone: tzinfo, name: str, *, is_end: bool) -> list[str]:
+    """What is to be said of a local time that a change of the clocks makes unclear."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        return []
+    if given.tzinfo is not None:
+        return []
+    if is_skipped(given, zone):
+        return [f"Clocks in {name} never show {given}, so {local} is taken."]
+    if is_repeated(given, zone):
+        which = "second" if is_end else "first"
+        return [f"Clocks in {name} show {given} twice; the {which} is taken."]
+    return []
 
 
 def limit_arg() -> int:

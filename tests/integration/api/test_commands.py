@@ -411,3 +411,49 @@ def test_a_rare_filter_is_looked_for_beyond_one_scan(
     assert "page 1 of" not in page
     further = got(client.get(f"/api/v1/commands?command_type=Rare&cursor={found['next_cursor']}"))
     assert (len(further["commands"]), further["next_cursor"]) == (1, None)
+
+
+MOMENTS = ("2024-03-31T02:30:00+02:00", "2024-03-31 02:30:00+00", "2024-03-31t02:30z")
+
+
+def test_times_in_an_address_may_have_lost_their_plus(
+    client: FlaskClient, send: Callable[..., str]
+) -> None:
+    command_id = send()
+    for moment in MOMENTS:
+        for path in ("/api/v1/commands", "/api/v1/audit", "/commands", "/audit"):
+            names = {
+                "/api/v1/commands": ("created_after", "created_before"),
+                "/commands": ("created_from", "created_before"),
+            }.get(path, ("since", "until"))
+            for name, is_found in zip(names, (True, False), strict=True):
+                answer = client.get(f"{path}?{name}={moment.replace(' ', '%20')}")
+                assert answer.status_code == 200, (path, name, moment, answer.text)
+                is_there = command_id in answer.text or short_id(command_id) in answer.text
+                assert is_there is is_found, (path, name, moment)
+                assert "no time" not in answer.text
+
+
+def test_a_page_says_how_a_time_was_taken(client: FlaskClient) -> None:
+    skipped = client.get("/commands?created_from=2024-03-31T02:30&tz=Europe/Berlin").text
+    repeated = client.get("/audit?until=2024-10-27T02:30&tz=Europe/Berlin").text
+    wrong = client.get("/commands?created_from=soon").text
+    unknown = client.get("/audit?since=2024-03-31T02:30&tz=Middle/Earth").text
+    plain = client.get("/commands?created_from=2024-03-31T03:30:00%2B02:00&tz=Europe/Berlin").text
+
+    assert "never show 2024-03-31 02:30:00, so 2024-03-31 03:30:00 is taken" in skipped
+    assert 'value="2024-03-31T03:30:00"' in skipped
+    assert "show 2024-10-27 02:30:00 twice; the second is taken" in repeated
+    assert "soon is no time that can be taken" in wrong
+    assert "Middle/Earth is not known here" in unknown
+    assert 'value="2024-03-31T03:30:00"' in plain
+    assert "is taken" not in plain
+
+
+def test_a_time_without_its_zone_is_refused_with_a_word_on_the_plus(client: FlaskClient) -> None:
+    answer = client.get(f"{URL}?created_after=2024-03-31T02:30:00")
+
+    assert answer.status_code == 422
+    [error] = got(answer)["errors"]
+    assert (error["field"], error["code"]) == ("created_after", "time_without_zone")
+    assert "%2B" in error["message"]
