@@ -12,6 +12,7 @@ from psycopg.rows import class_row
 from app.pools import Pool
 from app.runs import settle_runs
 from app.search_texts import id_text
+from app.visible import visible
 from commandbus.store import autocommit
 
 SHORTEST_ID = 8
@@ -40,7 +41,7 @@ class RecordedRun:
         return {**self.settings, "versions": dict(self.versions)}
 
     def __str__(self) -> str:
-        return f"{self.run_id} ({self.name})" if self.name else str(self.run_id)
+        return f"{self.run_id} ({visible(self.name)})" if self.name else str(self.run_id)
 
 
 async def find_run(pool: Pool, text: str) -> RecordedRun:

@@ -7,8 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from app.clock import now
 from app.models.paging import TOTAL_LIMIT
+from app.visible import visible, visible_json
 
 NOTHING = "\N{EN DASH}"
 SHORT_ID_LENGTH = 13
@@ -116,7 +119,18 @@ def short_id(value: object) -> str:
 
 def pretty_json(value: Any) -> str:
     """JSON as people read it; what JSON cannot say is shown as its text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return visible_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def as_given(value: object) -> Markup:
+    """A value that a form sends again, and that so must stay as it is."""
+    return escape(value)
+
+
+def shown(value: Any) -> Any:
+    """What a template puts into the page: markup as it is, text so that all of it is seen."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(value) if is_text else value
 
 
 def _largest_unit(total: int) -> tuple[int, str]:
@@ -141,4 +155,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "unix_iso": unix_iso,
     "short_id": short_id,
     "pretty_json": pretty_json,
+    "as_given": as_given,
 }

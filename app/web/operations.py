@@ -25,6 +25,7 @@ from app.models import TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
 from app.portal import call, current_tsq
+from app.visible import visible
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
 from app.web.form_values import FormError, json_value, text_value
@@ -301,6 +302,7 @@ def _answer(
     follow: str | None = None,
 ) -> ResponseReturnValue:
     """Tell what was done: scripts in JSON, everybody else on the page where they were."""
+    text = visible(text)
     if wants_json():
         return {"text": text, "kind": kind, "undo": undo, "follow": follow}
     message = escape(text)

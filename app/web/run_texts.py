@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from app.models.load_test_runs import RunRow
 from app.models.statistics import RunProgress
 from app.runs import Origin, RunState
+from app.visible import visible
 from commandbus.models import CommandStatus, Percentiles
 
 ORIGINS = {Origin.CLI: "Command line", Origin.API: "API", Origin.PAGE: "Page"}
@@ -148,7 +149,7 @@ class RunView:
 
 def title_of(run: RunRow) -> str:
     """The run's name, or what stands for one."""
-    return run.name or UNNAMED
+    return visible(run.name or UNNAMED)
 
 
 def latencies_of(outcome: dict[str, Any]) -> list[Latency]:
