@@ -18,12 +18,13 @@ from app.models import (
     get_trail,
     search_events,
 )
+from app.models.audit import TRAIL_LIMIT
 from app.trail import attempts_of
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, domain_choices
 from app.web.listing import choice_arg, limit_arg, parsed_arg, period_args, text_arg, zone_arg
 from app.web.rendering import render_page, url_with
-from app.web.timeline import OUTCOMES, sections_of, summary_of, total_ms
+from app.web.timeline import outcomes_of, sections_of, summary_of, total_ms
 from app.web.vocabulary import EVENTS
 from commandbus.models import AuditEventType
 
@@ -113,6 +114,7 @@ def trail_context(command_id: UUID) -> dict[str, Any]:
         "sections": sections_of(events, attempts),
         "attempts": attempts,
         "total_ms": total_ms(events),
+        "is_cut": len(events) >= TRAIL_LIMIT,
         "live_seconds": MOVING_SECONDS if is_moving else RESTING_SECONDS,
-        "ATTEMPT_OUTCOMES": OUTCOMES,
+        "ATTEMPT_OUTCOMES": outcomes_of(attempts),
     }

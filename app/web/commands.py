@@ -44,7 +44,7 @@ from app.web.listing import (
 )
 from app.web.rendering import PARTIAL, render_page
 from app.web.run_texts import title_of
-from app.web.timeline import OUTCOMES, sections_of
+from app.web.timeline import outcomes_of, sections_of
 from app.web.vocabulary import STATUSES
 from commandbus.models import CommandStatus
 
@@ -153,7 +153,7 @@ def command_context(command_id: UUID, domain: str) -> dict[str, Any]:
         "sections": sections_of(found.events, found.attempt_list),
         "running_since": found.started_at if found.status is CommandStatus.IN_PROGRESS else None,
         "live_seconds": MOVING_SECONDS if in_motion else RESTING_SECONDS,
-        "ATTEMPT_OUTCOMES": OUTCOMES,
+        "ATTEMPT_OUTCOMES": outcomes_of(found.attempt_list),
         "back": request.script_root + request.path,
     }
 

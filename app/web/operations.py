@@ -122,8 +122,11 @@ def undo_retry(command_id: UUID) -> ResponseReturnValue:
         flash(
             "The retry is undone: the command is in the troubleshooting queue as before.", "success"
         )
-    except (CommandNotFoundError, InvalidStateError):
-        flash("Too late: it has started.", "warning")
+    except CommandNotFoundError:
+        flash("The command no longer exists.", "warning")
+    except InvalidStateError as exc:
+        status = CommandStatus(exc.current_status)
+        flash(f"Too late: the retry no longer waits, and the command is {status.value}.", "warning")
     return redirect(url_for("web.command", command_id=command_id, domain=domain), 303)
 
 

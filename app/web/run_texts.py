@@ -98,6 +98,13 @@ class RunView:
         return self.generated if over else self.run.count
 
     @property
+    def commands(self) -> str:
+        """1,000; 220 of 1,000 where no more will be sent."""
+        if self.wanted == self.run.count:
+            return f"{self.run.count:,}"
+        return f"{self.wanted:,} of {self.run.count:,}"
+
+    @property
     def elapsed_seconds(self) -> float:
         if self.run.outcome is not None:
             return float(self.run.outcome["elapsed_seconds"])

@@ -148,7 +148,7 @@ def test_an_address_that_makes_no_sense_still_shows_a_list(live_page: Page, quer
 
 def test_the_list_follows_by_itself_and_keeps_what_one_types(live_page: Page, live_worker):
     live_page.goto("/commands")
-    expect(live_page.get_by_text("No commands yet")).to_be_visible()
+    expect(live_page.get_by_text("No commands are kept")).to_be_visible()
     search = live_page.get_by_label("Search", exact=True)
     search.fill("half a wo")
     send(live_page, SUCCESS)

@@ -103,7 +103,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(live_page: Page, li
     expect(row).to_contain_text("1 of 4 busy", timeout=SOON)
     live_page.get_by_role("button", name="Stop all").click()
     dialog = live_page.get_by_role("dialog", name="Stop all")
-    expect(dialog).to_contain_text("finish 1 running command")
+    expect(dialog).to_contain_text("when 1 running command is done")
     dialog.get_by_role("button", name="Stop all").click()
 
     expect(row).to_contain_text("Stopping")

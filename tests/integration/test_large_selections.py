@@ -210,3 +210,25 @@ def test_a_job_says_how_many_it_was_meant_for_and_leaves_later_ones_alone(
         assert words in client.get("/troubleshooting?view=actions").text
         left = got(client.get(f"/api/v1/tsq?group_id={group}"))
         assert left["total"] == 7
+
+
+def test_the_depth_of_a_long_queue_is_without_what_is_not_due(filled: tuple[str, str]) -> None:
+    with psycopg.connect(filled[1], autocommit=True) as conn:
+        conn.execute(SENT, {"count": MANY})
+        conn.execute(
+            """
+            select command_bus.send_commands('test', jsonb_agg(jsonb_build_object('command_id',
+                gen_random_uuid(), 'command_type', 'DoIt', 'data', '{}'::jsonb,
+                'delay_seconds', 3600)))
+            from generate_series(1, 40)
+            """
+        )
+        waiting = conn.execute("select count(*) from command_bus_waiting").fetchone()
+        queued = conn.execute("select count(*) from pgmq.q_test__commands").fetchone()
+    assert waiting is not None
+    assert queued is not None
+    assert waiting[0] >= 40
+    with opened(filled[1]) as app:
+        metrics = got(app.test_client().get("/api/v1/stats"))["metrics"]
+
+    assert metrics["queue_depth"] == queued[0]
