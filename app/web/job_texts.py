@@ -81,7 +81,7 @@ def _gone_text(job: JobSummary) -> str:
 
 def undone_text(outcome: Outcome) -> str:
     """What became of taking retries back."""
-    text = outcome_text("back in the troubleshooting queue", outcome.done, {})
+    text = outcome_text("back in the queue", outcome.done, {})
     if late := sum(outcome.changed.values()):
         return (
             f"{text}, too late for {late:,}." if outcome.done else "Too late: no retry waits now."
