@@ -33,6 +33,7 @@ from app.options import whole_number
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
 from app.runs import LONGEST_NAME, is_name
+from app.visible import one_line
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
@@ -91,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             pool = load_test_pool(database.url, settings)
             done = asyncio.run(run_load_test(plan, pool, workers, console, lambda: stop.asked))
     except EXPECTED_ERRORS as exc:
-        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(exc))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         print(

@@ -31,6 +31,7 @@ from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.options import whole_number
 from app.processes import WorkerProcesses
+from app.visible import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.log_level)
         _serve(settings, options.workers, early_stop)
     except (StartError, ConfigurationError, CredentialsError, DatabaseError) as exc:
-        print(f"error: {' '.join(str(exc).split())}", file=sys.stderr)
+        print(f"error: {one_line(str(exc))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         pass  # before everything was up; what was up has been taken down

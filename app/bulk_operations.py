@@ -13,6 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from enum import StrEnum
 from typing import Any, cast
 from uuid import UUID, uuid4
@@ -24,8 +25,9 @@ from psycopg.types.json import Jsonb
 
 from app import job_store
 from app.database import DatabaseError
-from app.models import TroubledFilters, count_troubled, troubled_keys
+from app.models import TroubledFilters, count_troubled, queue_moment, troubled_keys
 from app.models.operator_jobs import JobRow, get_job
+from app.models.paging import Total
 from app.pools import Pool
 from app.portal import DatabaseSlowError, Portal, current_portal
 from commandbus import store, uuid7
@@ -37,6 +39,8 @@ AT_ONCE = 500
 CHUNK = 500
 SKIPPED_KEPT = 100
 NOT_FOUND = "NOT_FOUND"
+CHOOSE_SECONDS = 3.0
+"""How long the commands of a filter are looked for before a job does it."""
 UNDO_SECONDS = 10.0
 """For so long a retry from a page waits, and can be undone."""
 LOOK_EVERY_SECONDS = 5.0
@@ -115,23 +119,32 @@ class Outcome:
                 )
 
 
-def choose(filters: TroubledFilters) -> tuple[list[CommandKey] | None, int]:
-    """The commands that match *filters*, or None where they are too many to be dealt with at once.
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """The commands that match filters at one moment."""
 
-    The number is how many they are, or may be where nobody can tell within one look.
-    """
-    total = count_troubled(filters)
-    if total.count > AT_ONCE or not total.is_exact:
-        return None, total.count
+    keys: list[CommandKey] | None
+    """None where they are too many to be dealt with at once."""
+    total: Total
+    filters: TroubledFilters
+    """Those that were given, with the moment: what comes into the queue later is not chosen."""
+
+
+def choose(filters: TroubledFilters) -> Choice:
+    """The commands that match *filters*, and how many they are, as far as CHOOSE_SECONDS go."""
+    deadline = time.monotonic() + CHOOSE_SECONDS
+    if filters.entered_until is None:
+        filters = replace(filters, entered_until=queue_moment())
     chosen: list[CommandKey] = []
     cursor: str | None = None
-    while True:
+    while len(chosen) <= AT_ONCE:
         keys, cursor = troubled_keys(filters, AT_ONCE + 1, cursor)
         chosen += [(key.domain, key.command_id) for key in keys]
-        if len(chosen) > AT_ONCE:
-            return None, len(chosen)
-        if cursor is None:
-            return chosen, len(chosen)
+        if cursor is None and len(chosen) <= AT_ONCE:
+            return Choice(chosen, Total(len(chosen), is_exact=True), filters)
+        if time.monotonic() > deadline:
+            return Choice(None, Total(len(chosen), is_exact=False), filters)
+    return Choice(None, count_troubled(filters), filters)
 
 
 def start(order: Order) -> UUID:
@@ -140,27 +153,25 @@ def start(order: Order) -> UUID:
     A set of at most AT_ONCE commands is done when this returns, and a retry of it waits
     UNDO_SECONDS. A larger one is retried at once, and goes on after this returns.
     """
-    chosen, expected = order.chosen, len(order.chosen or ())
+    chosen = order.chosen
     if chosen is None:
-        chosen, expected = choose(order.wanted_filters)
-    if chosen is None:
-        return start_job(order, expected)
+        found = choose(order.wanted_filters)
+        if found.keys is None:
+            return start_job(order, found)
+        chosen = found.keys
     if order.action is Action.RETRY:
         order = replace(order, delay_seconds=UNDO_SECONDS)
-    return _record_order(order, chosen, len(chosen))
+    return _record_order(order, chosen, Total(len(chosen), is_exact=True))
 
 
-def start_job(order: Order, expected: int) -> UUID:
-    """Begin to carry out *order* on everything that matches its filters; returns the job's id.
-
-    *expected* is how many commands that is likely to be, for people who follow the job.
-    """
-    job_id = _record_order(order, None, expected)
+def start_job(order: Order, choice: Choice) -> UUID:
+    """Begin to carry out *order* on everything that was chosen; returns the job's id."""
+    job_id = _record_order(replace(order, filters=choice.filters), None, choice.total)
     current_runner().start(job_id)
     return job_id
 
 
-def _record_order(order: Order, chosen: Sequence[CommandKey] | None, expected: int) -> UUID:
+def _record_order(order: Order, chosen: Sequence[CommandKey] | None, expected: Total) -> UUID:
     job_id = uuid7()
     portal = current_portal()
     portal.call(_begin, portal.pool, order, job_id, current_runner().id, chosen, expected)
@@ -258,7 +269,8 @@ class JobRunner:
             job = get_job(job_id)
             if job is None or job.summary.state != "running" or job.summary.filter is None:
                 return False
-            keys, cursor = troubled_keys(_filters(job.summary.filter), CHUNK, job.cursor)
+            filters = _filters(job.summary.filter, job.entered_until)
+            keys, cursor = troubled_keys(filters, CHUNK, job.cursor)
         chosen = [(key.domain, key.command_id) for key in keys]
         going_on: bool = portal.call(_continue, portal.pool, job, self.id, chosen, cursor)
         return going_on
@@ -274,15 +286,15 @@ def current_runner() -> JobRunner:
 
 
 def stored_filters(filters: TroubledFilters) -> dict[str, str]:
-    """The filters that are set, as they are stored with a job."""
-    names = TroubledFilters.__slots__
+    """The filters that are set, as they are stored with a job, beside their moment."""
+    names = [name for name in TroubledFilters.__slots__ if name != "entered_until"]
     return {name: str(value) for name in names if (value := getattr(filters, name)) is not None}
 
 
-def _filters(stored: Mapping[str, str]) -> TroubledFilters:
-    group_id = stored.get("group_id")
+def _filters(stored: Mapping[str, str], entered_until: datetime | None) -> TroubledFilters:
+    group_id = None if "group_id" not in stored else UUID(stored["group_id"])
     rest = {name: value for name, value in stored.items() if name != "group_id"}
-    return TroubledFilters(**rest, group_id=None if group_id is None else UUID(group_id))
+    return TroubledFilters(**rest, group_id=group_id, entered_until=entered_until)
 
 
 async def _begin(
@@ -291,8 +303,9 @@ async def _begin(
     job_id: UUID,
     runner: UUID,
     chosen: Sequence[CommandKey] | None,
-    expected: int,
+    expected: Total,
 ) -> None:
+    filters = order.filters if chosen is None else None
     async with pool.connection() as conn, conn.transaction():
         await job_store.create_job(
             conn,
@@ -301,9 +314,11 @@ async def _begin(
             operator=order.operator,
             arguments=order.arguments,
             chosen=chosen,
-            filters=stored_filters(order.filters) if chosen is None and order.filters else None,
+            filters=None if filters is None else stored_filters(filters),
             delay_seconds=order.delay_seconds,
-            expected=expected,
+            expected=expected.count,
+            expected_is_exact=expected.is_exact,
+            entered_until=None if filters is None else filters.entered_until,
             runner=runner,
         )
         if chosen is not None:

@@ -31,6 +31,8 @@ class Holder:
     name: str
     heartbeat: Heartbeat
     heartbeat_age_seconds: float
+    runs_it: bool | None = None
+    """Whether the command was among those that ran at its last heartbeat; None: not known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -57,6 +59,8 @@ class Facts:
     holder: Holder | None = None
     workers_alive: int = 0
     """Of this domain."""
+    workers_late: int = 0
+    """Those whose heartbeat is overdue."""
     handled_types: Sequence[str] = ()
     """The command types with a handler in this program; empty: not known."""
     error_code: str | None = None
@@ -99,17 +103,28 @@ def _pending(facts: Facts) -> str:
         return f"It waits for {attempt} until {until}, after {_error(facts)}."
     if facts.workers_alive and _is_spent(facts):
         return f"{_spent(facts)}."
+    if facts.workers_alive == 0 and facts.workers_late:
+        late = "1 worker" if facts.workers_late == 1 else f"{facts.workers_late} workers"
+        heartbeats = "heartbeat" if facts.workers_late == 1 else "heartbeats"
+        return (
+            f"It waits for {attempt}; {late} of domain {facts.domain} ran a moment ago, and the"
+            f" {heartbeats} since then {'is' if facts.workers_late == 1 else 'are'} overdue."
+        )
     if facts.workers_alive == 0:
         return f"It waits for {attempt}, and no worker is running for domain {facts.domain}."
     if facts.handled_types and facts.command_type not in facts.handled_types:
         return (
-            f"It waits for {attempt}, and no handler is registered for {facts.command_type}"
-            f" in domain {facts.domain}."
+            f"It waits for {attempt}. This application has no handler for {facts.command_type} in"
+            f" domain {facts.domain}; whether a worker has one is not known here."
         )
     if facts.is_suspect:
-        return f"Its worker died while running it, so {attempt} will run alone; it is next."
+        return (
+            f"Its worker was not heard of again while it ran, so {attempt} will run alone, on a"
+            " worker that runs nothing else."
+        )
     workers = "1 worker" if facts.workers_alive == 1 else f"{facts.workers_alive} workers"
-    return f"It is in the queue for {attempt}; {workers} of domain {facts.domain} can take it."
+    runs = "runs" if facts.workers_alive == 1 else "run"
+    return f"It is in the queue for {attempt}; {workers} of domain {facts.domain} {runs}."
 
 
 def _in_progress(facts: Facts) -> str:
@@ -127,10 +142,14 @@ def _in_progress(facts: Facts) -> str:
     since = ""
     if facts.started_at is not None:
         since = f" for {_duration((facts.now - facts.started_at).total_seconds())}"
+    if facts.holder.runs_it is False:
+        return (
+            f"Worker {name} has held {attempt}{since} and had not begun it at its last heartbeat."
+        )
     if facts.lease_until is not None and facts.lease_until <= facts.now:
         return (
             f"Worker {name} has run {attempt}{since}, longer than its lease;"
-            " it is about to be delivered again."
+            " the next claim delivers it again, unless its outcome is recorded first."
         )
     return f"Worker {name} has run {attempt}{since}."
 

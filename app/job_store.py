@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -29,17 +29,20 @@ async def create_job(
     delay_seconds: float,
     expected: int,
     runner: UUID,
+    expected_is_exact: bool = True,
+    entered_until: datetime | None = None,
 ) -> None:
     """Record a job that *runner* is about to work on."""
     pairs = None if chosen is None else [[domain, str(command_id)] for domain, command_id in chosen]
     await conn.execute(
         """
         insert into operator_job (
-            job_id, action, operator, arguments, chosen, filter, delay_seconds, expected, runner
+            job_id, action, operator, arguments, chosen, filter, delay_seconds, expected,
+            expected_is_exact, entered_until, runner
         )
         values (
             %(job_id)s, %(action)s, %(operator)s, %(arguments)s, %(chosen)s, %(filter)s,
-            %(delay_seconds)s, %(expected)s, %(runner)s
+            %(delay_seconds)s, %(expected)s, %(expected_is_exact)s, %(entered_until)s, %(runner)s
         )
         """,
         {
@@ -51,6 +54,8 @@ async def create_job(
             "filter": None if filters is None else Jsonb(filters),
             "delay_seconds": delay_seconds,
             "expected": expected,
+            "expected_is_exact": expected_is_exact,
+            "entered_until": entered_until,
             "runner": runner,
         },
     )

@@ -14,6 +14,7 @@ from app.processes import EndedProcess
 from app.recorded_runs import RecordedRun, RowCount
 from app.run_cleanup import Deletion
 from app.run_comparison import Comparison, Difference, Figure, Verdict, compare, differences
+from app.visible import one_line
 from commandbus import BatchProgress, CommandStatus
 from commandbus.models import Percentiles
 
@@ -305,7 +306,7 @@ def _print_left(console: Console, run: Run) -> None:
 def _print_comparison(console: Console, run: Run) -> None:
     if run.other is None:
         return
-    other = run.other.name or str(run.other.run_id)
+    other = one_line(run.other.name or str(run.other.run_id))
     if run.comparison is None:
         console.print(f"Not compared with {other}: this run has no outcome yet", style="red")
         return
@@ -353,5 +354,5 @@ def _print_differences(console: Console, found: list[Difference]) -> None:
         title_style="bold yellow",
     )  # fmt: skip
     for each in found:
-        table.add_row(each.name, each.first, each.second)
+        table.add_row(*map(one_line, (each.name, each.first, each.second)))
     console.print(table)

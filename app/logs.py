@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from app.config import LogFormat
+from app.visible import escaped
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 _URI_PASSWORD = re.compile(r"(?P<login>\b[a-z][a-z0-9+.-]*://[^\s:/@]*):[^\s/]*@", re.IGNORECASE)
@@ -23,8 +24,6 @@ _WORD_PASSWORD = re.compile(
 )
 _AUTHORIZATION = re.compile(r"\b(?P<scheme>basic|bearer)\s+[\w.~+/=-]{8,}", re.IGNORECASE)
 _SECRET_NAME = re.compile(r"password|secret|token|dsn|authorization|cookie", re.IGNORECASE)
-# Everything that a terminal or a reader of lines could take for the end of a line.
-_BREAKS = re.compile(r"[\x00-\x1f\x7f\x85\u2028\u2029]")
 _PLAIN = re.compile(r"[^\s\"=]+")
 
 # What libraries tell that is of use: no single steps.
@@ -108,7 +107,7 @@ class JsonFormatter(logging.Formatter):
         }
         for name, value in _fields(record, self).items():
             fields.setdefault(name, value)
-        return json.dumps(fields, default=str, ensure_ascii=True)
+        return json.dumps(fields, default=str, ensure_ascii=True).replace("\x7f", "\\u007f")
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -152,10 +151,6 @@ def _word(value: Any) -> str:
     text = value if isinstance(value, str) else json.dumps(value, default=str)
     text = masked(text)
     if not isinstance(value, str | list | dict) or _PLAIN.fullmatch(text):
-        return _BREAKS.sub(_escaped, text)
+        return escaped(text)
     quoted = text.replace("\\", "\\\\").replace('"', '\\"')
-    return f'"{_BREAKS.sub(_escaped, quoted)}"'
-
-
-def _escaped(match: re.Match[str]) -> str:
-    return match.group().encode("unicode_escape").decode()
+    return f'"{escaped(quoted)}"'

@@ -32,6 +32,7 @@ from app.retention import (
     rules_for,
     with_test_commands,
 )
+from app.visible import one_line
 from commandbus import CommandBusError, CommandStatus
 from commandbus.retention import BATCH_SIZE, FINISHED, Pruned, Pruner, RetentionRule
 
@@ -80,7 +81,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: object, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"error: {one_line(str(error))}\n")
     return code
 
 

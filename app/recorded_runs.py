@@ -11,6 +11,8 @@ from psycopg.rows import class_row
 
 from app.pools import Pool
 from app.runs import settle_runs
+from app.search_texts import id_text
+from app.visible import visible
 from commandbus.store import autocommit
 
 SHORTEST_ID = 8
@@ -39,14 +41,14 @@ class RecordedRun:
         return {**self.settings, "versions": dict(self.versions)}
 
     def __str__(self) -> str:
-        return f"{self.run_id} ({self.name})" if self.name else str(self.run_id)
+        return f"{self.run_id} ({visible(self.name)})" if self.name else str(self.run_id)
 
 
 async def find_run(pool: Pool, text: str) -> RecordedRun:
-    """The latest run that *text* names: `last`, a name, an id, or the beginning of one.
+    """The latest run that *text* names: `last`, a name, an id, the beginning of one, or its ends.
 
-    A beginning has at least SHORTEST_ID characters. Raises RunNotFoundError where no run is named
-    so, or several ids begin so.
+    Of an id at least SHORTEST_ID digits are given. Raises RunNotFoundError where no run is named
+    so, or several have such an id.
     """
     async with autocommit(pool) as conn, conn.cursor(row_factory=class_row(RecordedRun)) as cur:
         await cur.execute(
@@ -61,7 +63,8 @@ async def find_run(pool: Pool, text: str) -> RecordedRun:
         )
         if (named := await cur.fetchone()) is not None:
             return named
-        if len(text) < SHORTEST_ID:
+        ids = id_text(text)
+        if ids is None or ids.digits < SHORTEST_ID:
             raise RunNotFoundError(
                 f"There is no run {text!r}; the beginning of an id has {SHORTEST_ID} characters"
                 " at least"
@@ -70,11 +73,12 @@ async def find_run(pool: Pool, text: str) -> RecordedRun:
             """
             select run_id, name, settings, versions, outcome
             from load_test_run
-            where starts_with(run_id::text, lower(%s))
+            where run_id between %s and %s
+                and right(replace(run_id::text, '-', ''), length(%s)) = %s
             order by created_at desc, run_id desc
             limit %s
             """,
-            (text, NAMED_AT_MOST + 1),
+            (ids.first, ids.last, ids.tail, ids.tail, NAMED_AT_MOST + 1),
         )
         found = await cur.fetchall()
     if not found:

@@ -19,6 +19,7 @@ from app.options import InvalidOptionError, Option, choose, option, options_of, 
 from app.processes import WorkerProcesses
 from app.retention import RetentionConfig
 from app.signals import EarlyStop, stop_signals
+from app.visible import one_line
 from app.worker_process import OPTIONS, run_in_loop, serve, wait_for_database
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
@@ -119,7 +120,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: Exception, code: int) -> int:
-    sys.stderr.write(f"error: {' '.join(str(error).split())}\n")
+    sys.stderr.write(f"error: {one_line(str(error))}\n")
     return code
 
 

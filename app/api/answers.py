@@ -270,14 +270,18 @@ class JobItem(Answer):
     action: str = Field(description="retry, complete or cancel")
     operator: str
     state: str = Field(description="running, finished or stopped")
-    expected: int = Field(description="How many commands it was meant for when it began")
+    expected: int = Field(
+        description="How many commands it was meant for when it began: exactly, or at least"
+    )
+    expected_is_exact: bool
     done: int
     changed: dict[str, int] = Field(
         description="How many were not in the queue any more, by the status they had"
     )
     gone: int | None = Field(
         description="How many of the expected ones were no longer in the queue when their turn"
-        " came, and are not counted in changed; null unless the job has finished"
+        " came, and are not counted in changed; at least so many where expected is not exact;"
+        " null unless the job has finished"
     )
     created_at: datetime
     finished_at: datetime | None

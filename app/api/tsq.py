@@ -199,10 +199,10 @@ def _carry_out(order: Order, body: schemas.BulkChoice) -> _Done | Any:
     if order.filters is None:
         keys = list(_keys_of(body.command_ids or [], done))
     else:
-        found, expected = choose(order.filters)
-        if found is None:
-            return job_started(start_job(order, expected))
-        keys = found
+        found = choose(order.filters)
+        if found.keys is None:
+            return job_started(start_job(order, found))
+        keys = found.keys
     for domain, ids in _by_domain(keys):
         done.add(_act(order, domain, ids))
     return done

@@ -14,6 +14,7 @@ from app.database.migrations import examine, migration_lock, validate
 from app.database.opening import connect, embedded_server, ensure_database, open_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
+from app.visible import one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -24,7 +25,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(Settings.from_env(), options)
     except (ConfigurationError, DatabaseError) as exc:
-        print(f"error: {exc}", file=sys.stderr)
+        print(f"error: {one_line(str(exc))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         return 130

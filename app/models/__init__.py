@@ -37,6 +37,7 @@ from app.models.troubleshooting import (
     list_groups,
     list_rejected,
     list_troubled,
+    queue_moment,
     troubled_keys,
 )
 from app.models.workers import (
@@ -86,6 +87,7 @@ __all__ = [
     "list_rejected",
     "list_troubled",
     "list_workers",
+    "queue_moment",
     "search_events",
     "send_test_command",
     "setting_now",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -11,9 +12,10 @@ from uuid import UUID
 import sqlalchemy as sa
 
 from app.models.base import db
-from app.models.paging import SCAN_LIMIT, CursorError
-from app.models.search import id_range
-from app.models.tables import AuditEntry, Command
+from app.models.paging import SCAN_LIMIT, CursorError, Unseen, search_seconds
+from app.models.search import find_ids
+from app.models.tables import AuditEntry
+from app.search_texts import id_text
 from commandbus.models import AuditEventType
 
 TRAIL_LIMIT = 10_000
@@ -52,6 +54,8 @@ class EventListing:
 
     rows: list[EventRow]
     next_cursor: str | None
+    unseen: Unseen | None = None
+    """Set where events behind these were not looked at, so that the page may be short of some."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,46 +92,56 @@ def get_trail(command_id: UUID, domain: str) -> list[EventRow]:
 
 
 def search_events(filters: EventFilters, limit: int, cursor: str | None = None) -> EventListing:
-    """The events that match every filter, newest first."""
-    inner = (
-        sa.select(*_COLUMNS, sa.and_(sa.true(), *_conditions(filters)).label("matches"))
-        .order_by(AuditEntry.audit_id.desc())
-        .limit(SCAN_LIMIT)
-    )
+    """The events that match every filter, newest first.
+
+    SCAN_LIMIT of them are looked at, at a time, until the page is full or the time is over.
+    """
+    deadline = time.monotonic() + search_seconds()
     last_id = parse_event_cursor(cursor)
-    if last_id is not None:
-        inner = inner.where(AuditEntry.audit_id < last_id)
-    elif filters.until is not None:
-        inner = inner.where(AuditEntry.audit_id <= _first_id_after(filters.until + _JITTER))
-    if filters.since is not None:
-        inner = inner.where(AuditEntry.audit_id >= _first_id_after(filters.since - _JITTER))
-    scanned = inner.subquery()
-    rows = db.session.execute(
-        sa.select(*(column for column in scanned.c if column.name != "matches"))
-        .where(scanned.c.matches)
-        .order_by(scanned.c.audit_id.desc())
-        .limit(limit + 1)
-    ).all()
-    if len(rows) > limit:
-        return EventListing([_row(row) for row in rows[:limit]], str(rows[limit - 1].audit_id))
-    end = db.session.scalar(
-        inner.with_only_columns(AuditEntry.audit_id).limit(1).offset(SCAN_LIMIT - 1)
-    )
-    return EventListing([_row(row) for row in rows], None if end is None else str(end))
+    newest = None
+    if last_id is None and filters.until is not None:
+        newest = _first_id_after(filters.until + _JITTER)
+    oldest = None if filters.since is None else _first_id_after(filters.since - _JITTER)
+    found: list[Sequence[Any]] = []
+    looked_at = 0
+    while True:
+        inner = (
+            sa.select(*_COLUMNS, sa.and_(sa.true(), *_conditions(filters)).label("matches"))
+            .order_by(AuditEntry.audit_id.desc())
+            .limit(SCAN_LIMIT)
+        )
+        if last_id is not None:
+            inner = inner.where(AuditEntry.audit_id < last_id)
+        elif newest is not None:
+            inner = inner.where(AuditEntry.audit_id <= newest)
+        if oldest is not None:
+            inner = inner.where(AuditEntry.audit_id >= oldest)
+        scanned = inner.subquery()
+        found += db.session.execute(
+            sa.select(*(column for column in scanned.c if column.name != "matches"))
+            .where(scanned.c.matches)
+            .order_by(scanned.c.audit_id.desc())
+            .limit(limit + 1 - len(found))
+        ).all()
+        rows = [_row(row) for row in found[:limit]]
+        if len(found) > limit:
+            return EventListing(rows, str(rows[-1].audit_id))
+        ends = inner.with_only_columns(AuditEntry.audit_id, AuditEntry.created_at)
+        end = db.session.execute(ends.offset(SCAN_LIMIT - 1).limit(2)).all()
+        looked_at += SCAN_LIMIT
+        if len(end) < 2:
+            return EventListing(rows, None)
+        last_id, at = end[0]
+        if time.monotonic() > deadline:
+            return EventListing(rows, str(last_id), Unseen(looked_at, at))
 
 
 def find_commands(text: str, limit: int = 10) -> list[CommandKey]:
-    """The commands whose id is or begins with *text*, newest ids first."""
-    ids = id_range(text)
+    """The commands whose id is *text*, or has it as its beginning or its ends; newest ids first."""
+    ids = id_text(text)
     if ids is None:
         return []
-    query = (
-        sa.select(Command.command_id, Command.domain, Command.created_at)
-        .where(Command.command_id.between(*ids))
-        .order_by(Command.command_id.desc())
-        .limit(limit)
-    )
-    return [CommandKey(*row) for row in db.session.execute(query)]
+    return [CommandKey(*row) for row in db.session.execute(find_ids(ids, limit))]
 
 
 def parse_event_cursor(cursor: str | None) -> int | None:

@@ -70,8 +70,9 @@ def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow
     """The commands that match every filter, newest first."""
     source = _source(_while_generated(filters))
     found = source.scan(window)
-    total = _counted(filters) or source.count()
-    if filters.q and filters.status in (None, CommandStatus.PENDING) and not sees_all_retries():
+    # What a text can mean is cut at a limit, so the end of those is not the end of all.
+    total = _counted(filters) or (None if filters.q else found.total) or source.count()
+    if source.is_cut:
         total = replace(total, is_exact=False)
     return found.listing(command_rows(found.keys), total)
 
@@ -144,11 +145,15 @@ def _while_generated(filters: CommandFilters) -> CommandFilters:
 def _source(filters: CommandFilters) -> Source:
     """Where the commands that match are found with the least looking."""
     if filters.q:
-        found = _with_batch(candidates(filters.q).c, filters)
+        meant = candidates(filters.q)
+        found = _with_batch(meant.found.c, filters)
         rare = [*_created(found, filters), *_named(found, filters), sa.true()]
         if filters.status is not None:
             rare.append(found.status == filters.status)
-        return _scanned(found, (), rare, CANDIDATE_LIMIT)
+        source = _scanned(found, (), rare, CANDIDATE_LIMIT)
+        may_be_retried = filters.status in (None, CommandStatus.PENDING)
+        is_cut = not meant.saw_all_ids or (may_be_retried and not sees_all_retries())
+        return replace(source, is_cut=is_cut)
     match filters.status:
         case CommandStatus.IN_TSQ:
             return _scanned(Troubled, _created(Troubled, filters), _named(Troubled, filters))

@@ -16,7 +16,7 @@ from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.tables import Command, Suspect, Waiting
 from app.models.test_command import TestCommand
-from app.models.workers import WorkerRow, count_active, get_worker, setting_now
+from app.models.workers import WorkerRow, count_active, count_late, get_worker, setting_now
 from app.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
 from commandbus.models import AuditEventType, CommandStatus
 
@@ -116,8 +116,9 @@ def get_command_detail(
         due_at=due_at,
         waits_for=waits_for,
         is_suspect=suspect is not None,
-        holder=None if worker is None else _holder(worker),
+        holder=None if worker is None else _holder(worker, command),
         workers_alive=count_active(domain),
+        workers_late=count_late(domain),
         handled_types=[COMMAND_TYPE],
         error_code=command.last_error_code,
         error_message=command.last_error_message,
@@ -147,8 +148,18 @@ def _same(table: type[Waiting] | type[Suspect]) -> sa.ColumnElement[bool]:
     return sa.and_(table.command_id == Command.command_id, table.domain == Command.domain)
 
 
-def _holder(worker: WorkerRow) -> Holder:
-    return Holder(worker.name, Heartbeat(worker.state.value), worker.heartbeat_age_seconds)
+def _holder(worker: WorkerRow, command: Command) -> Holder:
+    state = Heartbeat(worker.state.value)
+    return Holder(worker.name, state, worker.heartbeat_age_seconds, _runs(worker, command))
+
+
+def _runs(worker: WorkerRow, command: Command) -> bool | None:
+    """Whether the worker ran the command at its last heartbeat, as far as that told."""
+    named = {str(each.get("command_id")) for each in worker.running if isinstance(each, dict)}
+    if str(command.command_id) in named:
+        return True
+    is_older = command.started_at is None or worker.heartbeat_at <= command.started_at
+    return None if is_older or worker.running_count > len(worker.running) else False
 
 
 def _last_operator_event(events: Sequence[EventRow]) -> EventRow | None:

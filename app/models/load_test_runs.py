@@ -98,7 +98,8 @@ def list_runs(window: Window) -> Listing[RunRow]:
     ids = [key.command_id for key in found.keys]
     query = sa.select(*_COLUMNS).where(LoadTestRun.run_id.in_(ids))
     rows = {row.run_id: RunRow(*row) for row in db.session.execute(query)}
-    return found.listing([rows[run_id] for run_id in ids if run_id in rows], source.count())
+    total = found.total or source.count()
+    return found.listing([rows[run_id] for run_id in ids if run_id in rows], total)
 
 
 def series_of(run: RunRow) -> dict[str, Any]:

@@ -31,6 +31,8 @@ class OperatorJob(Base):
     filter: Mapped[Any] = mapped_column(JSONB)
     delay_seconds: Mapped[float]
     expected: Mapped[int]
+    expected_is_exact: Mapped[bool]
+    entered_until: Mapped[datetime | None] = mapped_column(Time)
     state: Mapped[str]
     created_at: Mapped[datetime] = mapped_column(Time)
     finished_at: Mapped[datetime | None] = mapped_column(Time)
@@ -53,7 +55,8 @@ class JobSummary:
     filter: dict[str, Any] | None
     delay_seconds: float
     expected: int
-    """How many commands it was meant for when it began."""
+    """How many commands it was meant for when it began: exactly, or at least."""
+    expected_is_exact: bool
     state: str
     created_at: datetime
     finished_at: datetime | None
@@ -75,7 +78,7 @@ class JobSummary:
         """How many of the expected commands it never met; None unless it came to its end.
 
         A job on a filter looks for its commands chunk by chunk, and no longer finds those that
-        others dealt with meanwhile.
+        others dealt with meanwhile. At least so many, where *expected* is a lower bound.
         """
         return max(self.expected - self.seen, 0) if self.state == "finished" else None
 
@@ -86,31 +89,36 @@ class JobRow:
 
     summary: JobSummary
     chosen: list[tuple[str, UUID]] | None
+    entered_until: datetime | None
+    """A job on a filter means what had come into the queue by then; None: whatever matches."""
     cursor: str | None
     skipped: list[dict[str, Any]]
     """Of those that had changed, the first hundred: domain, command_id, status."""
 
 
-_PLAIN = [name for name in JobSummary.__slots__ if name != "only"]
 _IS_SINGLE = sa.and_(OperatorJob.expected == 1, OperatorJob.chosen.is_not(None))
-# The list shows where a single action leads, and must not read the ids of the large ones.
+_DERIVED: dict[str, Any] = {
+    # Commands that were named were counted, whichever release recorded the job.
+    "expected_is_exact": sa.or_(OperatorJob.expected_is_exact, OperatorJob.chosen.is_not(None)),
+    # The list shows where a single action leads, and must not read the ids of the large ones.
+    "only": sa.case((_IS_SINGLE, OperatorJob.chosen[0])),
+}
 _SUMMARY = [
-    *(getattr(OperatorJob, name) for name in _PLAIN),
-    sa.case((_IS_SINGLE, OperatorJob.chosen[0])),
+    _DERIVED[name] if name in _DERIVED else getattr(OperatorJob, name)
+    for name in JobSummary.__slots__
 ]
 
 
 def get_job(job_id: UUID) -> JobRow | None:
     """One job, or None."""
-    query = sa.select(*_SUMMARY, OperatorJob.chosen, OperatorJob.cursor, OperatorJob.skipped).where(
-        OperatorJob.job_id == job_id
-    )
+    own = [OperatorJob.chosen, OperatorJob.entered_until, OperatorJob.cursor, OperatorJob.skipped]
+    query = sa.select(*_SUMMARY, *own).where(OperatorJob.job_id == job_id)
     row = db.session.execute(query).one_or_none()
     if row is None:
         return None
-    *summary, chosen, cursor, skipped = row
+    *summary, chosen, entered_until, cursor, skipped = row
     keys = None if chosen is None else [(domain, UUID(text)) for domain, text in chosen]
-    return JobRow(_summary(summary), keys, cursor, skipped)
+    return JobRow(_summary(summary), keys, entered_until, cursor, skipped)
 
 
 def list_jobs(limit: int = 50, before: UUID | None = None) -> list[JobSummary]:

@@ -18,8 +18,8 @@ from app.models.commands import (
 )
 from app.models.commands import list_commands as _list_commands
 from app.models.paging import SCAN_LIMIT, Key, Window
-from app.models.tables import AuditEntry
-from app.models.workers import count_active
+from app.models.tables import AuditEntry, Waiting
+from app.models.workers import count_active, count_late
 from commandbus.models import AuditEventType, CommandStatus, Percentiles
 
 DEPTH_LIMIT = 10_000
@@ -37,6 +37,7 @@ class Metrics:
     oldest_pending_seconds: float | None
     """How long the oldest command in the queues has waited for a worker; None: none waits."""
     active_workers: int
+    late_workers: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,14 +134,15 @@ def metrics() -> Metrics:
         queue_depth=queue_depth(),
         oldest_pending_seconds=oldest_pending_seconds(),
         active_workers=count_active(),
+        late_workers=count_late(),
     )
 
 
 def queue_depth(domain: str | None = None) -> int:
     """How many commands wait in the queues for a worker now.
 
-    Counted up to DEPTH_LIMIT for each queue. Beyond, the number of pending commands stands for it,
-    which includes those that wait for their time.
+    Counted up to DEPTH_LIMIT for each queue. Beyond, it is the number of pending commands without
+    those that wait for their time.
     """
     depth = 0
     for name, queue in command_queues(domain):
@@ -148,9 +150,16 @@ def queue_depth(domain: str | None = None) -> int:
         counted = sa.select(sa.func.count()).select_from(waiting.limit(DEPTH_LIMIT + 1).subquery())
         found = db.session.scalar(counted) or 0
         if found > DEPTH_LIMIT:
-            found = max(found, count_by_status(name)[CommandStatus.PENDING])
+            found = max(found, count_by_status(name)[CommandStatus.PENDING] - _not_due(name))
         depth += found
     return depth
+
+
+def _not_due(domain: str) -> int:
+    waiting = sa.select(sa.func.count()).where(
+        Waiting.domain == domain, Waiting.due_at > sa.func.clock_timestamp()
+    )
+    return db.session.scalar(waiting) or 0
 
 
 def oldest_pending_seconds() -> float | None:

@@ -13,7 +13,7 @@ import sqlalchemy as sa
 from app.models.base import db
 from app.models.commands import count_by_status
 from app.models.paging import Condition, Cursor, Key, Listing, Source, Total, Window
-from app.models.search import contains, id_range
+from app.models.search import contains, is_id
 from app.models.tables import (
     Command,
     Rejected,
@@ -23,9 +23,12 @@ from app.models.tables import (
     TroubledTrend,
     troubled_delta,
 )
+from app.search_texts import id_text, trimmed
 from commandbus.models import CommandStatus
 
 TREND_HOURS = 24
+COUNT_SECONDS = 3.0
+"""How long the commands that match are counted, before an action on all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +41,8 @@ class TroubledFilters:
     group_id: UUID | None = None
     q: str | None = None
     """An id or its beginning, a correlation id, or a part of the error code or message."""
+    entered_until: datetime | None = None
+    """Those that had come into the queue by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,12 +132,21 @@ def list_troubled(filters: TroubledFilters, window: Window) -> Listing[TroubledR
     """The commands in the queue that match every filter, the latest arrivals first."""
     source = _source(filters)
     found = source.scan(window)
-    return found.listing(_rows(found.keys), _total(filters, source))
+    total = _known_total(filters) or found.total or source.count()
+    return found.listing(_rows(found.keys), total)
 
 
 def count_troubled(filters: TroubledFilters) -> Total:
-    """How many commands in the queue match."""
-    return _total(filters, _source(filters))
+    """How many commands in the queue match: counted, however many, for COUNT_SECONDS at most."""
+    return _known_total(filters) or _source(filters).count_all(COUNT_SECONDS)
+
+
+def queue_moment() -> datetime:
+    """The time by the clock that says when a command came into the queue."""
+    moment: datetime = db.session.execute(
+        sa.select(sa.type_coerce(sa.func.clock_timestamp(), Time))
+    ).scalar_one()
+    return moment
 
 
 def troubled_keys(
@@ -236,35 +250,51 @@ def _source(filters: TroubledFilters) -> Source:
         indexed.append(Troubled.error_code == filters.error_code)
     if filters.group_id is not None:
         indexed.append(Troubled.group_id == filters.group_id)
+    if filters.entered_until is not None:
+        indexed.append(Troubled.entered_at <= filters.entered_until)
     if filters.domain is not None:
         rare.append(Troubled.domain == filters.domain)
     if filters.command_type is not None:
         rare.append(Troubled.command_type == filters.command_type)
     if filters.q:
-        ids = id_range(filters.q)
-        if ids is not None and len(filters.q) >= 8:
-            first, last = ids
-            indexed.append(
-                sa.or_(
-                    Troubled.command_id.between(first, last),
-                    Troubled.correlation_id.between(first, last),
-                )
-            )
+        ids, text = id_text(filters.q), trimmed(filters.q)
+        named: list[Condition] = []
+        if ids is not None:
+            named = [is_id(Troubled.command_id, ids), is_id(Troubled.correlation_id, ids)]
+        if ids is not None and ids.names_one and _is_any(sa.or_(*named)):
+            indexed.append(sa.or_(*named))
         else:
-            rare.append(
-                sa.or_(
-                    contains(Troubled.error_code, filters.q),
-                    contains(Troubled.error_message, filters.q),
-                    sa.false() if ids is None else Troubled.command_id.between(*ids),
-                )
-            )
+            said = [contains(Troubled.error_code, text), contains(Troubled.error_message, text)]
+            rare.append(sa.or_(*said, *named))
     return Source(Troubled.entered_at, Troubled.command_id, Troubled.domain, indexed, rare)
 
 
-def _total(filters: TroubledFilters, source: Source) -> Total:
-    if filters == TroubledFilters(domain=filters.domain):
-        return Total(count_by_status(filters.domain)[CommandStatus.IN_TSQ], is_exact=True)
-    return source.count()
+def _is_any(meant: Condition) -> bool:
+    return db.session.execute(sa.select(sa.true()).where(meant).limit(1)).first() is not None
+
+
+def _known_total(filters: TroubledFilters) -> Total | None:
+    """The total where the counters know it: by domain, error code, group, or several of these."""
+    domain, code, group_id = filters.domain, filters.error_code, filters.group_id
+    if filters != TroubledFilters(domain=domain, error_code=code, group_id=group_id):
+        return None
+    if code is None and group_id is None:
+        return Total(count_by_status(domain)[CommandStatus.IN_TSQ], is_exact=True)
+    wanted = sa.select(TroubledGroup.group_id, TroubledGroup.in_tsq)
+    for column, value in (
+        (TroubledGroup.domain, domain),
+        (TroubledGroup.error_code, code),
+        (TroubledGroup.group_id, group_id),
+    ):
+        if value is not None:
+            wanted = wanted.where(column == value)
+    groups = wanted.cte("groups")
+    unfolded = sa.select(sa.func.sum(troubled_delta.c.in_tsq)).where(
+        troubled_delta.c.group_id.in_(sa.select(groups.c.group_id))
+    )
+    folded = sa.select(sa.func.sum(groups.c.in_tsq)).scalar_subquery()
+    parts = [sa.func.coalesce(part, 0) for part in (folded, unfolded.scalar_subquery())]
+    return Total(int(db.session.scalar(sa.select(parts[0] + parts[1])) or 0), is_exact=True)
 
 
 def _rows(keys: Sequence[Key]) -> list[TroubledRow]:

@@ -14,6 +14,7 @@ from app.models.tables import WorkerProcess
 
 LATE_AFTER_HEARTBEATS = 3
 GONE_AFTER_HEARTBEATS = 10
+LISTED = 1_000
 
 
 class WorkerState(StrEnum):
@@ -82,7 +83,7 @@ def state_at(age_seconds: float, heartbeat_seconds: float) -> WorkerState:
     return WorkerState.GONE
 
 
-def list_workers(limit: int = 100) -> list[WorkerRow]:
+def list_workers(limit: int = LISTED) -> list[WorkerRow]:
     """The workers, those that run first, then the latest to be heard of."""
     query = (
         sa.select(*_COLUMNS)
@@ -125,8 +126,18 @@ def setting_now(domain: str, name: str, default: int) -> int | None:
 
 def count_active(domain: str | None = None) -> int:
     """How many worker processes are alive."""
-    late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
-    query = sa.select(sa.func.count()).where(WorkerProcess.stopped_at.is_(None), late_after >= _AGE)
+    return _count_heard_of(LATE_AFTER_HEARTBEATS, domain)
+
+
+def count_late(domain: str | None = None) -> int:
+    """How many worker processes have an overdue heartbeat, and are not gone yet."""
+    return _count_heard_of(GONE_AFTER_HEARTBEATS, domain) - count_active(domain)
+
+
+def _count_heard_of(heartbeats: int, domain: str | None) -> int:
+    """How many have not stopped, and sent a heartbeat within the time of so many."""
+    within = heartbeats * WorkerProcess.heartbeat_seconds
+    query = sa.select(sa.func.count()).where(WorkerProcess.stopped_at.is_(None), within >= _AGE)
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)
     return db.session.scalar(query) or 0

@@ -18,12 +18,13 @@ from app.models import (
     get_trail,
     search_events,
 )
+from app.models.audit import TRAIL_LIMIT
 from app.trail import attempts_of
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, domain_choices
-from app.web.listing import choice_arg, limit_arg, moment_arg, parsed_arg, text_arg, zone_arg
+from app.web.listing import choice_arg, limit_arg, parsed_arg, period_args, text_arg, zone_arg
 from app.web.rendering import render_page, url_with
-from app.web.timeline import OUTCOMES, sections_of, summary_of, total_ms
+from app.web.timeline import outcomes_of, sections_of, summary_of, total_ms
 from app.web.vocabulary import EVENTS
 from commandbus.models import AuditEventType
 
@@ -62,11 +63,12 @@ def audit_search(text: str) -> ResponseReturnValue:
 
 def audit_context() -> dict[str, Any]:
     """The events that the address asks for."""
+    period = period_args("since", "until")
     filters = EventFilters(
         event_type=choice_arg("event_type", AuditEventType),
         domain=text_arg("domain"),
-        since=moment_arg("since"),
-        until=moment_arg("until"),
+        since=period.since,
+        until=period.until,
     )
     limit = limit_arg()
     cursor = text_arg("cursor")
@@ -78,13 +80,15 @@ def audit_context() -> dict[str, Any]:
     page = max(parsed_arg("page", int) or 2, 2) if cursor else 1
     next_url = url_with(cursor=listing.next_cursor, page=page + 1) if listing.next_cursor else ""
     return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
+        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES} | period.values,
+        "notes": period.notes,
         "is_filtered": filters != EventFilters(),
         "zone": zone_arg()[0],
         "zone_given": text_arg("tz") or "",
         "domain_choices": domain_choices(),
         "event_choices": [("", "Any"), *((e.value, e.label) for e in EVENTS.values())],
         "events": [(event, summary_of(event)) for event in listing.rows],
+        "unseen": listing.unseen,
         "limit": limit,
         "page": page,
         "first_url": url_with(cursor=None, page=None) if cursor else "",
@@ -110,6 +114,7 @@ def trail_context(command_id: UUID) -> dict[str, Any]:
         "sections": sections_of(events, attempts),
         "attempts": attempts,
         "total_ms": total_ms(events),
+        "is_cut": len(events) >= TRAIL_LIMIT,
         "live_seconds": MOVING_SECONDS if is_moving else RESTING_SECONDS,
-        "ATTEMPT_OUTCOMES": OUTCOMES,
+        "ATTEMPT_OUTCOMES": outcomes_of(attempts),
     }

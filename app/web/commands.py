@@ -17,26 +17,34 @@ from app.explain import clock, day_and_clock
 from app.models import (
     CommandDetail,
     CommandFilters,
+    CommandRow,
+    Listing,
+    TroubledFilters,
+    TroubledRow,
+    Window,
     domains,
     domains_of,
     get_command_detail,
     list_commands,
+    list_troubled,
 )
 from app.models.load_test_runs import get_run
+from app.models.search import CANDIDATE_LIMIT
 from app.portal import call, current_portal
+from app.search_texts import id_text
 from app.web import bp
 from app.web.listing import (
     choice_arg,
-    moment_arg,
     pager_of,
     parsed_arg,
+    period_args,
     text_arg,
     window,
     zone_arg,
 )
-from app.web.rendering import render_page
+from app.web.rendering import PARTIAL, render_page
 from app.web.run_texts import title_of
-from app.web.timeline import OUTCOMES, sections_of
+from app.web.timeline import outcomes_of, sections_of
 from app.web.vocabulary import STATUSES
 from commandbus.models import CommandStatus
 
@@ -58,7 +66,10 @@ class Moment(NamedTuple):
 @bp.get("/commands")
 @access.viewer
 def commands() -> ResponseReturnValue:
-    return render_page("pages/commands.html", commands_context(), partials=("commands_list",))
+    context = commands_context()
+    if PARTIAL not in request.args and (found := _meant(context)) is not None:
+        return redirect(url_for("web.command", command_id=found.command_id, domain=found.domain))
+    return render_page("pages/commands.html", context, partials=("commands_list",))
 
 
 @bp.get("/commands/<uuid:command_id>")
@@ -74,21 +85,35 @@ def command(command_id: UUID) -> ResponseReturnValue:
     )
 
 
+def _meant(context: dict[str, Any]) -> CommandRow | None:
+    """The command whose id was searched for, and nothing else; None where a list is the answer."""
+    listing, ids = context["listing"], id_text(text_arg("q") or "")
+    is_alone = len(listing.rows) == 1 and listing.next_cursor is None
+    if not is_alone or ids is None or not ids.names_one:
+        return None
+    return listing.rows[0] if context["is_search_only"] else None
+
+
 def commands_context() -> dict[str, Any]:
     """The list that the address asks for."""
+    period = period_args("created_from", "created_before")
     filters = CommandFilters(
         status=choice_arg("status", CommandStatus),
         domain=text_arg("domain"),
         command_type=text_arg("command_type"),
-        created_after=moment_arg("created_from"),
-        created_before=moment_arg("created_before"),
+        created_after=period.since,
+        created_before=period.until,
         q=text_arg("q"),
         run_id=parsed_arg("run", UUID),
     )
     listing = list_commands(filters, window())
     return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
+        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES} | period.values,
+        "notes": period.notes,
         "is_filtered": filters != CommandFilters(),
+        "is_search_only": filters == CommandFilters(q=filters.q),
+        "troubled": _troubled_instead(filters, listing),
+        "candidate_limit": CANDIDATE_LIMIT,
         "zone": zone_arg()[0],
         "zone_given": text_arg("tz") or "",
         "status_choices": [("", "Any"), *((s.value, s.label) for s in STATUSES.values())],
@@ -101,6 +126,17 @@ def commands_context() -> dict[str, Any]:
         "listing": listing,
         "pager": pager_of(listing, "command"),
     }
+
+
+def _troubled_instead(
+    filters: CommandFilters, listing: Listing[CommandRow]
+) -> Listing[TroubledRow] | None:
+    """What the troubleshooting queue's own search finds, where the search here found nothing."""
+    if not filters.q or listing.rows:
+        return None
+    same = TroubledFilters(domain=filters.domain, command_type=filters.command_type, q=filters.q)
+    found = list_troubled(same, Window(1))
+    return found if found.rows else None
 
 
 def command_context(command_id: UUID, domain: str) -> dict[str, Any]:
@@ -116,7 +152,7 @@ def command_context(command_id: UUID, domain: str) -> dict[str, Any]:
         "sections": sections_of(found.events, found.attempt_list),
         "running_since": found.started_at if found.status is CommandStatus.IN_PROGRESS else None,
         "live_seconds": MOVING_SECONDS if in_motion else RESTING_SECONDS,
-        "ATTEMPT_OUTCOMES": OUTCOMES,
+        "ATTEMPT_OUTCOMES": outcomes_of(found.attempt_list),
         "back": request.script_root + request.path,
     }
 

@@ -7,7 +7,11 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
+from markupsafe import Markup, escape
+
 from app.clock import now
+from app.models.paging import TOTAL_LIMIT
+from app.visible import visible, visible_json
 from commandbus.failures import as_text as failure_text
 
 NOTHING = "\N{EN DASH}"
@@ -17,6 +21,13 @@ SHORT_ID_LENGTH = 13
 def number(value: float | None, digits: int = 0) -> str:
     """1234567 → 1,234,567"""
     return NOTHING if value is None else f"{value:,.{digits}f}"
+
+
+def count_text(count: int, is_exact: bool) -> str:
+    """16,060; more than 10,000, where counting ended at that; at least 7, where a look ended."""
+    if is_exact:
+        return f"{count:,}"
+    return f"more than {count:,}" if count >= TOTAL_LIMIT else f"at least {count:,}"
 
 
 def percent(value: float | None, digits: int = 0) -> str:
@@ -109,7 +120,18 @@ def short_id(value: object) -> str:
 
 def pretty_json(value: Any) -> str:
     """JSON as people read it; what JSON cannot say is shown as its text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    return visible_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+
+
+def as_given(value: object) -> Markup:
+    """A value that a form sends again, and that so must stay as it is."""
+    return escape(value)
+
+
+def shown(value: Any) -> Any:
+    """What a template puts into the page: markup as it is, text so that all of it is seen."""
+    is_text = isinstance(value, str) and not isinstance(value, Markup)
+    return visible(value) if is_text else value
 
 
 def error_details(value: Any) -> str:
@@ -129,6 +151,7 @@ def _largest_unit(total: int) -> tuple[int, str]:
 
 FILTERS: dict[str, Callable[..., str]] = {
     "number": number,
+    "count_text": count_text,
     "percent": percent,
     "milliseconds": milliseconds,
     "seconds": seconds,
@@ -142,4 +165,5 @@ FILTERS: dict[str, Callable[..., str]] = {
     "short_id": short_id,
     "pretty_json": pretty_json,
     "error_details": error_details,
+    "as_given": as_given,
 }

@@ -6,6 +6,7 @@ from typing import NamedTuple
 
 from app.bulk_operations import NOT_FOUND, Action, Outcome
 from app.models.operator_jobs import JobSummary
+from app.web.formats import count_text
 
 
 class Words(NamedTuple):
@@ -28,6 +29,8 @@ class JobLooks(NamedTuple):
     """How a job looks in a list."""
 
     words: Words
+    about: str
+    """What it was meant for: 1,234 commands."""
     text: str
     state: str
     tone: str
@@ -50,7 +53,8 @@ def looks_of(job: JobSummary) -> JobLooks:
         state, tone = "Undone", "neutral"
     words = words_of(job.action)
     text = outcome_text(words.done, job.done, job.changed) + _gone_text(job)
-    return JobLooks(words, text, state, tone, job.seen)
+    about = commands_text(job.expected, job.expected_is_exact)
+    return JobLooks(words, about, text, state, tone, job.seen)
 
 
 def outcome_text(verb: str, done: int, changed: dict[str, int]) -> str:
@@ -70,20 +74,23 @@ def _gone_text(job: JobSummary) -> str:
     if not job.gone:
         return ""
     were, their = ("was", "its") if job.gone == 1 else ("were", "their")
-    return (
-        f". {job.gone:,} of the {job.expected:,} {were} no longer in the queue"
-        f" when {their} turn came"
-    )
+    gone = count_text(job.gone, job.expected_is_exact).capitalize()
+    of = f"{job.expected:,}" if job.expected_is_exact else "commands that matched"
+    return f". {gone} of the {of} {were} no longer in the queue when {their} turn came"
 
 
 def undone_text(outcome: Outcome) -> str:
     """What became of taking retries back."""
     text = outcome_text("back in the queue", outcome.done, {})
     if late := sum(outcome.changed.values()):
-        return f"{text}, too late for {late:,}" if outcome.done else "Too late: it has started."
+        return (
+            f"{text}, too late for {late:,}." if outcome.done else "Too late: no retry waits now."
+        )
     return f"{text}."
 
 
-def commands_text(count: int) -> str:
-    """1 command, 1,234 commands"""
+def commands_text(count: int, is_exact: bool = True) -> str:
+    """1 command, 1,234 commands, all commands that match (more than 10,000)"""
+    if not is_exact:
+        return f"all commands that match ({count_text(count, is_exact=False)})"
     return "1 command" if count == 1 else f"{count:,} commands"

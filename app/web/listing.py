@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
 from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
@@ -12,6 +12,9 @@ from zoneinfo import ZoneInfo
 from flask import request
 
 from app.models import Cursor, CursorError, Listing, Window
+from app.moments import MomentError, is_repeated, is_skipped, parse_moment
+from app.search_texts import trimmed
+from app.web.formats import count_text
 from app.web.rendering import url_with
 
 LIMITS = (10, 20, 50, 100)
@@ -24,8 +27,8 @@ T = TypeVar("T")
 
 
 def text_arg(name: str) -> str | None:
-    """A text without surrounding blanks, or None where there is nothing in it."""
-    return request.args.get(name, "").replace("\x00", "").strip()[:MAX_TEXT] or None
+    """A text without what surrounds it unseen, or None where there is nothing in it."""
+    return trimmed(request.args.get(name, "").replace("\x00", ""))[:MAX_TEXT] or None
 
 
 def choice_arg(name: str, choices: type[EnumT]) -> EnumT | None:
@@ -55,16 +58,62 @@ def zone_arg() -> tuple[str, ZoneInfo | None]:
         return "UTC", None
 
 
-def moment_arg(name: str) -> datetime | None:
-    """A time as <input type="datetime-local"> gives it, in the zone of the address."""
+@dataclass(frozen=True, slots=True)
+class Period:
+    """The time range of a list, as the address gives it in the zone of the address."""
 
-    def parse(text: str) -> datetime:
-        moment = datetime.fromisoformat(text)
-        if not 1900 <= moment.year < 3000:
-            raise ValueError(text)
-        return moment if moment.tzinfo else moment.replace(tzinfo=zone_arg()[1] or UTC)
+    since: datetime | None
+    until: datetime | None
+    values: dict[str, str]
+    """The same for the fields of the form, in its zone."""
+    notes: list[str]
+    """What was not taken as it was given."""
 
-    return parsed_arg(name, parse)
+
+def period_args(since: str, until: str) -> Period:
+    """The two times of these names; what is no time is left out, and a note says so."""
+    name, zone = zone_arg()
+    known = zone or UTC
+    moments: list[datetime | None] = []
+    values: dict[str, str] = {}
+    notes: list[str] = []
+    if (given := text_arg("tz")) and name != given:
+        notes.append(f"The time zone {given} is not known here, so times are taken as UTC.")
+    for field in (since, until):
+        text = text_arg(field)
+        try:
+            moment = None if text is None else parse_moment(text, known, is_end=field == until)
+        except MomentError:
+            moment = None
+            notes.append(
+                f"{text} is no time that can be taken, so the list is not bounded by it. Write it"
+                " like 2026-01-31T14:00."
+            )
+        moments.append(moment)
+        values[field] = ""
+        if moment is not None and text is not None:
+            local = moment.astimezone(known).replace(tzinfo=None)
+            values[field] = local.isoformat(
+                timespec="milliseconds" if local.microsecond else "seconds"
+            )
+            notes += _clock_notes(text, local, known, name, is_end=field == until)
+    return Period(moments[0], moments[1], values, notes)
+
+
+def _clock_notes(text: str, local: datetime, zone: tzinfo, name: str, *, is_end: bool) -> list[str]:
+    """What is to be said of a local time that a change of the clocks makes unclear."""
+    try:
+        given = datetime.fromisoformat(text)
+    except ValueError:
+        return []
+    if given.tzinfo is not None:
+        return []
+    if is_skipped(given, zone):
+        return [f"Clocks in {name} never show {given}, so {local} is taken."]
+    if is_repeated(given, zone):
+        which = "second" if is_end else "first"
+        return [f"Clocks in {name} show {given} twice; the {which} is taken."]
+    return []
 
 
 def limit_arg() -> int:
@@ -98,13 +147,14 @@ def pager_of(listing: Listing[Any], noun: str) -> Pager:
     page = parsed_arg("page", int) or 1
     is_first = listing.previous_cursor is None
     page = 1 if is_first else min(max(page, 2), _LARGEST_PAGE)
-    total = f"{listing.total:,}" if listing.total_is_exact else f"{listing.total:,}+"
-    plural = "" if listing.total == 1 and listing.total_is_exact else "s"
+    total = count_text(listing.total, listing.total_is_exact)
+    plural = "" if listing.total == 1 else "s"
     where = f"page {page:,}"
-    if listing.total_is_exact:
+    pages = -(-listing.total // limit)
+    is_last = listing.next_cursor is None
+    if listing.total_is_exact and (is_last or page < pages):
         # Commands come and go while one pages; a page is never beyond the last one.
-        pages = max(-(-listing.total // limit), page, 1)
-        where = f"page {page:,} of {pages:,}"
+        where = f"page {page:,} of {max(pages, page, 1):,}"
     previous_url = ""
     if page == 2:
         previous_url = url_with(cursor=None, page=None)
@@ -113,4 +163,5 @@ def pager_of(listing: Listing[Any], noun: str) -> Pager:
     next_url = ""
     if listing.next_cursor is not None:
         next_url = url_with(cursor=listing.next_cursor, page=page + 1)
-    return Pager(f"{total} {noun}{plural}, {where}", previous_url, next_url, limit)
+    summary = f"{total} {noun}{plural}, {where}"
+    return Pager(summary[:1].upper() + summary[1:], previous_url, next_url, limit)

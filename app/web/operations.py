@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -23,7 +23,9 @@ from app.clock import now
 from app.errors import Problem, wants_json
 from app.models import TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
+from app.models.paging import Total
 from app.portal import call, current_tsq
+from app.visible import visible
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
 from app.web.form_values import FormError, json_value, text_value
@@ -34,6 +36,7 @@ from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import CommandStatus
 
 FILTER_PREFIX = "filter_"
+ENTERED_UNTIL = "entered_until"
 FILTER_FIELDS = ("domain", "command_type", "error_code", "group_id", "q")
 LIVE_SECONDS = 1
 UNNAMED_OPERATOR = "web"
@@ -46,7 +49,7 @@ class Selection:
 
     chosen: list[CommandKey] | None
     filters: TroubledFilters | None
-    count: int
+    total: Total
     fields: list[tuple[str, str]]
     """The form's fields that say the same again."""
 
@@ -56,7 +59,7 @@ class Selection:
 def operate(action: str) -> ResponseReturnValue:
     wanted = Action(action)
     selection = read_selection(request.form)
-    if selection.count == 0:
+    if selection.chosen == []:
         return _answer("Nothing was selected, or nothing matches any more.", "info")
     operator = current_operator() or clean_operator(request.form.get("operator", ""))
     is_large = selection.chosen is None
@@ -101,7 +104,7 @@ def cancel_pending(command_id: UUID) -> ResponseReturnValue:
             return _named(redirect(back, 303), operator)
     return render_template(
         "pages/tsq_action.html",
-        **_form_context(Action.CANCEL, 1, errors),
+        **_form_context(Action.CANCEL, Total(1, is_exact=True), False, errors),
         target=request.full_path.rstrip("?"),
         fields=[],
         back=back,
@@ -119,8 +122,11 @@ def undo_retry(command_id: UUID) -> ResponseReturnValue:
         flash(
             "The retry is undone: the command is in the troubleshooting queue as before.", "success"
         )
-    except (CommandNotFoundError, InvalidStateError):
-        flash("Too late: it has started.", "warning")
+    except CommandNotFoundError:
+        flash("The command no longer exists.", "warning")
+    except InvalidStateError as exc:
+        status = CommandStatus(exc.current_status)
+        flash(f"Too late: the retry no longer waits, and the command is {status.value}.", "warning")
     return redirect(url_for("web.command", command_id=command_id, domain=domain), 303)
 
 
@@ -132,6 +138,7 @@ def operator_job(job_id: UUID) -> ResponseReturnValue:
     now_in = _now_in(job)
     context = {
         "job": job.summary,
+        "entered_until": job.entered_until,
         "skipped": job.skipped,
         "looks": looks_of(job.summary),
         "now_in": now_in,
@@ -184,16 +191,18 @@ def read_selection(form: Any) -> Selection:
         keys = [key for text in texts if (key := _key(text)) is not None and key[0] in known]
         keys = list(dict.fromkeys(keys))[:AT_ONCE]
         fields = [("keys", f"{domain}:{command_id}") for domain, command_id in keys]
-        return Selection(keys, None, len(keys), back + fields)
+        return Selection(keys, None, Total(len(keys), is_exact=True), back + fields)
     given = {
         name: text
         for name in FILTER_FIELDS
         if (text := text_value(form, FILTER_PREFIX + name, 200)) is not None
     }
-    filters = _filters(given)
-    chosen, count = bulk_operations.choose(filters)
+    found = bulk_operations.choose(_filters(given, _entered_until(form)))
     fields = [(FILTER_PREFIX + name, text) for name, text in given.items()]
-    return Selection(chosen, filters, count, [*back, ("scope", "filter"), *fields])
+    if found.filters.entered_until is not None:
+        fields.append((ENTERED_UNTIL, found.filters.entered_until.isoformat()))
+    again = [*back, ("scope", "filter"), *fields]
+    return Selection(found.keys, found.filters, found.total, again)
 
 
 def safe_next(default: str) -> str:
@@ -201,13 +210,22 @@ def safe_next(default: str) -> str:
     return local_path(request.form.get("next") or request.args.get("next") or "", default)
 
 
-def _filters(given: Mapping[str, str]) -> TroubledFilters:
+def _entered_until(form: Any) -> datetime | None:
+    """The moment whose commands a question named: an answer is about no others."""
+    try:
+        moment = datetime.fromisoformat(str(form.get(ENTERED_UNTIL, "")))
+        return moment.astimezone(UTC) if moment.tzinfo else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _filters(given: Mapping[str, str], entered_until: datetime | None) -> TroubledFilters:
     rest = {name: text for name, text in given.items() if name != "group_id"}
     try:
         group_id = UUID(given["group_id"]) if "group_id" in given else None
     except ValueError as exc:
         raise Problem(422, detail="There is no such group.") from exc
-    return TroubledFilters(**rest, group_id=group_id)
+    return TroubledFilters(**rest, group_id=group_id, entered_until=entered_until)
 
 
 def _key(text: str) -> CommandKey | None:
@@ -238,20 +256,22 @@ def _read_arguments(action: Action) -> tuple[dict[str, Any], dict[str, str]]:
 def _ask(action: Action, selection: Selection, errors: dict[str, str]) -> str:
     return render_template(
         "pages/tsq_action.html",
-        **_form_context(action, selection.count, errors),
+        **_form_context(action, selection.total, selection.chosen is None, errors),
         target=url_for("web.operate", action=action.value),
         fields=selection.fields,
         back=safe_next(url_for("web.troubleshooting")),
     )
 
 
-def _form_context(action: Action, count: int, errors: dict[str, str]) -> dict[str, Any]:
+def _form_context(
+    action: Action, total: Total, is_large: bool, errors: dict[str, str]
+) -> dict[str, Any]:
     words = words_of(action)
     return {
         "action": action.value,
-        "title": f"{words.verb} {commands_text(count)}",
-        "count": count,
-        "is_large": count > AT_ONCE,
+        "title": f"{words.verb} {commands_text(total.count, total.is_exact)}",
+        "count": total.count,
+        "is_large": is_large,
         "errors": errors,
         "values": {
             name: request.form.get(name, "") for name in ("reason", "result", "notes", "operator")
@@ -285,6 +305,7 @@ def _answer(
     follow: str | None = None,
 ) -> ResponseReturnValue:
     """Tell what was done: scripts in JSON, everybody else on the page where they were."""
+    text = visible(text)
     if wants_json():
         return {"text": text, "kind": kind, "undo": undo, "follow": follow}
     message = escape(text)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from app.models.load_test_runs import RunRow
 from app.models.statistics import RunProgress
 from app.runs import Origin, RunState
+from app.visible import visible
 from commandbus.models import CommandStatus, Percentiles
 
 ORIGINS = {Origin.CLI: "Command line", Origin.API: "API", Origin.PAGE: "Page"}
@@ -97,6 +98,13 @@ class RunView:
         return self.generated if over else self.run.count
 
     @property
+    def commands(self) -> str:
+        """1,000; 220 of 1,000 where no more will be sent."""
+        if self.wanted == self.run.count:
+            return f"{self.run.count:,}"
+        return f"{self.wanted:,} of {self.run.count:,}"
+
+    @property
     def elapsed_seconds(self) -> float:
         if self.run.outcome is not None:
             return float(self.run.outcome["elapsed_seconds"])
@@ -148,7 +156,7 @@ class RunView:
 
 def title_of(run: RunRow) -> str:
     """The run's name, or what stands for one."""
-    return run.name or UNNAMED
+    return visible(run.name or UNNAMED)
 
 
 def latencies_of(outcome: dict[str, Any]) -> list[Latency]:

@@ -89,7 +89,7 @@ def save_settings() -> ResponseReturnValue:
         saved = _save(changes, stored.version)
     except ConfigVersionError:
         return _again(submitted, _store_load(), 409)
-    flash(f"Saved as version {saved.version}. Running workers follow within a second.", "success")
+    flash(f"Saved as version {saved.version}. Running workers look for it every second.", "success")
     return _back()
 
 

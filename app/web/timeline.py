@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.models import EventRow
+from app.models import EventRow, WorkerState, get_worker
 from app.trail import Attempt, AttemptOutcome, milliseconds
 from commandbus.models import AuditEventType
 
@@ -18,6 +18,20 @@ OUTCOMES = {
     AttemptOutcome.RELEASED: ("Released", "neutral"),
 }
 """How the end of an attempt is called, and its tone."""
+NOT_HEARD_OF = ("No word of it", "tsq")
+"""An attempt without an end whose worker is late, gone, stopped, or not known any more."""
+
+
+def outcomes_of(attempts: Sequence[Attempt]) -> dict[AttemptOutcome, tuple[str, str]]:
+    """OUTCOMES, where the last attempt runs only as long as its worker is heard of."""
+    last = attempts[-1] if attempts else None
+    if last is None or last.outcome is not AttemptOutcome.RUNNING:
+        return OUTCOMES
+    worker = None if last.worker_id is None else get_worker(last.worker_id)
+    if worker is not None and worker.state is WorkerState.ALIVE:
+        return OUTCOMES
+    return {**OUTCOMES, AttemptOutcome.RUNNING: NOT_HEARD_OF}
+
 
 _OPERATOR_EVENTS = (
     AuditEventType.OPERATOR_RETRY,

@@ -13,8 +13,10 @@ from app import access, store
 from app.bulk_operations import AT_ONCE, current_runner
 from app.models import (
     TroubledFilters,
+    Window,
     count_by_status,
     error_codes,
+    find_commands,
     get_group_name,
     list_groups,
     list_rejected,
@@ -23,6 +25,7 @@ from app.models import (
 from app.models.operator_jobs import list_jobs
 from app.models.paging import LARGEST_ID
 from app.portal import call, current_portal
+from app.search_texts import id_text
 from app.web import bp
 from app.web.commands import domain_choices
 from app.web.job_texts import looks_of
@@ -110,12 +113,24 @@ def _commands_context() -> dict[str, Any]:
         "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
         "is_filtered": filters != TroubledFilters(),
         "group": group,
+        "elsewhere": _is_elsewhere(filters) if not listing.rows else False,
         "domain_choices": domain_choices(),
         "code_choices": _code_choices(filters.error_code),
         "listing": listing,
         "behaviors": _behaviors([row.command_id for row in listing.rows]),
         "pager": pager_of(listing, "command"),
     }
+
+
+def _is_elsewhere(filters: TroubledFilters) -> bool:
+    """Whether the id that is searched for is a command's that is not in the queue."""
+    ids = id_text(filters.q or "")
+    if filters.q is None or ids is None or not ids.names_one:
+        return False
+    return (
+        bool(find_commands(filters.q, 1))
+        and not list_troubled(TroubledFilters(q=filters.q), Window(1)).rows
+    )
 
 
 def _code_choices(current: str | None) -> list[tuple[str, str]]:

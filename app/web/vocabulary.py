@@ -27,8 +27,8 @@ class Event(NamedTuple):
 STATUSES = {
     status.value: status
     for status in (
-        Status("PENDING", "Pending", "clock", "pending", "Waits for its turn"),
-        Status("IN_PROGRESS", "In progress", "play", "progress", "A worker runs it"),
+        Status("PENDING", "Pending", "clock", "pending", "Waits for its turn or its time"),
+        Status("IN_PROGRESS", "In progress", "play", "progress", "Taken by a worker"),
         Status("COMPLETED", "Completed", "check", "completed", "Done"),
         Status("FAILED", "Failed", "x", "failed", "By a business rule"),
         Status("IN_TSQ", "In TSQ", "alert", "tsq", "Needs an operator"),

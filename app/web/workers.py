@@ -12,6 +12,7 @@ from app.config import WORKER_OPTIONS, Settings
 from app.errors import Problem
 from app.models import WorkerRow, WorkerState, get_worker, list_workers, statistics
 from app.models.paging import LARGEST_ID
+from app.models.workers import LISTED
 from app.portal import call, current_portal
 from app.processes import request_stop
 from app.web import bp
@@ -22,6 +23,7 @@ LIVE_SECONDS = 2
 SHOWN_COMMANDS = 3
 LOST_SECONDS, LOST_SHOWN = 900, 3
 """For so long a worker that went without a word is told of above the others, so many at most."""
+SHOWN_PAST = 100
 UNNAMED_OPERATOR = "web"
 
 _CONCURRENCY = next(option for option in WORKER_OPTIONS if option.name == "concurrency")
@@ -41,8 +43,10 @@ STOPPING = Look("Stopping", "hourglass", "pending", "It finishes what it runs, t
 LOOKS = {
     WorkerState.ALIVE: Look("Alive", "check", "completed", "Its heartbeat comes on time."),
     WorkerState.LATE: Look("Late", "alert", "tsq", "Its heartbeat is overdue."),
-    WorkerState.GONE: Look("Gone", "cloud-off", "failed", "It ended or lost the database."),
-    WorkerState.STOPPED: Look("Stopped", "stop", "cancelled", "It drained and ended."),
+    WorkerState.GONE: Look(
+        "Gone", "cloud-off", "failed", "No heartbeat came for long: it ended, hangs, or is cut off."
+    ),
+    WorkerState.STOPPED: Look("Stopped", "stop", "cancelled", "It said that it stopped."),
 }
 
 
@@ -62,7 +66,7 @@ def start_worker() -> ResponseReturnValue:
         flash(f"Concurrency {exc}.", "error")
         return _back()
     pid = local_workers.start(concurrency)
-    flash(f"Worker process {pid} is starting; it appears below within moments.", "success")
+    flash(f"Worker process {pid} is starting; it appears below once it is registered.", "success")
     return _back()
 
 
@@ -83,7 +87,7 @@ def stop_worker(worker_id: int) -> ResponseReturnValue:
     ):
         return question
     call(request_stop, current_portal().pool, worker_id, _operator())
-    flash(f"{worker.name} was asked to stop. It finishes what it runs first.", "success")
+    flash(f"{worker.name} was asked to stop. It may finish what it runs first.", "success")
     return _back()
 
 
@@ -102,7 +106,8 @@ def stop_all_workers() -> ResponseReturnValue:
     ):
         return question
     call(request_stop, current_portal().pool, None, _operator())
-    flash(f"{_count(len(active), 'worker')} asked to stop.", "success")
+    was = "was" if len(active) == 1 else "were"
+    flash(f"{_count(len(active), 'worker')} {was} asked to stop.", "success")
     return _back()
 
 
@@ -111,10 +116,12 @@ def workers_context() -> dict[str, Any]:
     rows = list_workers()
     # Each keeps its place while heartbeats overtake each other.
     active = sorted((row for row in rows if _is_active(row)), key=lambda row: row.worker_id)
+    past = [row for row in rows if not _is_active(row)]
     settings: Settings = current_app.config["SETTINGS"]
     return {
         "active": active,
-        "past": [row for row in rows if not _is_active(row)],
+        "past": past[:SHOWN_PAST],
+        "more_past": len(past) > SHOWN_PAST or len(rows) >= LISTED,
         "lost": [row for row in rows if _is_lost(row)][:LOST_SHOWN],
         "own": local_workers.watch(rows),
         "own_host": local_workers.own_host(),
@@ -149,8 +156,11 @@ def stop_question(worker: WorkerRow) -> str:
     """What is asked before a worker is told to stop."""
     if worker.running_count:
         running = _count(worker.running_count, "running command")
-        return f"{worker.name} on {worker.host} finishes its {running} and then ends."
-    return f"{worker.name} on {worker.host} runs nothing now and ends at once."
+        return (
+            f"{worker.name} on {worker.host} takes no further commands and ends when what it runs"
+            f" is done, at its last heartbeat {running}, or its drain time is over."
+        )
+    return f"{worker.name} on {worker.host} ran nothing at its last heartbeat, and ends soon."
 
 
 def stop_all_question(active: list[WorkerRow]) -> str:
@@ -158,9 +168,11 @@ def stop_all_question(active: list[WorkerRow]) -> str:
     hosts = len({row.host for row in active})
     running = sum(row.running_count for row in active)
     where = f" on {hosts} hosts" if hosts > 1 else ""
-    finish = f", finish {_count(running, 'running command')}" if running else ""
+    take, end = ("takes", "ends") if len(active) == 1 else ("take", "end")
+    rest = f" when {_count(running, 'running command')} are done or the drain time is over"
+    rest = rest.replace("1 running command are", "1 running command is") if running else ""
     return (
-        f"{_count(len(active), 'worker')}{where} take no further commands{finish} and end."
+        f"{_count(len(active), 'worker')}{where} {take} no further commands and {end}{rest}."
         " Commands wait until a worker runs again."
     )
 

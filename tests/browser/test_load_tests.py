@@ -101,7 +101,9 @@ def test_a_choice_outlives_a_refresh_and_two_runs_are_compared(
     throughput = figures.get_by_role("row", name=re.compile("Throughput"))
     expect(throughput).to_contain_text(re.compile("Better|Worse|Same"))
     expect(figures.get_by_role("columnheader", name=re.compile("Before"))).to_be_visible()
-    expect(live_page.get_by_text("Both ran with the same settings.")).to_be_visible()
+    expect(
+        live_page.get_by_text("The recorded settings and versions are the same.")
+    ).to_be_visible()
     for theme_size in (DESKTOP, PHONE):
         live_page.set_viewport_size({"width": theme_size[0], "height": theme_size[1]})
         found = Axe().run(live_page)
@@ -171,7 +173,7 @@ def test_a_run_of_a_moment_is_drawn_as_a_point(live_page: Page, live_worker):
 def test_without_runs_the_page_says_how_to_start_one(live_page: Page):
     live_page.goto("/load-tests")
 
-    expect(live_page.get_by_text("No load test has run yet")).to_be_visible()
+    expect(live_page.get_by_text("No load test is kept")).to_be_visible()
     live_page.get_by_role("main").get_by_role("link", name="Start a load test").first.click()
     expect(live_page.locator("#load-form")).to_be_in_viewport()
 

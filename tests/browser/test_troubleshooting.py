@@ -124,7 +124,7 @@ def test_a_retry_that_has_begun_cannot_be_undone(live_page: Page, live_worker, d
     wait_for(live_page, command_id, "IN_TSQ")
     live_page.get_by_role("button", name="Undo").click()
 
-    expect(toast(live_page, "Too late: it has started.")).to_be_visible()
+    expect(toast(live_page, "Too late: no retry waits now.")).to_be_visible()
     names = [event["event_type"] for event in trail_of(live_page, command_id)]
     assert "OPERATOR_RETRY_UNDONE" not in names
 

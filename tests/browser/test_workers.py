@@ -86,7 +86,7 @@ def test_a_worker_is_started_and_stopped_from_the_page(live_page: Page):
 
     row.get_by_role("button", name="Stop w-1").click()
     dialog = live_page.get_by_role("dialog", name="Stop worker")
-    expect(dialog).to_contain_text("runs nothing now and ends at once")
+    expect(dialog).to_contain_text("ran nothing at its last heartbeat, and ends soon")
     dialog.get_by_role("button", name="Stop worker").click()
     expect(live_page.get_by_text("w-1 was asked to stop")).to_be_visible()
 
@@ -103,7 +103,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(live_page: Page, li
     expect(row).to_contain_text("1 of 4 busy", timeout=SOON)
     live_page.get_by_role("button", name="Stop all").click()
     dialog = live_page.get_by_role("dialog", name="Stop all")
-    expect(dialog).to_contain_text("finish 1 running command")
+    expect(dialog).to_contain_text("when 1 running command is done")
     dialog.get_by_role("button", name="Stop all").click()
 
     expect(row).to_contain_text("Stopping")

@@ -69,15 +69,27 @@ SOON = NOW + timedelta(seconds=130)
         ),
         (
             replace(FACTS, command_type="Other"),
-            "It waits for attempt 2 of 3, and no handler is registered for Other in domain test.",
+            "It waits for attempt 2 of 3. This application has no handler for Other in domain test;"
+            " whether a worker has one is not known here.",
         ),
         (
             replace(FACTS, is_suspect=True),
-            "Its worker died while running it, so attempt 2 of 3 will run alone; it is next.",
+            "Its worker was not heard of again while it ran, so attempt 2 of 3 will run alone, on a"
+            " worker that runs nothing else.",
         ),
         (
             replace(FACTS, due_at=NOW - timedelta(seconds=1), waits_for="RETRY"),
-            "It is in the queue for attempt 2 of 3; 2 workers of domain test can take it.",
+            "It is in the queue for attempt 2 of 3; 2 workers of domain test run.",
+        ),
+        (
+            replace(FACTS, workers_alive=0, workers_late=1),
+            "It waits for attempt 2 of 3; 1 worker of domain test ran a moment ago, and the"
+            " heartbeat since then is overdue.",
+        ),
+        (
+            replace(RUNNING, holder=Holder("w-7", Heartbeat.ALIVE, 1.0, runs_it=False)),
+            "Worker w-7 has held attempt 1 of 3 for 3 s and had not begun it at its last"
+            " heartbeat.",
         ),
         (RUNNING, "Worker w-7 has run attempt 1 of 3 for 3 s."),
         (
@@ -88,7 +100,7 @@ SOON = NOW + timedelta(seconds=130)
         (
             replace(RUNNING, lease_until=NOW),
             "Worker w-7 has run attempt 1 of 3 for 3 s, longer than its lease;"
-            " it is about to be delivered again.",
+            " the next claim delivers it again, unless its outcome is recorded first.",
         ),
         (
             replace(FACTS, status=CommandStatus.COMPLETED, finished_at=NOW),

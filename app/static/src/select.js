@@ -1,6 +1,8 @@
 // Selecting rows: single ones, the page, everything that the filter matches.
 //
-//   <form data-select data-select-total="1234">   around table and buttons; the total is of the filter
+//   <form data-select data-select-total="1234"    around table and buttons; the total is of the filter
+//     data-select-total-text="1,234"              how it is said
+//     data-select-total-is="exact">               or "bound": there are so many at least
 //     <input type="checkbox" data-select-page>    in the head: all rows of the page
 //     <input type="checkbox" data-select-row name="command_ids" value="…">
 //     <div class="select-bar" data-select-bar>    seen while something is selected
@@ -10,6 +12,14 @@
 //
 // A selected row that leaves the page is no longer selected: nobody acts on what they cannot see.
 // The form gets the event `select:changed` with { ids, everything }.
+
+// What the filter matches may have changed; the bar says so with the next refresh of the rows.
+export function setTotal(form, total, text, kind) {
+  form.dataset.selectTotal = total;
+  form.dataset.selectTotalText = text;
+  form.dataset.selectTotalIs = kind;
+  form.dispatchEvent(new CustomEvent('select:total'));
+}
 
 export function startSelections() {
   for (const form of document.querySelectorAll('[data-select]')) new Selection(form);
@@ -24,6 +34,7 @@ class Selection {
     form.addEventListener('click', (event) => this.#clicked(event));
     form.addEventListener('change', (event) => this.#changed(event.target));
     form.addEventListener('live:updated', () => this.#restore());
+    form.addEventListener('select:total', () => this.#show());
     this.#read();
   }
 
@@ -87,10 +98,16 @@ class Selection {
     if (scope) scope.value = everything ? 'filter' : 'ids';
     const bar = form.querySelector('[data-select-bar]');
     bar?.toggleAttribute('data-shown', ids.size > 0 || everything);
-    const count = (everything ? total : ids.size).toLocaleString('en');
-    for (const place of form.querySelectorAll('[data-select-count]')) place.textContent = `${count} selected`;
+    const { selectTotalText: text = total.toLocaleString('en'), selectTotalIs: kind } = form.dataset;
+    const isBound = kind === 'bound';
+    const selected = isBound ? `All that match selected (${text})` : `${text} selected`;
+    const count = everything ? selected : `${ids.size.toLocaleString('en')} selected`;
+    for (const place of form.querySelectorAll('[data-select-count]')) place.textContent = count;
     const all = form.querySelector('[data-select-all]');
-    if (all) all.hidden = everything || ids.size < rows.length || total <= rows.length;
+    if (all) {
+      all.textContent = isBound ? `Select all that match (${text})` : `Select all ${text} that match`;
+      all.hidden = everything || ids.size < rows.length || (total <= rows.length && !isBound);
+    }
     form.dispatchEvent(new CustomEvent('select:changed', { detail: { ids: [...ids], everything }, bubbles: true }));
   }
 }

@@ -14,6 +14,8 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app.models import TestCommand, search
+from app.models.paging import SCAN_LIMIT
+from app.web.formats import short_id
 from commandbus.errors import DuplicateCommandError
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
@@ -423,3 +425,137 @@ def test_the_send_page_tells_the_settings_of_the_workers_that_run(
     assert "settings of their own" in page
     assert "up to <strong>1 time</strong>" in page
     assert 'data-budget="1" data-lease-ms="2000" data-timeout-ms="7000"' in page
+
+
+FORMS: dict[str, Callable[[str], str]] = {
+    "as lists show it": short_id,
+    "with three dots": lambda command_id: short_id(command_id).replace("…", "..."),
+    "in braces": lambda command_id: f"{{{command_id}}}",
+    "in quotes": lambda command_id: f'"{command_id}"',
+    "in upper case": lambda command_id: command_id.upper(),
+    "as a URN": lambda command_id: f"urn:uuid:{command_id}",
+    "without hyphens": lambda command_id: command_id.replace("-", ""),
+    "with blanks": lambda command_id: f" {command_id}\n",
+    "with what nobody sees": lambda command_id: f"\u200b{command_id}\ufeff",
+}
+
+
+def test_a_pasted_id_is_found_everywhere(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    failed = send("fail_permanent")
+    run_all("permanent")
+    sent = [send(), failed, send()]
+    for form, write in FORMS.items():
+        for command_id in sent:
+            asked = {"q": write(command_id)}
+            found = got(client.get("/api/v1/commands", query_string=asked))["commands"]
+            assert [each["command_id"] for each in found] == [command_id], form
+            page = client.get("/commands", query_string=asked)
+            assert page.status_code == 302, form
+            assert page.location.startswith(f"/commands/{command_id}"), form
+            trail = client.get("/audit", query_string={"id": write(command_id)})
+            assert trail.location == f"/audit/{command_id}", form
+        asked = {"q": write(failed)}
+        found = got(client.get("/api/v1/tsq", query_string=asked))["commands"]
+        assert [each["command_id"] for each in found] == [failed], form
+        assert f"tsq-test-{failed}" in client.get("/troubleshooting", query_string=asked).text, form
+
+
+def test_a_search_without_hits_says_what_was_searched(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    send("fail_permanent")
+    run_all("permanent", "DECLINED", "The purple card was refused")
+    done = send()
+
+    instead = client.get("/commands?q=purple").text
+    nothing = client.get("/commands?q=green").text
+    other = client.get("/troubleshooting", query_string={"q": short_id(done)}).text
+
+    assert "1 in the troubleshooting queue matches" in instead
+    assert 'href="/troubleshooting?q=purple"' in instead
+    assert "id or its beginning, a correlation id, and the error code" in nothing
+    assert "Nothing was sent" not in instead + nothing
+    assert "is kept, but it is not in the troubleshooting queue" in other
+
+
+OLD = """
+    insert into command_bus_command
+        (command_id, domain, command_type, created_at, updated_at, status, data)
+    select (lpad(to_hex(n), 8, '0') || '-0000-7000-8000-' || lpad(to_hex(n * 7919), 12, '0'))::uuid,
+        'test', case n when 1 then 'Rare' else 'Common' end, now() - make_interval(secs => %s - n),
+        now(), 'COMPLETED', '{}'
+    from generate_series(1, %s) as n"""
+
+
+def test_a_rare_filter_is_looked_for_beyond_one_scan(
+    app: Flask, client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    count = SCAN_LIMIT + 10
+    conn.execute(OLD, (count, count))
+
+    found = got(client.get("/api/v1/commands?command_type=Rare"))
+    page = client.get("/commands?command_type=Rare").text
+
+    assert [each["command_type"] for each in found["commands"]] == ["Rare"]
+    assert (found["total"], found["total_is_exact"], found["next_cursor"]) == (1, True, None)
+    assert "1 command, page 1 of 1" in page
+
+    app.config["SEARCH_SECONDS"] = 0.0  # no time for a second scan
+    found = got(client.get("/api/v1/commands?command_type=Rare"))
+    page = client.get("/commands?command_type=Rare").text
+
+    assert (found["total"], found["total_is_exact"]) == (0, False)
+    assert found["next_cursor"] is not None
+    assert "20,000 commands were looked at, back to" in page
+    assert "Search further" in page
+    assert "page 1 of" not in page
+    further = got(client.get(f"/api/v1/commands?command_type=Rare&cursor={found['next_cursor']}"))
+    assert (len(further["commands"]), further["next_cursor"]) == (1, None)
+
+
+MOMENTS = ("2024-03-31T02:30:00+02:00", "2024-03-31 02:30:00+00", "2024-03-31t02:30z")
+
+
+def test_times_in_an_address_may_have_lost_their_plus(
+    client: FlaskClient, send: Callable[..., str]
+) -> None:
+    command_id = send()
+    for moment in MOMENTS:
+        for path in ("/api/v1/commands", "/api/v1/audit", "/commands", "/audit"):
+            names = {
+                "/api/v1/commands": ("created_after", "created_before"),
+                "/commands": ("created_from", "created_before"),
+            }.get(path, ("since", "until"))
+            for name, is_found in zip(names, (True, False), strict=True):
+                answer = client.get(f"{path}?{name}={moment.replace(' ', '%20')}")
+                assert answer.status_code == 200, (path, name, moment, answer.text)
+                is_there = command_id in answer.text or short_id(command_id) in answer.text
+                assert is_there is is_found, (path, name, moment)
+                assert "no time" not in answer.text
+
+
+def test_a_page_says_how_a_time_was_taken(client: FlaskClient) -> None:
+    skipped = client.get("/commands?created_from=2024-03-31T02:30&tz=Europe/Berlin").text
+    repeated = client.get("/audit?until=2024-10-27T02:30&tz=Europe/Berlin").text
+    wrong = client.get("/commands?created_from=soon").text
+    unknown = client.get("/audit?since=2024-03-31T02:30&tz=Middle/Earth").text
+    plain = client.get("/commands?created_from=2024-03-31T03:30:00%2B02:00&tz=Europe/Berlin").text
+
+    assert "never show 2024-03-31 02:30:00, so 2024-03-31 03:30:00 is taken" in skipped
+    assert 'value="2024-03-31T03:30:00"' in skipped
+    assert "show 2024-10-27 02:30:00 twice; the second is taken" in repeated
+    assert "soon is no time that can be taken" in wrong
+    assert "Middle/Earth is not known here" in unknown
+    assert 'value="2024-03-31T03:30:00"' in plain
+    assert "is taken" not in plain
+
+
+def test_a_time_without_its_zone_is_refused_with_a_word_on_the_plus(client: FlaskClient) -> None:
+    answer = client.get(f"{URL}?created_after=2024-03-31T02:30:00")
+
+    assert answer.status_code == 422
+    [error] = got(answer)["errors"]
+    assert (error["field"], error["code"]) == ("created_after", "time_without_zone")
+    assert "%2B" in error["message"]

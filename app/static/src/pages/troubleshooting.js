@@ -8,6 +8,7 @@
 import { ApiError, csrfToken, request } from '../api.js';
 import { jsonProblem, setError } from '../forms.js';
 import { refreshAll } from '../live.js';
+import { setTotal } from '../select.js';
 import { toast } from '../toast.js';
 
 const UNDO_SECONDS = 10;
@@ -31,9 +32,9 @@ document.addEventListener('click', (event) => {
 
 // The numbers that "select all" and the tab name follow the list.
 document.addEventListener('live:updated', (event) => {
-  const total = event.target.querySelector('[data-tsq-total]')?.dataset.tsqTotal;
+  const list = event.target.querySelector('[data-tsq-total]')?.dataset;
   const form = event.target.closest('[data-select]');
-  if (total !== undefined && form) form.dataset.selectTotal = total;
+  if (list && form) setTotal(form, list.tsqTotal, list.tsqTotalText, list.tsqTotalIs);
   const inQueue = Number(event.target.querySelector('[data-in-queue]')?.dataset.inQueue);
   const tab = document.querySelector('#queue-tabs .tab');
   if (tab && !Number.isNaN(inQueue)) {

@@ -1,0 +1,160 @@
+"""What pages say is what the records say: of now, of then, and of other processes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from html import unescape
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+from flask import Flask
+from flask.testing import FlaskClient
+
+from app.models import list_workers
+from app.web.workers import stop_all_question, stop_question
+from tests.integration.api.conftest import app, client, conn, got, run_all, send
+
+__all__ = ["app", "client", "conn", "run_all", "send"]
+
+CLAIMED = """
+    select claimed.command_id
+    from command_bus.claim_commands('test', %s, 1, 600, 3) as claimed"""
+
+
+@pytest.fixture
+def worker(conn: psycopg.Connection[Any]) -> int:
+    """A worker that has just registered, with a heartbeat every ten seconds."""
+    row = conn.execute(
+        """
+        select command_bus.register_worker('{"domain": "test", "host": "here", "pid": 1,
+            "version": "1", "concurrency": 1, "heartbeat_seconds": 10}')
+        """
+    ).fetchone()
+    assert row is not None
+    return int(row[0])
+
+
+def silent_for(conn: psycopg.Connection[Any], seconds: int) -> None:
+    conn.execute(
+        "update command_bus_worker"
+        " set heartbeat_at = clock_timestamp() - make_interval(secs => %s)",
+        (seconds,),
+    )
+
+
+def text_of(client: FlaskClient, path: str) -> str:
+    return " ".join(unescape(client.get(path).text).split())
+
+
+def test_an_attempt_runs_only_while_its_worker_is_heard_of(
+    client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
+) -> None:
+    command_id = send()
+    conn.execute(CLAIMED, (worker,))
+    pages = (f"/commands/{command_id}", f"/audit/{command_id}")
+
+    for page in pages:
+        assert "runs for" in text_of(client, page)
+    silent_for(conn, 70)  # late: more than three heartbeats, fewer than ten
+
+    for page in pages:
+        text = text_of(client, page)
+        assert "no word of it since" in text
+        assert "runs for" not in text
+    assert "No word of it" in text_of(client, pages[0])
+    assert "has been silent for 1 min" in text_of(client, pages[0])
+
+
+def test_a_worker_that_is_late_is_not_said_to_be_missing(
+    client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
+) -> None:
+    command_id = send()
+    silent_for(conn, 70)
+
+    assert "No worker's heartbeat is on time" in text_of(client, "/")
+    explanation = got(client.get(f"/api/v1/commands/{command_id}"))["explanation"]
+    assert explanation.endswith("ran a moment ago, and the heartbeat since then is overdue.")
+
+    silent_for(conn, 7000)
+    assert "No worker is running" in text_of(client, "/")
+    explanation = got(client.get(f"/api/v1/commands/{command_id}"))["explanation"]
+    assert explanation.endswith("no worker is running for domain test.")
+
+
+def test_a_command_that_is_only_held_is_not_said_to_run(
+    client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
+) -> None:
+    ids = [send(), send()]
+    for _ in ids:
+        conn.execute(CLAIMED, (worker,))
+    running = [{"command_id": ids[0], "command_type": "TestCommand", "attempt": 1, "seconds": 1}]
+    conn.execute(
+        "update command_bus_worker set running = %s, running_count = 1,"
+        " heartbeat_at = clock_timestamp()",
+        (json.dumps(running),),
+    )
+
+    runs, held = (got(client.get(f"/api/v1/commands/{each}"))["explanation"] for each in ids)
+
+    assert f"Worker w-{worker} has run attempt 1" in runs
+    assert held.endswith("and had not begun it at its last heartbeat.")
+
+
+def test_questions_before_a_stop_are_grammatical(
+    app: Flask, conn: psycopg.Connection[Any], worker: int
+) -> None:
+    conn.execute("update command_bus_worker set running_count = 1")
+    with app.app_context():
+        [one] = list_workers()
+
+    assert stop_all_question([one]).startswith(
+        "1 worker takes no further commands and ends when 1 running command is done or"
+    )
+    assert stop_all_question([one, one]).startswith(
+        "2 workers take no further commands and end when 2 running commands are done or"
+    )
+    assert "at its last heartbeat 1 running command" in stop_question(one)
+
+
+def test_a_run_that_was_stopped_shows_what_was_sent(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    run_id = uuid4()
+    settings = {"count": 200_000, "types": {"success": 200_000}, "delay_ms": 0, "domain": "test"}
+    conn.execute(
+        "insert into load_test_run (run_id, origin, settings, versions, state, generated_count,"
+        " generated_at) values (%s, 'page', %s, '{}', 'cancelled', 22000, clock_timestamp())",
+        (run_id, json.dumps(settings)),
+    )
+
+    for page in ("/load-tests", f"/load-tests/{run_id}"):
+        assert "22,000 of 200,000" in text_of(client, page)
+
+
+def test_empty_lists_do_not_say_that_nothing_ever_was(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    for page in ("/", "/commands", "/load-tests", "/audit", "/troubleshooting?view=actions"):
+        text = text_of(client, page)
+        for word in ("No commands yet", "No events yet", "has run yet", "Nobody acted"):
+            assert word not in text, page
+    assert "are kept" in text_of(client, "/commands")
+
+
+def test_a_retry_that_is_undone_too_late_says_where_the_command_is(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    command_id = send("fail_permanent")
+    run_all("permanent")
+    page = client.get(f"/commands/{command_id}").text
+    token = page.partition('name="csrf_token" value="')[2].partition('"')[0]
+    client.post(f"/api/v1/tsq/{command_id}/retry", json={})
+    run_all()
+
+    client.post(f"/commands/{command_id}/undo-retry", data={"csrf_token": token})
+
+    text = text_of(client, f"/commands/{command_id}")
+    assert "Too late: the retry no longer waits, and the command is COMPLETED." in text
