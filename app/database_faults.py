@@ -19,6 +19,7 @@ import sqlalchemy.exc
 from app.database.errors import DatabaseError
 from commandbus.errors import (
     CommandBusError,
+    MissingQueueError,
     NoAnswerError,
     NotMigratedError,
     UnsuitableConnectionError,
@@ -122,7 +123,7 @@ def failure_of(error: BaseException) -> Failure | None:
     """What *error* means; None where it is no failure of the database."""
     if isinstance(error, DatabaseError):
         return Failure(AWAY, _one_line(str(error)))
-    if isinstance(error, NotMigratedError):
+    if isinstance(error, NotMigratedError | MissingQueueError):
         return Failure(INCOMPLETE, _one_line(str(error)), _sqlstate(error.__cause__))
     if isinstance(error, UnsuitableConnectionError):
         return Failure(UNSUITABLE, _one_line(str(error)))

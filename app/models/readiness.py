@@ -18,11 +18,10 @@ from app.database import DatabaseError
 from app.database.migrations import MIGRATIONS_FOLDER, validate
 from app.database.pgmq import pgmq_is_installed
 from app.database_faults import failure_of
+from app.database_health import some_of
 from app.models.base import db
 
 logger = logging.getLogger(__name__)
-
-SHOWN_NAMES = 5
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,9 +78,9 @@ def _examined(conn: Connection[TupleRow]) -> Readiness:
         problems.append("PGMQ is not installed in the database.")
     missing, forbidden = _incomplete(conn)
     if missing:
-        problems.append(f"Missing in the database: {_some(missing)}.")
+        problems.append(f"Missing in the database: {some_of(missing)}.")
     if forbidden:
-        problems.append(f"The application's role may not use: {_some(forbidden)}.")
+        problems.append(f"The application's role may not use: {some_of(forbidden)}.")
     if missing or forbidden:
         logger.warning("not_ready", extra={"missing": missing, "forbidden": forbidden})
     read_only = conn.execute(
@@ -121,12 +120,6 @@ def _functions() -> tuple[str, ...]:
     made = re.compile(r"^create or replace function command_bus\.(\w+)", re.MULTILINE)
     texts = (path.read_text() for path in sorted(MIGRATIONS_FOLDER.glob("R__*.sql")))
     return tuple(dict.fromkeys(name for text in texts for name in made.findall(text)))
-
-
-def _some(names: list[str]) -> str:
-    more = len(names) - SHOWN_NAMES
-    shown = ", ".join(names[:SHOWN_NAMES])
-    return f"{shown} and {more} more" if more > 0 else shown
 
 
 # A schema whose use is forbidden hides what is in it, so schemas come first. Names are looked for

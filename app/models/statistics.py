@@ -169,7 +169,7 @@ def oldest_pending_seconds() -> float | None:
         )
         for _, queue in command_queues()
     ]
-    return max((age for age in ages if age is not None), default=None)
+    return max((max(age, 0.0) for age in ages if age is not None), default=None)
 
 
 def throughput(window_seconds: int, domain: str | None = None) -> Throughput:

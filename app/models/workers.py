@@ -74,7 +74,11 @@ _COLUMNS = [
 
 
 def state_at(age_seconds: float, heartbeat_seconds: float) -> WorkerState:
-    """The state of a worker that has not stopped, by the age of its last heartbeat."""
+    """The state of a worker that has not stopped, by the age of its last heartbeat.
+
+    One of the future was sent before the server's clock went back, and none was sent since.
+    """
+    age_seconds = abs(age_seconds)
     if age_seconds <= LATE_AFTER_HEARTBEATS * heartbeat_seconds:
         return WorkerState.ALIVE
     if age_seconds <= GONE_AFTER_HEARTBEATS * heartbeat_seconds:
@@ -106,7 +110,9 @@ def get_worker(worker_id: int) -> WorkerRow | None:
 def count_active(domain: str | None = None) -> int:
     """How many worker processes are alive."""
     late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
-    query = sa.select(sa.func.count()).where(WorkerProcess.stopped_at.is_(None), late_after >= _AGE)
+    query = sa.select(sa.func.count()).where(
+        WorkerProcess.stopped_at.is_(None), late_after >= sa.func.abs(_AGE)
+    )
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)
     return db.session.scalar(query) or 0
