@@ -17,10 +17,10 @@ from app.models.commands import (
     count_by_status,
 )
 from app.models.commands import list_commands as _list_commands
-from app.models.paging import SCAN_LIMIT, Key, Window
-from app.models.tables import AuditEntry
+from app.models.paging import Key, Window
+from app.models.tables import Waiting
 from app.models.workers import count_active
-from commandbus.models import AuditEventType, CommandStatus, Percentiles
+from commandbus.models import CommandStatus, Percentiles
 
 DEPTH_LIMIT = 10_000
 RATE_WINDOW_SECONDS = 60
@@ -106,22 +106,11 @@ def recent_created(limit: int = 5) -> list[CommandRow]:
 
 
 def recent_completed(limit: int = 5) -> list[CommandRow]:
-    """The commands completed last, of those among the latest SCAN_LIMIT events."""
-    completed = (AuditEventType.COMPLETED, AuditEventType.OPERATOR_COMPLETE)
-    latest = (
-        sa.select(AuditEntry.audit_id, AuditEntry.command_id, AuditEntry.domain,
-                  AuditEntry.created_at, AuditEntry.event_type)
-        .order_by(AuditEntry.audit_id.desc())
-        .limit(SCAN_LIMIT)
-        .subquery()
-    )  # fmt: skip
-    query = (
-        sa.select(latest.c.created_at, latest.c.command_id, latest.c.domain)
-        .where(latest.c.event_type.in_(completed))
-        .order_by(latest.c.audit_id.desc())
-        .limit(limit)
+    """The commands completed last, the latest first, also where other events came since."""
+    query = sa.text(
+        "select completed_at, command_id, domain from command_bus.last_completed(:limit)"
     )
-    return command_rows([Key(*row) for row in db.session.execute(query)])
+    return command_rows([Key(*row) for row in db.session.execute(query, {"limit": limit})])
 
 
 def metrics() -> Metrics:
@@ -139,8 +128,8 @@ def metrics() -> Metrics:
 def queue_depth(domain: str | None = None) -> int:
     """How many commands wait in the queues for a worker now.
 
-    Counted up to DEPTH_LIMIT for each queue. Beyond, the number of pending commands stands for it,
-    which includes those that wait for their time.
+    Counted up to DEPTH_LIMIT for each queue; beyond, what is pending and does not wait for its
+    time.
     """
     depth = 0
     for name, queue in command_queues(domain):
@@ -148,7 +137,9 @@ def queue_depth(domain: str | None = None) -> int:
         counted = sa.select(sa.func.count()).select_from(waiting.limit(DEPTH_LIMIT + 1).subquery())
         found = db.session.scalar(counted) or 0
         if found > DEPTH_LIMIT:
-            found = max(found, count_by_status(name)[CommandStatus.PENDING])
+            waiting = sa.select(sa.func.count()).where(Waiting.domain == name)
+            not_due = db.session.scalar(waiting) or 0
+            found = max(found, count_by_status(name)[CommandStatus.PENDING] - not_due)
         depth += found
     return depth
 

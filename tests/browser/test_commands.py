@@ -76,7 +76,7 @@ def test_a_command_is_found_by_the_beginning_of_its_id_and_by_its_correlation_id
         expect(live_page.locator(f'#commands a[title="{command_id}"]')).to_have_count(1)
     expect(rows(live_page)).to_have_count(1)
     live_page.goto("/commands?q=nothing-like-it")
-    expect(live_page.get_by_text("No command matches")).to_be_visible()
+    expect(live_page.get_by_text("Nothing found")).to_be_visible()
 
 
 def test_times_are_meant_in_the_viewers_zone(make_live_page: MakePage, database_url):
