@@ -29,7 +29,7 @@ from app.models import TroubledFilters, count_troubled, queue_moment, troubled_k
 from app.models.operator_jobs import JobRow, get_job
 from app.models.paging import Total
 from app.pools import Pool
-from app.portal import DatabaseSlowError, Portal, current_portal
+from app.portal import DatabaseSlowError, Portal, current_portal, unless_refused
 from commandbus import store, uuid7
 from commandbus.models import OperatorResult, OperatorVerdict
 
@@ -239,7 +239,10 @@ class JobRunner:
             async with store.autocommit(portal.pool) as conn:
                 return await job_store.adopt_jobs(conn, self.id)
 
-        for job_id in portal.call(adopt_jobs):
+        adopted: list[UUID] = []
+        with unless_refused():
+            adopted = portal.call(adopt_jobs)
+        for job_id in adopted:
             logger.warning("operator_job_adopted", extra={"job_id": str(job_id)})
             self.start(job_id)
 

@@ -24,6 +24,7 @@ from commandbus.store import autocommit
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 60.0
+SHOWN_NAMES = 5
 
 
 class Level(StrEnum):
@@ -93,8 +94,16 @@ async def examine(conn: AsyncConnection[TupleRow]) -> list[Check]:
     async with conn.cursor(row_factory=dict_row) as cur:
         await cur.execute(_LOOK)
         row = await cur.fetchone()
-    assert row is not None  # it is one row of subqueries
+        assert row is not None  # it is one row of subqueries
+        try:
+            await cur.execute(_LOOK_AT_QUEUES)
+            queues = await cur.fetchone()
+        except psycopg.errors.ProgrammingError:
+            queues = None  # no right to, or no bus to look at
     return [
+        _writable(row),
+        _queues(queues),
+        _ahead_of_time(queues),
         _oldest_snapshot(row),
         _dead_rows(row),
         _notifications(row),
@@ -115,6 +124,63 @@ def findings(checks: Sequence[Check]) -> list[Check]:
     """Those that an operator should know, the worst first."""
     found = [check for check in checks if check.is_finding]
     return sorted(found, key=lambda check: check.level is not Level.CRITICAL)
+
+
+def _writable(row: dict[str, Any]) -> Check:
+    why = ""
+    if row["is_standby"]:
+        why = "The server is a standby."
+    elif row["read_only"]:
+        why = "default_transaction_read_only is on."
+    return Check(
+        "read_only", "Read-only", Level.CRITICAL if why else Level.OK, float(bool(why)), "", None,
+        f"{why} Nothing can be sent, claimed or changed." if why else "Changes are taken.",
+        "Let DATABASE_URL lead to the primary server; where a provider has set this because the"
+        " disk is full, make room and set it back. Workers go on by themselves then."
+        if why else "",
+    )  # fmt: skip
+
+
+def _queues(row: dict[str, Any] | None) -> Check:
+    if row is None:
+        return _unseen("missing_queues", "Missing queues", "tables")
+    missing = row["missing_queues"] or []
+    return Check(
+        "missing_queues", "Missing queues", Level.CRITICAL if missing else Level.OK,
+        float(len(missing)), "tables", None,
+        f"{some_of(missing)}." if missing else "Every domain has its queues.",
+        "Somebody dropped or renamed them. Rename them back; or select pgmq.create('…') and"
+        " command_bus.requeue_lost_commands(domain); or delete the domain: python -m app.database"
+        " delete-domain."
+        if missing else "",
+    )  # fmt: skip
+
+
+def _ahead_of_time(row: dict[str, Any] | None) -> Check:
+    if row is None:
+        return _unseen("ahead_of_time", "Ahead of time", "commands")
+    found = row["ahead_of_time"] or []
+    return Check(
+        "ahead_of_time", "Ahead of time", Level.CRITICAL if found else Level.OK,
+        float(row["ahead_of_time_count"] or 0), "commands", None,
+        f"Nobody can take for a long while: {some_of(found)}." if found
+        else "What nobody holds can be taken.",
+        "The clock of the database's server went back, or somebody read the messages by hand. Once"
+        " the clock is right: select * from command_bus.mend_clock()."
+        if found else "",
+    )  # fmt: skip
+
+
+def _unseen(name: str, title: str, unit: str) -> Check:
+    return Check(
+        name, title, Level.UNKNOWN, None, unit, None, "This role may not look at the queues.", ""
+    )
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first of *names*, and how many more there are."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def _oldest_snapshot(row: dict[str, Any]) -> Check:
@@ -277,7 +343,9 @@ queue as (
     order by s.n_dead_tup desc
     limit 1
 )
-select (select seconds from snapshot) as snapshot_seconds,
+select pg_is_in_recovery() as is_standby,
+    current_setting('default_transaction_read_only')::boolean as read_only,
+    (select seconds from snapshot) as snapshot_seconds,
     (select holder from snapshot) as snapshot_holder,
     pg_has_role(current_user, 'pg_read_all_stats', 'usage') as sees_all,
     (select dead from queue) as dead_rows,
@@ -295,8 +363,20 @@ select (select seconds from snapshot) as snapshot_seconds,
         from pg_class as c
         where c.relkind = 'r' and c.relpersistence = 'u'
             and (
-                c.relnamespace = 'pgmq'::regnamespace and c.relname ^@ 'q_'
+                c.relnamespace = to_regnamespace('pgmq') and c.relname ^@ 'q_'
                 or c.relname ^@ 'command_bus_'
             )
     ) as unlogged
+"""
+
+_LOOK_AT_QUEUES = """
+with ahead as materialized (
+    select a.n, format('%s%s %s in %s until %s UTC',
+                       case when a.n >= 1000 then 'at least ' else '' end, a.n, a.kind, a.domain,
+                       to_char(a.until at time zone 'UTC', 'YYYY-MM-DD HH24:MI:SS')) as text
+    from command_bus.find_ahead_of_time() as a
+)
+select (select array_agg(m.missing) from command_bus.missing_queues() as m) as missing_queues,
+    (select array_agg(text) from ahead) as ahead_of_time,
+    (select sum(n)::float8 from ahead) as ahead_of_time_count
 """

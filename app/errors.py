@@ -8,15 +8,26 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import psycopg
-import psycopg_pool
-import sqlalchemy.exc
-from flask import Flask, Response, g, json, make_response, render_template, request
+from flask import (
+    Flask,
+    Response,
+    current_app,
+    g,
+    has_app_context,
+    json,
+    make_response,
+    render_template,
+    request,
+)
 from flask_wtf.csrf import CSRFError
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
+
+from app.database_faults import Failure, Fault, FaultMemory, failure_of
+from app.database_health import Check, Level
+from commandbus.errors import CommandBusError
 
 logger = logging.getLogger(__name__)
 
@@ -47,8 +58,8 @@ TEXTS = {
     500: Text("internal_error", "Something went wrong", "The fault is on our side and was logged."),
     503: Text(
         "unavailable",
-        "The database is away",
-        "The database cannot be reached. Nothing was changed.",
+        "Not now",
+        "This cannot be done now.",
     ),
     504: Text("timeout", "That took too long", "The database did not answer in time."),
 }
@@ -68,12 +79,14 @@ class Problem(HTTPException):
         *,
         errors: Sequence[Mapping[str, Any]] = (),
         headers: Mapping[str, str] | None = None,
+        headline: str | None = None,
         **members: Any,
     ) -> None:
         text = _text(status)
         super().__init__(detail or text.sentence)
         self.code = status
         self.problem_code = code or text.code
+        self.headline = headline or text.headline
         self.errors = list(errors)
         self.extra_headers = dict(headers or {})
         self.members = members
@@ -86,14 +99,7 @@ def init_app(app: Flask) -> None:
     app.register_error_handler(HTTPException, answer)
     app.register_error_handler(CSRFError, _stale_form)
     app.register_error_handler(ValidationError, validation_response)
-    for unavailable in (
-        psycopg.OperationalError,
-        psycopg_pool.PoolTimeout,
-        psycopg_pool.PoolClosed,
-        sqlalchemy.exc.OperationalError,
-        sqlalchemy.exc.TimeoutError,
-    ):
-        app.register_error_handler(unavailable, _database_away)
+    app.extensions["fault_memory"] = FaultMemory()
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -117,7 +123,7 @@ def answer(error: HTTPException) -> Response:
         page = render_template(
             "pages/error.html",
             status=status,
-            headline=_text(status).headline,
+            headline=problem.headline,
             detail=problem.description,
             request_id=g.request_id,
         )
@@ -169,22 +175,69 @@ def _stale_form(error: CSRFError) -> Response:
     )
 
 
-def _database_away(error: Exception) -> Response:
-    """503, or 504 where the database was there but did not answer in time."""
-    original = getattr(error, "orig", None) or error
-    timed_out = isinstance(original, psycopg.errors.QueryCanceled)
-    logger.warning("database_away", extra={"request_id": g.request_id}, exc_info=error)
-    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
-    if isinstance(original, psycopg.errors.LockNotAvailable):
-        detail = "Something else holds what this needs. Nothing was changed."
-        return answer(Problem(503, "locked", detail, headers=headers))
-    if isinstance(original, psycopg.errors.DiskFull):
-        detail = "The database's disk is full. Nothing was changed."
-        return answer(Problem(503, "disk_full", detail, headers=headers))
-    return answer(Problem(504 if timed_out else 503, headers=headers))
+def unavailable(failure: Failure) -> Response:
+    """The answer to a failure of the database, which is logged in one line."""
+    fault = failure.fault
+    log_failure(failure)
+    fault_memory().add(fault)
+    headers = {"X-Problem": fault.sentence}  # for a page that is open and refreshes
+    if fault.may_pass:
+        headers["Retry-After"] = str(RETRY_AFTER_SECONDS)
+    text = _told(fault)
+    return answer(Problem(fault.status, fault.code, text, headers=headers, headline=fault.headline))
+
+
+def log_failure(failure: Failure, event: str = "database_fault") -> None:
+    """One line: which request, and why; the statement or a traceback would say no more."""
+    logger.warning(
+        event,
+        extra={
+            "request_id": g.get("request_id") if has_app_context() else None,
+            "code": failure.fault.code,
+            "sqlstate": failure.sqlstate,
+            "reason": failure.reason,
+        },
+    )
+
+
+def fault_memory() -> FaultMemory:
+    """How the database failed the current application of late."""
+    return cast(FaultMemory, current_app.extensions["fault_memory"])
+
+
+def recent_faults() -> list[Check]:
+    """The check that says how the database failed of late; none where it did not."""
+    recent = fault_memory().recent()
+    if recent is None:
+        return []
+    times = "Once" if recent.count == 1 else f"{recent.count:,} times"
+    return [
+        Check(
+            "failed_requests",
+            "Failed requests",
+            Level.WARNING,
+            float(recent.count),
+            "requests",
+            1.0,
+            f"{times} in the last minute, the last time: {recent.last.sentence}",
+            "The log names the reason of each, by the request's id.",
+        )
+    ]
+
+
+def _told(fault: Fault) -> str:
+    """The sentence of *fault*; whoever wanted a change learns what is known of it."""
+    if request.method in ("GET", "HEAD", "OPTIONS") or fault.changed_nothing:
+        return fault.sentence
+    return f"{fault.sentence} Whether anything was changed is not known: look before you try again."
 
 
 def _unexpected(error: Exception) -> Response:
+    failure = failure_of(error)
+    if failure is not None:
+        return unavailable(failure)
+    if isinstance(error, CommandBusError):  # what the bus says of a domain or a value
+        return answer(Problem(409, "refused", f"{str(error).rstrip('.')}."))
     logger.error("request_failed", extra={"request_id": g.request_id}, exc_info=error)
     return answer(Problem(500))
 

@@ -12,8 +12,9 @@ from pydantic import Field
 from app import access
 from app.api.routing import Answer, ApiBlueprint
 from app.database import DatabaseError
+from app.database_faults import failure_of
 from app.database_health import look
-from app.errors import RETRY_AFTER_SECONDS
+from app.errors import RETRY_AFTER_SECONDS, recent_faults
 from app.models.readiness import readiness
 from app.portal import DatabaseSlowError, call, current_portal
 
@@ -42,10 +43,17 @@ class HealthCheck(Answer):
 class Readiness(Answer):
     """Whether everything is there that serving needs."""
 
-    status: str = Field(description="ready or not_ready")
+    status: str = Field(
+        description="ready; read_only: reading works, changes are answered 503; or not_ready"
+    )
     database: bool
     migrated: bool
     pgmq: bool
+    complete: bool = Field(
+        description="Whether all tables, columns and functions are there and may be used"
+    )
+    read_only: bool = Field(description="Whether the database takes no changes now")
+    problems: list[str] = Field(description="What is missing, a sentence each")
     checks: list[HealthCheck] = Field(description="Warnings; they do not make it not ready")
 
 
@@ -59,13 +67,16 @@ def live() -> Any:
 @bp.get("/ready", responses={200: Readiness, 503: Readiness})
 @access.public
 def ready() -> Any:
-    """The database is reachable, migrated, and has PGMQ; 503 otherwise."""
+    """The database is reachable, migrated, complete, and has PGMQ; 503 otherwise."""
     found = readiness()
     body = Readiness(
-        status="ready" if found.is_ready else "not_ready",
+        status=found.status,
         database=found.database,
         migrated=found.migrated,
         pgmq=found.pgmq,
+        complete=found.complete,
+        read_only=found.read_only,
+        problems=list(found.problems),
         checks=_checks() if found.is_ready else [],
     )
     if found.is_ready:
@@ -75,8 +86,10 @@ def ready() -> Any:
 
 def _checks() -> list[HealthCheck]:
     try:
-        found = call(look, current_portal().pool)
+        found = [*call(look, current_portal().pool), *recent_faults()]
     except (psycopg.Error, PoolTimeout, DatabaseError, DatabaseSlowError) as exc:
-        logger.warning("database_health_not_seen", extra={"reason": type(exc).__name__})
-        return []
+        failure = failure_of(exc)
+        reason = type(exc).__name__ if failure is None else failure.reason
+        logger.warning("database_health_not_seen", extra={"reason": reason})
+        found = recent_faults()
     return [HealthCheck.model_validate(check) for check in found]

@@ -74,6 +74,12 @@ GROUPS = (
                 "nothing waits for a command that is not PENDING",
                 "What waits for its time belongs to a command that waits.",
             ),
+            Invariant(
+                "every domain has its queues",
+                "The tables that PGMQ keeps the messages, the replies and what was archived in are"
+                " there. Where somebody dropped a queue, pgmq.create makes it anew, and"
+                " command_bus.requeue_lost_commands gives its commands new messages.",
+            ),
         ),
     ),
     Group(
@@ -119,7 +125,8 @@ GROUPS = (
         (
             Invariant(
                 "counters equal a recount",
-                "The counts by status are those that counting the rows gives.",
+                "The counts by status are those that counting the rows gives. Where somebody"
+                " truncated or changed them, python -m app.database recount sets them right.",
             ),
             Invariant(
                 "batch counters equal a recount",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import partial
 
 from app.bulk import BulkOrder, BulkResult
-from app.portal import current_portal
+from app.portal import current_portal, unless_refused
 from app.runs import Origin, create_run, generate_run, settle_runs
 
 AT_ONCE = 10_000
@@ -34,4 +34,5 @@ def begin(
 def settle() -> None:
     """Record what became of the runs whose commands have all ended; whoever looks does it."""
     portal = current_portal()
-    portal.call(settle_runs, portal.pool)
+    with unless_refused():
+        portal.call(settle_runs, portal.pool)

@@ -30,6 +30,8 @@ _PLAIN = re.compile(r"[^\s\"=]+")
 _LEVELS = {
     "psycopg": logging.WARNING,
     "asyncio": logging.WARNING,
+    # That a lost connection could not be reset, with a traceback; who lost it has said so.
+    "sqlalchemy.pool": logging.CRITICAL,
     "urllib3": logging.WARNING,
 }
 # A server that stays away is told of again after so many seconds.

@@ -2,7 +2,8 @@
 
 A server has few threads, and where nothing answers each request holds one for as long as it waits.
 So once a wait was in vain, only some requests go on to ask; the others are turned away at once,
-until one was answered.
+until one was answered. And at most ASKING requests ask at once, fewer than a server has threads:
+whatever holds them up, be it a lock, what asks nobody is answered.
 """
 
 from __future__ import annotations
@@ -23,6 +24,10 @@ IN_VAIN = (NoAnswerError, psycopg.errors._WaitTimeout, psycopg.errors.Connection
 LEAST_SECONDS = 0.05
 PROBES = 4
 """So many requests, at most, wait for a silent database at once."""
+ASKING = 8
+"""So many requests, at most, ask the database at once; those after them wait for their turn."""
+STALLED_SECONDS = 1.0
+"""Where so many ask, and none was answered for so long, nobody waits for a turn any more."""
 
 
 class Patience:
@@ -91,6 +96,37 @@ class Patience:
         finally:
             if has_app_context() and seconds is None:
                 g.database_seconds = spent + time.monotonic() - began
+
+
+class Turns:
+    """Who may ask the database: at most *most* at once."""
+
+    def __init__(self, most: int = ASKING, stalled_seconds: float = STALLED_SECONDS) -> None:
+        self._most = most
+        self._stalled_seconds = stalled_seconds
+        self._left = threading.Condition()
+        self._asking = 0
+        self._moved_at = 0.0
+
+    def take(self) -> bool:
+        """Have a turn, which `give_back` ends; False where those who have one get no answer."""
+        with self._left:
+            while self._asking >= self._most:
+                seconds = self._moved_at + self._stalled_seconds - time.monotonic()
+                if seconds <= 0:
+                    return False
+                self._left.wait(seconds)
+            self._asking += 1
+            if self._asking == self._most:
+                self._moved_at = time.monotonic()
+            return True
+
+    def give_back(self) -> None:
+        """The turn is over."""
+        with self._left:
+            self._asking -= 1
+            self._moved_at = time.monotonic()
+            self._left.notify()
 
 
 def _is_answer(error: Exception) -> bool:

@@ -16,23 +16,24 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from concurrent.futures import Future, wait
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from functools import partial
 from typing import Any, ParamSpec, Self, TypeVar, cast
 
 import psycopg
 from anyio.from_thread import BlockingPortal, start_blocking_portal
-from flask import Flask, current_app, request
+from flask import Flask, current_app, g, request
 from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolClosed, PoolTimeout
 
 from app.config import Settings
-from app.database import Database, DatabaseError, open_database
-from app.errors import RETRY_AFTER_SECONDS, Problem, answer
-from app.patience import Patience
+from app.database import Database, open_database
+from app.database_faults import AWAY, SILENT, Failure, failure_of
+from app.errors import RETRY_AFTER_SECONDS, Problem, answer, log_failure, unavailable
+from app.patience import Patience, Turns
 from app.pools import Pool, connection_options, new_pool
 from commandbus import store
 from commandbus.bus import CommandBus
@@ -71,6 +72,7 @@ class Portal:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self.patience = Patience(settings.answer_timeout)
+        self.turns = Turns()
         self._lock = threading.Lock()
         self._fold_again_at = 0.0
         self._forget()
@@ -150,8 +152,12 @@ class Portal:
         async def logged() -> None:
             try:
                 await function()
-            except Exception:
-                logger.exception("background_task_failed", extra={"task": name})
+            except Exception as exc:
+                if (failure := failure_of(exc)) is None:
+                    logger.exception("background_task_failed", extra={"task": name})
+                else:
+                    extra = {"task": name, "sqlstate": failure.sqlstate, "reason": failure.reason}
+                    logger.error("background_task_failed", extra=extra)
 
         task = loop.start_task_soon(logged)
         if is_endless:
@@ -266,8 +272,8 @@ def init_app(app: Flask) -> None:
     portal = Portal(app.config["SETTINGS"])
     app.extensions["portal"] = portal
     app.before_request(_turn_away)
+    app.teardown_request(_end_turn)
     app.register_error_handler(DatabaseSlowError, _too_slow)
-    app.register_error_handler(DatabaseError, _away)
 
 
 def current_portal() -> Portal:
@@ -292,25 +298,55 @@ def call(function: Callable[_P, Awaitable[_R]], /, *args: _P.args, **kwargs: _P.
     return current_portal().call(function, *args, **kwargs)
 
 
+@contextmanager
+def unless_refused() -> Iterator[None]:
+    """For what a page does besides being shown: where the database refuses it, it is left undone.
+
+    So a page can be read where nothing can be written.
+    """
+    try:
+        yield
+    except psycopg.Error as exc:
+        failure = failure_of(exc)
+        if failure is None or failure.fault in (AWAY, SILENT):
+            raise  # nothing else would be answered
+        log_failure(failure, "left_undone")
+
+
 async def _fold(pool: Pool) -> None:
     try:
         async with store.autocommit(pool) as conn:
             await store.fold_deltas(conn)
-    except (psycopg.Error, PoolTimeout, PoolClosed):
+    except (psycopg.Error, PoolTimeout, PoolClosed) as exc:
         # Nobody waits for it, and the next one makes up for it.
-        logger.warning("fold_failed", exc_info=True)
+        failure = failure_of(exc)
+        reason = str(exc) if failure is None else failure.reason
+        logger.info("fold_failed", extra={"reason": reason})
 
 
 def _turn_away() -> Any:
     """A quick answer while the database is silent; so many requests as may wait for it, do."""
     if request.endpoint is None or request.endpoint in WITHOUT_DATABASE:
         return None  # nobody waits for it; where there is no endpoint the routing error answers
-    return _away(DatabaseSlowError()) if current_portal().patience.turns_away() else None
+    portal = current_portal()
+    if portal.patience.turns_away():
+        return _turned_away("unavailable", AWAY.sentence)
+    if not portal.turns.take():
+        return _turned_away("busy", "Too many requests wait for the database.")
+    g.has_turn = True
+    return None
 
 
-def _too_slow(_: Exception) -> Any:
-    return answer(Problem(504, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))
+def _end_turn(_: BaseException | None) -> None:
+    if g.pop("has_turn", False):
+        current_portal().turns.give_back()
 
 
-def _away(_: Exception) -> Any:
-    return answer(Problem(503, headers={"Retry-After": str(RETRY_AFTER_SECONDS)}))
+def _turned_away(code: str, sentence: str) -> Any:
+    text = f"{sentence} Nothing was changed."
+    headers = {"X-Problem": sentence, "Retry-After": str(RETRY_AFTER_SECONDS)}
+    return answer(Problem(503, code, text, headers=headers))
+
+
+def _too_slow(error: Exception) -> Any:
+    return unavailable(Failure(SILENT, str(error)))

@@ -186,6 +186,17 @@ class CommandBus:
         async with self._autocommit() as conn:
             await store.create_domain(conn, name)
 
+    async def delete_domain(self, name: str, *, with_replies: bool = False) -> None:
+        """Delete a domain with its queues; what has ended in it stays until it is pruned.
+
+        Replies that nobody has read are deleted only *with_replies*. Raises UnknownDomainError, and
+        DomainInUseError while commands are open, messages or unread replies are in its queues, or
+        open commands of other domains will reply to it.
+        """
+        _check_domain(name)
+        async with self._autocommit() as conn:
+            await store.delete_domain(conn, name, with_replies=with_replies)
+
     async def get_reply_queue(self, domain: str) -> str:
         """The name of the domain's reply queue, for ``reply_to`` and ``read_replies``.
 

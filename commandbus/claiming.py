@@ -22,6 +22,7 @@ from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.models import ClaimedCommand
 from commandbus.slots import Slots
+from commandbus.telling import Telling
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -58,6 +59,8 @@ class ClaimLoop:
         self._heartbeat = heartbeat
         self._wake = wake
         self._backoff = Backoff()
+        self._telling = Telling()
+        self._looking = Telling()
         self._patience = IDLE_SECONDS
         self._suspects_after = 0.0
 
@@ -123,13 +126,15 @@ class ClaimLoop:
             if self._pool.closed:
                 raise  # it will not open again
             delay = self._backoff.next_delay()
-            logger.warning(
-                "claim_retried",
-                extra={**worker.ids, "error": str(exc).strip(), "delay_seconds": delay},
-            )
+            if self._telling.is_news(exc):
+                logger.warning(
+                    "claim_retried",
+                    extra={**worker.ids, "error": str(exc).strip(), "delay_seconds": delay},
+                )
             await worker.back_off(delay)
             return None
         self._backoff.reset()
+        self._telling.reset()
         return len(claimed)
 
     def _attempts(
@@ -156,8 +161,10 @@ class ClaimLoop:
             async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
                 due, self._heartbeat.suspects_wait = await store.look_ahead(conn, worker.domain)
         except INFRASTRUCTURE_ERRORS as exc:
-            logger.warning("look_ahead_failed", extra={**worker.ids, "error": str(exc).strip()})
+            if self._looking.is_news(exc):
+                logger.warning("look_ahead_failed", extra={**worker.ids, "error": str(exc).strip()})
             return worker.poll_interval
+        self._looking.reset()
         seconds = worker.poll_interval if due is None else max(due, 0.001)
         return min(seconds, worker.poll_interval, self._seconds_to_suspects())
 

@@ -59,6 +59,17 @@ class InvalidStateError(CommandBusError):
         self.current_status = current_status
 
 
+class DomainInUseError(CommandBusError):
+    """The domain has open work, or replies that nobody has read; it was not deleted."""
+
+
+class MissingQueueError(CommandBusError):
+    """A table of a domain's queues is not there: somebody dropped or renamed the queue.
+
+    Workers wait until it is back; ``command_bus.find_violations()`` names it.
+    """
+
+
 class LeaseLostError(CommandBusError):
     """The attempt is over: its lease ran out and somebody else may hold the command."""
 
@@ -135,6 +146,7 @@ _BY_SQLSTATE: dict[str, type[CommandBusError]] = {
     "QB002": InvalidDomainError,
     "QB003": DuplicateCommandError,
     "QB004": UnknownReplyQueueError,
+    "QB009": DomainInUseError,
 }
 
 # What the server says of values that no command can have: NUL in text, numbers out of range, ...
@@ -155,6 +167,7 @@ INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     pg.IdleInTransactionSessionTimeout,
     pg.TransactionTimeout,
     pg.ReadOnlySqlTransaction,
+    MissingQueueError,
 )
 
 
@@ -180,6 +193,10 @@ def translate_errors() -> Iterator[None]:
         if isinstance(exc, _MISSING) and "command_bus" in (exc.diag.message_primary or ""):
             raise NotMigratedError(
                 f"{exc.diag.message_primary}: apply the migrations to this database"
+            ) from exc
+        if isinstance(exc, pg.UndefinedTable) and "pgmq." in (exc.diag.message_primary or ""):
+            raise MissingQueueError(
+                f"{exc.diag.message_primary}: somebody dropped or renamed the queue"
             ) from exc
         if isinstance(exc, _SHARED_SESSIONS):
             raise UnsuitableConnectionError(

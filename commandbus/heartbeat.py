@@ -14,6 +14,7 @@ from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.telling import Telling
 from commandbus.version import VERSION
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Heartbeat:
         self._worker = worker
         self._recorded_before = 0
         self._beaten_at = time.monotonic()
+        self._telling = Telling()
         self.suspects_wait = False
 
     async def register(self, conn: AsyncConnection[TupleRow]) -> int:
@@ -77,10 +79,13 @@ class Heartbeat:
             try:
                 await self._beat()
             except INFRASTRUCTURE_ERRORS as exc:
-                logger.warning(
-                    "heartbeat_failed",
-                    extra={"worker_id": self._worker.worker_id, "error": str(exc).strip()},
-                )
+                if self._telling.is_news(exc):
+                    logger.warning(
+                        "heartbeat_failed",
+                        extra={"worker_id": self._worker.worker_id, "error": str(exc).strip()},
+                    )
+            else:
+                self._telling.reset()
 
     async def _beat(self) -> None:
         worker = self._worker

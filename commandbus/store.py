@@ -167,6 +167,12 @@ async def create_domain(conn: Connection, domain: str) -> None:
         await conn.execute("select command_bus.create_domain(%s)", (domain,))
 
 
+async def delete_domain(conn: Connection, domain: str, *, with_replies: bool) -> None:
+    """Delete a domain with its queues, unless work is open."""
+    with translate_errors():
+        await conn.execute("select command_bus.delete_domain(%s, %s)", (domain, with_replies))
+
+
 # Working
 
 

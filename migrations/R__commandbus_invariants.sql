@@ -76,6 +76,9 @@ begin
     return query select * from command_bus.find_unlisted();
     return query select * from command_bus.find_illegal_trails();
     return query select * from command_bus.find_lost_messages();
+    return query
+    select 'every domain has its queues', m.domain, null::uuid, format('%s is missing', m.missing)
+    from command_bus.missing_queues() as m;
 end;
 $$;
 
@@ -112,17 +115,18 @@ as $$
     where coalesce(r.n, 0) <> coalesce(c.n, 0)
 
     union all
-    select 'batch counters equal a recount', p.domain, b.batch_id,
+    select 'batch counters equal a recount', b.domain, b.batch_id,
         format('%s finished and %s in all by the counters, %s and %s by the rows',
-               p.completed + p.failed + p.in_tsq + p.cancelled, p.sent, b.ended, b.n)
+               coalesce(p.completed + p.failed + p.in_tsq + p.cancelled, 0), coalesce(p.sent, 0),
+               b.ended, b.n)
     from (
-        select c.batch_id, count(*) as n,
+        select c.batch_id, min(c.domain) as domain, count(*) as n,
             count(*) filter (where c.status not in ('PENDING', 'IN_PROGRESS')) as ended
         from command_bus_command as c
         where c.batch_id is not null
         group by 1
     ) as b
-    cross join lateral command_bus.batch_progress(b.batch_id) as p
+    left join lateral command_bus.batch_progress(b.batch_id) as p on true
     cross join lateral (
         -- Pruned ones are still in the counters, and no longer among the rows.
         select coalesce(sum(g.pruned), 0) as n
@@ -132,8 +136,8 @@ as $$
             select pruned from command_bus_delta where batch_id = b.batch_id
         ) as g
     ) as gone
-    where p.sent - gone.n <> b.n
-        or p.completed + p.failed + p.in_tsq + p.cancelled - gone.n <> b.ended
+    where coalesce(p.sent, 0) - gone.n <> b.n
+        or coalesce(p.completed + p.failed + p.in_tsq + p.cancelled, 0) - gone.n <> b.ended
 
     union all
     select 'histograms hold each processed command once', s.domain, null,
@@ -194,15 +198,18 @@ as $$
     where c.status is distinct from u.status
 
     union all
-    select 'groups of failures count what is in the queue', g.domain, null,
-        format('group %s (%s): counted %s, there are %s', g.group_id, g.error_code,
-               g.in_tsq + coalesce(d.n, 0), coalesce(t.n, 0))
+    select 'groups of failures count what is in the queue', coalesce(g.domain, t.domain), null,
+        format('group %s (%s): counted %s, there are %s', group_id,
+               coalesce(g.error_code, 'which is not there'),
+               coalesce(g.in_tsq, 0) + coalesce(d.n, 0), coalesce(t.n, 0))
     from command_bus_tsq_group as g
     left join (
         select group_id, sum(in_tsq) as n from command_bus_tsq_delta group by 1
     ) as d using (group_id)
-    left join (select group_id, count(*) as n from command_bus_tsq group by 1) as t using (group_id)
-    where g.in_tsq + coalesce(d.n, 0) <> coalesce(t.n, 0);
+    full join (
+        select group_id, min(domain) as domain, count(*) as n from command_bus_tsq group by 1
+    ) as t using (group_id)
+    where coalesce(g.in_tsq, 0) + coalesce(d.n, 0) <> coalesce(t.n, 0);
 $$;
 
 -- Trails that are no path of the state table, or do not end where the command is.
@@ -252,6 +259,7 @@ as $$
 $$;
 
 -- Commands without the one thing that carries them on, and things that carry what has ended.
+-- A queue that is missing holds no message.
 create or replace function command_bus.find_lost_messages()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language plpgsql stable
@@ -259,12 +267,18 @@ set search_path = public, pg_temp
 as $$
 declare
     d command_bus_domain;
+    v_messages text;
 begin
     for d in select * from command_bus_domain loop
+        v_messages := case
+            when to_regclass(format('pgmq.%I', 'q_' || d.command_queue)) is null
+                then '(select null::bigint as msg_id, null::jsonb as message where false)'
+            else format('pgmq.%I', 'q_' || d.command_queue)
+        end;
         return query execute format(
             $query$
             with message as (
-                select m.msg_id, m.message ->> 'command_id' as command_id from pgmq.%I as m
+                select m.msg_id, m.message ->> 'command_id' as command_id from %s as m
             ),
             carrier as (
                 select c.command_id, c.status,
@@ -294,7 +308,7 @@ begin
             ) as w
             left join command_bus_command as c on c.command_id = w.command_id and c.domain = $1
             where c.status is distinct from 'PENDING'
-            $query$, 'q_' || d.command_queue
+            $query$, v_messages
         ) using d.domain;
     end loop;
 end;

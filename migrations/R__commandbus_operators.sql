@@ -328,10 +328,31 @@ begin
             jsonb_strip_nulls(jsonb_build_object(
                 'operator', p_operator, 'notes', p_notes, 'result_data', p_result))
         );
+        perform command_bus.remember_completed(p_domain, v_ids);
         perform command_bus.send_replies(p_domain, v_ids);
     end if;
     return query select * from command_bus.operator_answers(p_domain, p_ids, v_ids);
 end;
+$$;
+
+-- Keep the commands that operators completed last, twenty of them.
+create or replace function command_bus.remember_completed(p_domain text, p_ids uuid[])
+returns void
+language sql
+set search_path = public, pg_temp
+as $$
+    insert into command_bus_completed_by_operator (command_id, domain, completed_at)
+    select id, p_domain, clock_timestamp() from unnest(p_ids) as id order by id limit 20
+    on conflict do nothing;
+    delete from command_bus_completed_by_operator as o
+    using (
+        select k.command_id, k.domain
+        from command_bus_completed_by_operator as k
+        order by k.completed_at desc
+        offset 20
+        for update skip locked
+    ) as old
+    where o.command_id = old.command_id and o.domain = old.domain;
 $$;
 
 -- Write an operator's event for each command of a set, and count the move.

@@ -340,7 +340,11 @@ begin
     )
     select 'rejected messages', count(*) from gone;
 
-    for v_queue in select command_queue from command_bus_domain order by command_queue loop
+    for v_queue in
+        select command_queue from command_bus_domain
+        where to_regclass(format('pgmq.%I', 'a_' || command_queue)) is not null
+        order by command_queue
+    loop
         return query execute format(
             $query$
             with gone as (

@@ -355,3 +355,119 @@ as $$
     left join latency as t on t.step = axis.at and t.series = 2
     order by axis.at;
 $$;
+
+-- The first event at or after a moment, found by halving: ids and times grow together. One past the
+-- last event where there is none.
+create or replace function command_bus.first_event_at(p_moment timestamptz)
+returns bigint
+language plpgsql stable
+set search_path = public, pg_temp
+as $$
+declare
+    v_low bigint := (select min(audit_id) from command_bus_audit);
+    v_high bigint := (select max(audit_id) from command_bus_audit) + 1;
+    v_middle bigint;
+    v_at timestamptz;
+begin
+    while v_low < v_high loop
+        v_middle := (v_low + v_high) / 2;
+        select a.created_at into v_at
+        from command_bus_audit as a where a.audit_id >= v_middle order by a.audit_id limit 1;
+        if v_at < p_moment then
+            v_low := v_middle + 1;
+        else
+            v_high := v_middle;
+        end if;
+    end loop;
+    return v_low;
+end;
+$$;
+
+-- The commands that were completed last, the latest first. They are mostly among the latest 20,000
+-- events. Where those are of other kinds, the seconds in which something was completed lead to
+-- older ones, and a small table to those that operators completed; no further than 200,000 events
+-- are read for each such second, and seconds that were pruned lead nowhere.
+create or replace function command_bus.last_completed(p_limit integer)
+returns table (command_id uuid, domain text, completed_at timestamptz)
+language plpgsql stable
+set search_path = public, pg_temp
+as $$
+#variable_conflict use_column
+declare
+    v_ids uuid[];
+    v_domains text[];
+    v_times timestamptz[];
+    v_second timestamptz;
+    v_before bigint;
+    r record;
+begin
+    select array_agg(l.command_id), array_agg(l.domain), array_agg(l.created_at)
+    into v_ids, v_domains, v_times
+    from (
+        select e.command_id, e.domain, e.created_at
+        from (
+            select a.audit_id, a.command_id, a.domain, a.created_at, a.event_type
+            from command_bus_audit as a
+            order by a.audit_id desc
+            limit 20000
+        ) as e
+        where e.event_type in ('COMPLETED', 'OPERATOR_COMPLETE')
+        order by e.audit_id desc
+        limit p_limit
+    ) as l;
+    if coalesce(cardinality(v_ids), 0) < p_limit then
+        for v_second in
+            select distinct s.at
+            from (
+                (
+                    select at from command_bus_second where completed > 0
+                    order by at desc limit p_limit * 2
+                )
+                union all
+                (
+                    select at from command_bus_delta where completed > 0 and processed > 0
+                    order by at desc limit p_limit * 2
+                )
+            ) as s
+            order by s.at desc
+            limit p_limit
+        loop
+            v_before := command_bus.first_event_at(v_second + interval '3 seconds');
+            for r in
+                select e.command_id, e.domain, e.created_at
+                from (
+                    select a.audit_id, a.command_id, a.domain, a.created_at, a.event_type
+                    from command_bus_audit as a
+                    where a.audit_id < v_before
+                    order by a.audit_id desc
+                    limit 200000
+                ) as e
+                where e.event_type = 'COMPLETED' and e.created_at >= v_second
+                    and e.created_at < v_second + interval '1 second'
+                order by e.audit_id desc
+                limit p_limit
+            loop
+                v_ids := v_ids || r.command_id;
+                v_domains := v_domains || r.domain;
+                v_times := v_times || r.created_at;
+            end loop;
+            exit when cardinality(v_ids) >= p_limit * 2;
+        end loop;
+    end if;
+    return query
+    select f.command_id, f.domain, f.completed_at
+    from (
+        select l.command_id, l.domain, l.completed_at
+        from unnest(v_ids, v_domains, v_times) as l (command_id, domain, completed_at)
+        union
+        select o.command_id, o.domain, o.completed_at
+        from command_bus_completed_by_operator as o
+    ) as f
+    where exists (
+        select from command_bus_command as c
+        where c.command_id = f.command_id and c.domain = f.domain and c.status = 'COMPLETED'
+    )
+    order by f.completed_at desc, f.command_id desc
+    limit p_limit;
+end;
+$$;

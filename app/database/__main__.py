@@ -51,6 +51,16 @@ def _parser() -> argparse.ArgumentParser:
     add("validate", _validate, "Succeed only if the database is exactly what migrations/ says.")
     add("url", _url, "Print the URI for psql and other tools, password included; starts nothing.")
     add("install-pgmq", _install_pgmq, "Only create the database if missing and install PGMQ.")
+    add("recount", _recount, "Set counters and lists right, where somebody truncated them.")
+    delete = add(
+        "delete-domain",
+        _delete_domain,
+        "Delete a domain with its queues; refused while work is open. What has ended stays.",
+    )
+    delete.add_argument("name", metavar="NAME", help="the domain")
+    delete.add_argument(
+        "--with-replies", action="store_true", help="delete replies that nobody has read, too"
+    )
     stop = add("stop", _stop, "Stop the embedded server, unless another process uses it.")
     stop.add_argument("--force", action="store_true", help="stop it under its users, too")
     return parser
@@ -114,6 +124,25 @@ def _install_pgmq(settings: Settings, _: argparse.Namespace) -> int:
         with connect(url) as conn, migration_lock(conn):
             pgmq = install_pgmq(conn)
     print(f"Installed PGMQ {pgmq.version} by {pgmq.source}" if pgmq else "PGMQ was there already")
+    return 0
+
+
+def _recount(settings: Settings, _: argparse.Namespace) -> int:
+    with _url_in_use(settings) as url, connect(url) as conn:
+        corrected = conn.execute("select * from command_bus.recount()").fetchall()
+    for what, subject, detail in corrected:
+        print(f"Corrected: {what}: {subject}: {detail}")
+    if not corrected:
+        print("Everything was right")
+    return 0
+
+
+def _delete_domain(settings: Settings, options: argparse.Namespace) -> int:
+    with _url_in_use(settings) as url, connect(url) as conn:
+        conn.execute(
+            "select command_bus.delete_domain(%s, %s)", (options.name, options.with_replies)
+        )
+    print(f"Deleted the domain {options.name} with its queues; what has ended in it stays")
     return 0
 
 

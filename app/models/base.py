@@ -51,8 +51,12 @@ def init_app(app: Flask) -> None:
 
 def _connect(portal: Portal, clock: DatabaseClock) -> Connection[TupleRow]:
     conn = connect_to_read(portal)
-    conn.autocommit = True
-    clock.read(conn)
+    try:
+        conn.autocommit = True
+        clock.read(conn)
+    except BaseException:
+        conn.close()
+        raise
     set_json_loads(readable_json, conn)  # a creator's connections miss what SQLAlchemy would set
     return conn
 

@@ -237,8 +237,9 @@ def _with_batch(columns: Any, filters: CommandFilters) -> Any:
 
 
 def command_queues(domain: str | None = None) -> list[tuple[str, sa.TableClause]]:
-    """The domains (or the one) with the tables of their command queues."""
-    wanted = sa.select(Domain.domain, Domain.command_queue)
+    """The domains (or the one) with the tables of their command queues; none that is missing."""
+    table = sa.func.to_regclass("pgmq.q_" + Domain.command_queue)
+    wanted = sa.select(Domain.domain, Domain.command_queue).where(table.is_not(None))
     if domain is not None:
         wanted = wanted.where(Domain.domain == domain)
     return [(name, queue_table(queue)) for name, queue in db.session.execute(wanted)]

@@ -17,10 +17,10 @@ from app.models.commands import (
     count_by_status,
 )
 from app.models.commands import list_commands as _list_commands
-from app.models.paging import SCAN_LIMIT, Key, Window
-from app.models.tables import AuditEntry, Waiting
+from app.models.paging import Key, Window
+from app.models.tables import Waiting
 from app.models.workers import count_active, count_late
-from commandbus.models import AuditEventType, CommandStatus, Percentiles
+from commandbus.models import CommandStatus, Percentiles
 
 DEPTH_LIMIT = 10_000
 RATE_WINDOW_SECONDS = 60
@@ -107,22 +107,11 @@ def recent_created(limit: int = 5) -> list[CommandRow]:
 
 
 def recent_completed(limit: int = 5) -> list[CommandRow]:
-    """The commands completed last, of those among the latest SCAN_LIMIT events."""
-    completed = (AuditEventType.COMPLETED, AuditEventType.OPERATOR_COMPLETE)
-    latest = (
-        sa.select(AuditEntry.audit_id, AuditEntry.command_id, AuditEntry.domain,
-                  AuditEntry.created_at, AuditEntry.event_type)
-        .order_by(AuditEntry.audit_id.desc())
-        .limit(SCAN_LIMIT)
-        .subquery()
-    )  # fmt: skip
-    query = (
-        sa.select(latest.c.created_at, latest.c.command_id, latest.c.domain)
-        .where(latest.c.event_type.in_(completed))
-        .order_by(latest.c.audit_id.desc())
-        .limit(limit)
+    """The commands completed last, the latest first, also where other events came since."""
+    query = sa.text(
+        "select completed_at, command_id, domain from command_bus.last_completed(:limit)"
     )
-    return command_rows([Key(*row) for row in db.session.execute(query)])
+    return command_rows([Key(*row) for row in db.session.execute(query, {"limit": limit})])
 
 
 def metrics() -> Metrics:
@@ -178,7 +167,7 @@ def oldest_pending_seconds() -> float | None:
         )
         for _, queue in command_queues()
     ]
-    return max((age for age in ages if age is not None), default=None)
+    return max((max(age, 0.0) for age in ages if age is not None), default=None)
 
 
 def throughput(window_seconds: int, domain: str | None = None) -> Throughput:

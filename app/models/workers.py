@@ -75,7 +75,11 @@ _COLUMNS = [
 
 
 def state_at(age_seconds: float, heartbeat_seconds: float) -> WorkerState:
-    """The state of a worker that has not stopped, by the age of its last heartbeat."""
+    """The state of a worker that has not stopped, by the age of its last heartbeat.
+
+    One of the future was sent before the server's clock went back, and none was sent since.
+    """
+    age_seconds = abs(age_seconds)
     if age_seconds <= LATE_AFTER_HEARTBEATS * heartbeat_seconds:
         return WorkerState.ALIVE
     if age_seconds <= GONE_AFTER_HEARTBEATS * heartbeat_seconds:
@@ -137,7 +141,9 @@ def count_late(domain: str | None = None) -> int:
 def _count_heard_of(heartbeats: int, domain: str | None) -> int:
     """How many have not stopped, and sent a heartbeat within the time of so many."""
     within = heartbeats * WorkerProcess.heartbeat_seconds
-    query = sa.select(sa.func.count()).where(WorkerProcess.stopped_at.is_(None), within >= _AGE)
+    query = sa.select(sa.func.count()).where(
+        WorkerProcess.stopped_at.is_(None), within >= sa.func.abs(_AGE)
+    )
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)
     return db.session.scalar(query) or 0

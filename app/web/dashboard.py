@@ -11,6 +11,7 @@ from app import access, load_tests, local_workers
 from app.behaviors import DEFAULT_BEHAVIOR
 from app.bulk import BulkOrder
 from app.database_health import findings, look
+from app.errors import recent_faults
 from app.models import count_by_status, send_test_command, statistics
 from app.models.load_test import latest_load_test
 from app.models.load_test_runs import get_run
@@ -67,7 +68,7 @@ def dashboard_context() -> dict[str, Any]:
     metrics = statistics.metrics()
     points = statistics.history(HISTORY_SECONDS, HISTORY_STEP_SECONDS)
     return {
-        "findings": findings(call(look, current_portal().pool)),
+        "findings": [*findings(call(look, current_portal().pool)), *recent_faults()],
         "counts": {status.value: count for status, count in count_by_status().items()},
         "metrics": metrics,
         "can_start": local_workers.can_start(),

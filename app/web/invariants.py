@@ -10,6 +10,7 @@ from flask.typing import ResponseReturnValue
 
 from app import access
 from app.database_health import look
+from app.errors import recent_faults
 from app.invariants import (
     CHECK_SECONDS,
     GROUPS,
@@ -33,7 +34,7 @@ CHECKED_AT_ONCE = 20_000
 @access.viewer
 def invariants() -> ResponseReturnValue:
     if request.args.get(PARTIAL) == "database_checks":  # which needs no check of the rows
-        context = {"checks": call(look, current_portal().pool)}
+        context = {"checks": [*call(look, current_portal().pool), *recent_faults()]}
         return render_page("pages/invariants.html", context, partials=("database_checks",))
     return render_page("pages/invariants.html", invariants_context())
 
@@ -57,7 +58,7 @@ def invariants_context() -> dict[str, Any]:
                 " time it needs."
             )
     return {
-        "checks": call(look, current_portal().pool),
+        "checks": [*call(look, current_portal().pool), *recent_faults()],
         "groups": GROUPS,
         "invariant_count": sum(len(group.invariants) for group in GROUPS),
         "commands": commands,

@@ -81,7 +81,7 @@ def test_a_command_is_found_by_its_id_by_parts_of_it_and_by_its_correlation_id(l
         live_page.keyboard.press("Enter")
         expect(live_page).to_have_url(re.compile(f"/commands/{command_id}"))
     live_page.goto("/commands?q=nothing-like-it")
-    expect(live_page.get_by_text("No command matches")).to_be_visible()
+    expect(live_page.get_by_text("Nothing found")).to_be_visible()
 
 
 def test_times_are_meant_in_the_viewers_zone(make_live_page: MakePage, database_url):

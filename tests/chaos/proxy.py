@@ -29,7 +29,8 @@ class Cut:
 
 @dataclass(slots=True)
 class Error:
-    """An error that is answered to the next statements whose text contains *statement*."""
+    """An error that is answered to the next statements whose text, in small letters, contains
+    *statement*."""
 
     statement: bytes
     sqlstate: str
@@ -229,7 +230,7 @@ class _Link:
             error is not None
             and error.happened < error.times
             and message[:1] in b"PQ"
-            and error.statement in message
+            and error.statement in message.lower()
         )
         self._swallowing = self._swallowing or begins
         return self._swallowing

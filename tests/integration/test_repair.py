@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+from uuid import UUID, uuid4
+
+import pytest
+
+from app.database.opening import connect
+from app.database_health import Level, look
+from commandbus import CommandBus, NewCommand
 from tests.facts import (
     DOMAIN,
     QUEUE,
@@ -13,13 +21,16 @@ from tests.facts import (
     ended,
     events,
     expire_leases,
+    failed,
     queued,
     register,
+    renew,
     rows,
     send,
     settle,
     status,
 )
+from tests.integration.test_database_cli import run
 
 
 async def requeue(pool: Pool, limit: int = 100) -> set[tuple[str, str]]:
@@ -117,3 +128,121 @@ async def test_what_another_transaction_holds_is_left_for_the_next_call(pool):
         assert await requeue(pool) == {(str(ids[1]), "PENDING")}
     assert await requeue(pool) == {(str(ids[0]), "PENDING")}
     await assert_books_balance(pool)
+
+
+# Counters and lists that somebody truncated
+
+
+async def send_in_batch(pool: Pool, count: int, batch_id: UUID) -> None:
+    commands = [NewCommand(command_type="DoIt", command_id=uuid4(), data={}) for _ in range(count)]
+    await CommandBus(pool).send_many(DOMAIN, commands, batch_id=batch_id)
+
+
+async def every_status(pool: Pool, *, batch_id: UUID) -> None:
+    """Commands in each status, one of them taken by another worker."""
+    worker_id = await register(pool)
+    await send_in_batch(pool, 4, batch_id)
+    first, second, third, _ = await claim(pool, worker_id)
+    await settle(
+        pool,
+        worker_id,
+        completed(first),
+        failed(second, "permanent"),
+        failed(third, "business"),
+    )
+    await send(pool, 2)
+    await send(pool, delay=3600)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "truncate command_bus_counter, command_bus_delta",
+        "truncate command_bus_delta",
+        "truncate command_bus_batch; delete from command_bus_delta where batch_id is not null",
+        "truncate command_bus_tsq, command_bus_unsuccessful",
+        "truncate command_bus_tsq_group, command_bus_tsq_delta",
+        "update command_bus_worker set completed = 99, failed = 3",
+        "update command_bus_counter set pending = 77, failed = -1",
+    ],
+)
+async def test_a_recount_sets_right_what_somebody_truncated(pool, tsq, spoil):
+    await every_status(pool, batch_id=uuid4())
+    await rows(pool, "select command_bus.fold_deltas()")
+    await send_in_batch(pool, 1, uuid4())
+    await assert_books_balance(pool)
+    for statement in spoil.split(";"):
+        await rows(pool, statement)
+    assert await rows(pool, "select * from command_bus.find_violations()") != []
+
+    assert await rows(pool, "select * from command_bus.recount()") != []
+    await assert_books_balance(pool)
+    assert await rows(pool, "select * from command_bus.recount()") == []
+    [troubled] = await tsq.list(DOMAIN)
+    await tsq.operator_retry(DOMAIN, troubled.command_id)
+    await assert_books_balance(pool)
+
+
+async def test_a_recount_under_work_counts_nothing_twice(pool, recorded, start_worker):
+    await start_worker(concurrency=8)
+    sending = asyncio.create_task(send_some(pool))
+    await rows(pool, "truncate command_bus_counter")
+    for _ in range(5):
+        await rows(pool, "select * from command_bus.recount()")
+        await rows(pool, "select command_bus.fold_deltas()")
+    await ended(pool, *await sending)
+
+    await rows(pool, "select * from command_bus.recount()")
+    await assert_books_balance(pool)
+
+
+async def send_some(pool: Pool) -> list[UUID]:
+    return [command_id for _ in range(20) for command_id in await send(pool, 5)]
+
+
+def test_the_command_line_recounts(database_url: str):
+    with connect(database_url) as conn:
+        conn.execute("insert into command_bus_counter (domain, failed) values ('test', 5)")
+
+    assert "counters equal a recount: test" in run("recount", url=database_url)
+    assert run("recount", url=database_url) == "Everything was right\n"
+
+
+# A clock that went back
+
+
+async def test_what_a_clock_that_went_back_holds_up_is_a_finding_and_let_come(
+    pool, registry, recorded, start_worker
+):
+    worker_id = await register(pool)
+    [held] = await send(pool)
+    await claim_one(pool, worker_id)
+    fresh = await send(pool, 5)
+    [retried] = await send(pool, delay=2)
+    await rows(
+        pool,
+        "update command_bus_command set created_at = created_at + interval '1 hour',"
+        " updated_at = updated_at + interval '1 hour', started_at = started_at + interval '1 hour',"
+        " lease_until = lease_until + interval '1 hour'",
+    )
+    await rows(pool, f"update pgmq.q_{QUEUE} set vt = vt + interval '1 hour'")
+    await rows(pool, "update command_bus_waiting set due_at = due_at + interval '1 hour'")
+    [running] = await send(pool)  # on a lease that is long, and now
+    await renew(pool, worker_id, await claim_one(pool, worker_id), 7200)
+    [scheduled] = await send(pool, delay=7200)
+
+    [check] = [check for check in await look(pool) if check.name == "ahead_of_time"]
+    assert (check.level, check.value) == (Level.CRITICAL, 7.0)
+    assert "6 messages in test until" in check.detail
+    assert "1 waiting in test until" in check.detail
+    mended = await rows(pool, "select kind, n from command_bus.mend_clock()")
+
+    assert dict(mended) == {"leases": 1, "messages": 5, "waiting": 1}
+    assert await rows(pool, "select * from command_bus.mend_clock()") == []
+    await start_worker()
+    await ended(pool, *fresh, retried)
+    await expire_leases(pool, held)
+    await ended(pool, held)
+    assert await status(pool, running) == "IN_PROGRESS"
+    assert await status(pool, scheduled) == "PENDING"
+    assert [check.value for check in await look(pool) if check.name == "ahead_of_time"] == [0.0]

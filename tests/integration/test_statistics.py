@@ -266,3 +266,40 @@ async def test_a_send_that_was_rolled_back_is_not_counted(bus, pool):
 
     assert (await bus.count_by_status())[CommandStatus.PENDING] == 0
     assert await recount(pool) == await bus.count_by_status()
+
+
+async def test_the_last_completed_are_found_behind_any_number_of_other_events(pool, tsq):
+    worker_id = await register(pool)
+    sent = await send_in_batch(pool, 6)
+    claimed = await claim(pool, worker_id)
+    for each in claimed[:4]:
+        await settle(pool, worker_id, completed(each))
+    await settle(pool, worker_id, failed(claimed[4], "permanent"), failed(claimed[5], "permanent"))
+    await tsq.operator_complete("test", claimed[5].command.command_id)
+    await fold(pool)
+    await rows(
+        pool,
+        "insert into command_bus_audit (command_id, created_at, event_type, domain)"
+        " select gen_random_uuid(), clock_timestamp() + interval '1 minute', 'RECEIVED', 'test'"
+        " from generate_series(1, 25000)",
+    )
+
+    last = await rows(pool, "select command_id from command_bus.last_completed(5)")
+    assert [command_id for (command_id,) in last] == [
+        claimed[5].command.command_id,
+        *(each.command.command_id for each in reversed(claimed[:4])),
+    ]
+    assert len(sent) == 6
+
+
+async def test_of_many_that_operators_completed_some_are_remembered(pool, tsq):
+    worker_id = await register(pool)
+    await send_in_batch(pool, 25)
+    claimed = await claim(pool, worker_id)
+    await settle(pool, worker_id, *(failed(each, "permanent") for each in claimed))
+    for each in claimed:
+        await tsq.operator_complete("test", each.command.command_id)
+
+    assert await value(pool, "select count(*) from command_bus_completed_by_operator") == 20
+    [last, *_] = await rows(pool, "select command_id from command_bus.last_completed(5)")
+    assert last == (claimed[-1].command.command_id,)

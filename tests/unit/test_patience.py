@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import psycopg
@@ -15,12 +16,13 @@ from app import create_app
 from app.config import PROJECT_ROOT, Settings
 from app.invariants import PATIENCE_SECONDS
 from app.load_tests import AT_ONCE_SECONDS
-from app.patience import IN_VAIN, Patience
+from app.patience import ASKING, IN_VAIN, Patience, Turns
 from app.portal import WITHOUT_DATABASE
 from commandbus.errors import InvalidStateError, NoAnswerError
 from commandbus.ids import uuid7
 from commandbus.limits import AGAIN_SECONDS
 from commandbus.models import CommandStatus
+from run import WEB_THREADS
 
 FAR = 3600.0
 """So many seconds no test takes."""
@@ -154,6 +156,27 @@ def test_the_proxy_that_is_shown_waits_for_the_longest_answer() -> None:
     longest = max(PATIENCE_SECONDS, AT_ONCE_SECONDS) + Settings().answer_timeout
 
     assert int(seconds) > longest + AGAIN_SECONDS
+
+
+# Turns
+
+
+def test_who_has_no_turn_waits_only_while_others_are_answered() -> None:
+    stalled = Turns(2, stalled_seconds=0)
+    assert [stalled.take() for _ in range(3)] == [True, True, False]
+    stalled.give_back()
+    assert stalled.take()
+
+    moving = Turns(1, stalled_seconds=FAR)
+    moving.take()
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(moving.take)
+        moving.give_back()
+        assert waiting.result(60)
+
+
+def test_the_server_has_threads_that_no_request_of_the_database_takes() -> None:
+    assert WEB_THREADS > ASKING
 
 
 # Requests

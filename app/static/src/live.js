@@ -56,7 +56,7 @@ class Region {
       const headers = { Accept: 'text/html', ...(this.etag ? { 'If-None-Match': this.etag } : {}) };
       const response = await request(this.element.dataset.liveSrc, { headers, seconds: 10, cache: 'no-store' });
       if (response.status === 401) isSignedOut = true;
-      if (response.status !== 304 && !response.ok) throw new ApiError(response.status, { title: response.statusText });
+      if (response.status !== 304 && !response.ok) throw new ApiError(response.status, { detail: response.headers.get('X-Problem'), title: response.statusText });
       setServerTime(response.headers.get('Date'));
       if (response.status !== 304) {
         const html = await response.text();
@@ -142,7 +142,7 @@ function showState() {
 }
 
 function faultOf(error) {
-  if (error.status === 503) return 'The database cannot be reached.';
+  if (error.status === 503) return error.problem.detail ?? 'The database cannot be reached.';
   if (error.status === 504) return 'The database does not answer.';
   if (error.status > 0) return 'The server answers with an error.';
   return error.code === 'timeout' ? 'The server does not answer.' : 'The server cannot be reached.';
