@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from app.signals import EarlyStop, end_at_interrupts
+from app.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
+    set_up_streams()
 
 import argparse
 import dataclasses
@@ -268,4 +270,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    never_wait()
+    sys.exit(run_program(main))

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from app.streams import run_program, set_up_streams
+
+if __name__ == "__main__":
+    set_up_streams()
+
 import argparse
 import logging
 import sys
@@ -146,4 +151,4 @@ def _url_in_use(settings: Settings) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))
