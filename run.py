@@ -12,12 +12,12 @@ if __name__ == "__main__":
 import argparse
 import dataclasses
 import errno
-import logging
+import os
 import shutil
+import signal
 import socket
 import subprocess  # nosec B404
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -33,13 +33,11 @@ from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.options import whole_number
 from app.processes import WorkerProcesses
-
-logger = logging.getLogger(__name__)
+from app.supervision import Supervisor
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
 STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"
 WEB_THREADS = 8
-REPORT_SECONDS = 0.5
 
 
 class StartError(Exception):
@@ -72,9 +70,9 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         stack.enter_context(database.kept_running())
         app = create_app(settings)
         stack.callback(app.extensions["portal"].close)
-        workers = WorkerProcesses(settings)
+        workers = Supervisor(WorkerProcesses(settings), on_given_up=_end_this_process)
         app.extensions["worker_processes"] = workers
-        stack.enter_context(_looked_after(workers))
+        stack.enter_context(_stopped_at_the_end(workers))
         server = create_server(
             app,
             sockets=[listening],
@@ -86,7 +84,10 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
             clear_untrusted_proxy_headers=not settings.trusted_proxies,
         )
         for _ in range(worker_count):
-            workers.start()
+            try:
+                workers.start(is_needed=True)
+            except OSError as exc:
+                raise StartError(f"No worker process can be started: {exc}") from exc
         _say_ready(settings, database, workers)
         portal = app.extensions["portal"]
         portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
@@ -113,33 +114,24 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _looked_after(workers: WorkerProcesses) -> Iterator[None]:
-    """Say when a worker ends by itself; at the end let all of them drain."""
-    leaving = threading.Event()
-
-    def report() -> None:
-        while not leaving.wait(REPORT_SECONDS):
-            for ended in workers.reap():
-                logger.warning("worker_process_ended", extra={"pid": ended.pid, "code": ended.code})
-
-    watcher = threading.Thread(target=report, name="worker-watcher", daemon=True)
-    watcher.start()
+def _stopped_at_the_end(workers: Supervisor) -> Iterator[None]:
+    """At the end let all workers drain; raises StartError where one could not be kept running."""
     try:
         yield
     finally:
-        leaving.set()
-        watcher.join()
-        _stop(workers)
+        if not workers.is_done:
+            try:
+                _say("Stopping: running commands may finish; Ctrl-C again ends them at once")
+                workers.stop()
+            except KeyboardInterrupt:
+                workers.kill()
+        if workers.given_up is not None:
+            raise StartError(workers.given_up)
 
 
-def _stop(workers: WorkerProcesses) -> None:
-    if not workers.pids:
-        return
-    try:
-        _say("Stopping: running commands may finish; Ctrl-C again ends them at once")
-        workers.stop()
-    except KeyboardInterrupt:
-        workers.kill()
+def _end_this_process() -> None:
+    """Stop as if somebody had asked for it: without its workers it looks well and is not."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def ensure_style_sheet() -> None:
@@ -221,7 +213,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _say_ready(settings: Settings, database: Database, workers: WorkerProcesses) -> None:
+def _say_ready(settings: Settings, database: Database, workers: Supervisor) -> None:
     host = "localhost" if settings.is_loopback else settings.host
     pids = workers.pids
     running = (

@@ -48,6 +48,10 @@ class WorkerRow:
     stop_requested_at: datetime | None
     stop_requested_by: str | None
     stopped_at: datetime | None
+    replaced_by: int | None
+    """The worker that took its place after its process had ended unasked."""
+    end_reason: str | None
+    """How that process ended, as whoever looked after it saw."""
     completed: int
     failed: int
     retried: int
@@ -58,7 +62,14 @@ class WorkerRow:
         """Alive, late, gone or stopped."""
         if self.stopped_at is not None:
             return WorkerState.STOPPED
+        if self.replaced_by is not None:
+            return WorkerState.GONE
         return state_at(self.heartbeat_age_seconds, self.heartbeat_seconds)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it runs, as far as is known: it is alive, or late."""
+        return self.state in (WorkerState.ALIVE, WorkerState.LATE)
 
     @property
     def name(self) -> str:
@@ -106,7 +117,11 @@ def get_worker(worker_id: int) -> WorkerRow | None:
 def count_active(domain: str | None = None) -> int:
     """How many worker processes are alive."""
     late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
-    query = sa.select(sa.func.count()).where(WorkerProcess.stopped_at.is_(None), late_after >= _AGE)
+    query = sa.select(sa.func.count()).where(
+        WorkerProcess.stopped_at.is_(None),
+        WorkerProcess.replaced_by.is_(None),
+        late_after >= _AGE,
+    )
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)
     return db.session.scalar(query) or 0
