@@ -26,7 +26,8 @@ from rich.console import Console
 from app.behaviors import PUBLIC_TYPES, BehaviorDistribution
 from app.bulk import MAX_COUNT, BulkOrder
 from app.config import ConfigurationError, Settings
-from app.database import DatabaseError, open_database
+from app.database import DatabaseError
+from app.database.waiting import open_patiently
 from app.load_results import Plan, print_results, results
 from app.load_runner import ComparisonError, cancel_run, load_test_pool, run_load_test
 from app.logs import configure_logging
@@ -80,7 +81,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         settings = Settings.from_env()
         configure_logging(settings.log_format, "WARNING")
-        with open_database(settings, on_step=console.print) as database:
+        with open_patiently(
+            settings, on_step=console.print, is_stopped=lambda: stop.asked
+        ) as database:
             if options.cancel is not None:
                 pool = load_test_pool(database.url, settings)
                 run, count = asyncio.run(cancel_run(pool, options.cancel, lambda: stop.asked))

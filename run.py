@@ -27,7 +27,8 @@ from waitress.server import create_server
 from app import create_app
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
-from app.database import Database, DatabaseError, open_database
+from app.database import Database, DatabaseError
+from app.database.waiting import open_patiently
 from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
@@ -66,7 +67,7 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(settings.host, settings.port))
         ensure_style_sheet()
-        database = stack.enter_context(open_database(settings, on_step=_say))
+        database = stack.enter_context(open_patiently(settings, on_step=_say))
         stack.enter_context(database.kept_running())
         app = create_app(settings)
         stack.callback(app.extensions["portal"].close)

@@ -8,7 +8,6 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
 from typing import Any, TypeVar
@@ -17,7 +16,7 @@ import psycopg
 from psycopg_pool import PoolTimeout
 
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
-from app.database import Database, DatabaseError, open_database
+from app.database import Database, DatabaseError, waiting
 from app.database_health import HealthWatch
 from app.event_loop import run_to_end
 from app.options import Chosen, InvalidOptionError, Source, choose
@@ -36,7 +35,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FOLLOW_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 5.0
 POOL_SIZE = 8
 GARBAGE_THRESHOLD = 5_000
 POOL_WAIT_SECONDS = 2.0
@@ -49,17 +47,11 @@ def wait_for_database(settings: Settings, seconds: float) -> Database:
 
     Raises DatabaseError with the last reason, at once where waiting does not help.
     """
-    deadline = time.monotonic() + seconds
-    delay = 0.5
-    while True:
-        try:
-            return open_database(settings)
-        except DatabaseError as exc:
-            if not exc.may_pass or time.monotonic() + delay > deadline:
-                raise
-            logger.warning("database_away", extra={"error": str(exc), "retry_seconds": delay})
-        time.sleep(delay)
-        delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+
+    def tell(error: DatabaseError, delay: float) -> None:
+        logger.warning("database_away", extra={"error": str(error), "retry_seconds": delay})
+
+    return waiting.wait_for_database(settings, seconds, on_away=tell)
 
 
 def run_in_loop(work: Coroutine[Any, Any, T]) -> T:

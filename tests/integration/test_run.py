@@ -117,6 +117,7 @@ async def test_what_cannot_work_is_said_in_one_line(database_url, free_port):
         "--port",
         port,
         DATABASE_URL="postgresql://nobody:hidden-word@127.0.0.1:1/x",
+        DATABASE_WAIT="0",
     )
     await refused("DATABASE_URL must be", "--port", port, DATABASE_URL="mysql://x")
 
