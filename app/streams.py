@@ -64,6 +64,9 @@ def run_program(main: Callable[[], int]) -> int:
     except BrokenPipeError:
         _discard_output()
         return code or BROKEN_PIPE
+    except KeyboardInterrupt:  # while it waited for somebody to read its output
+        _discard_output()
+        return 130
     except OutputError as exc:
         _discard_output()
         sys.stderr.write(f"error: standard output cannot be written: {exc.strerror}\n")
