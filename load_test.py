@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from app.signals import end_at_interrupts, raise_interrupts
+from app.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
+    set_up_streams()
 
 import argparse
 import asyncio
@@ -25,11 +27,12 @@ from rich.console import Console
 from app.behaviors import PUBLIC_TYPES, BehaviorDistribution
 from app.bulk import MAX_COUNT, BulkOrder
 from app.config import ConfigurationError, Settings
-from app.database import DatabaseError, open_database
-from app.load_results import Plan, print_results, results
+from app.database import DatabaseError
+from app.database.waiting import open_patiently
+from app.load_results import Plan, Run, print_results, results
 from app.load_runner import ComparisonError, cancel_run, load_test_pool, run_load_test
 from app.logs import configure_logging
-from app.options import whole_number
+from app.options import InvalidOptionError, whole_number
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
 from app.runs import LONGEST_NAME, is_name
@@ -39,14 +42,17 @@ from commandbus.errors import INFRASTRUCTURE_ERRORS
 
 # A worker of a load test is one of few on its machine and has short commands: it is run wider than
 # the stored settings, which are made for any command.
-CONCURRENCY = 100
-BATCH_SIZE = 100
+WIDTHS = {"concurrency": 100, "batch_size": 100}
+SUCCESS_PERCENT = 100
 REGRESSION = 3
+STORED = "stored"
+STANDARD_OUTPUT = "-"
 EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     ConfigurationError,
     DatabaseError,
     CommandBusError,
     ComparisonError,
+    InvalidOptionError,
     RunNotFoundError,
     *INFRASTRUCTURE_ERRORS,
 )
@@ -75,12 +81,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     plan = _plan(parser, options)
     stop = _Stop()
+    has_begun = False
     # Names of runs come from anybody, so nothing that is printed is markup.
     console = Console(stderr=True, markup=False)
     try:
         settings = Settings.from_env()
         configure_logging(settings.log_format, "WARNING")
-        with open_database(settings, on_step=console.print) as database:
+        with open_patiently(
+            settings, on_step=console.print, is_stopped=lambda: stop.asked
+        ) as database:
             if options.cancel is not None:
                 pool = load_test_pool(database.url, settings)
                 run, count = asyncio.run(cancel_run(pool, options.cancel, lambda: stop.asked))
@@ -90,27 +99,37 @@ def main(arguments: Sequence[str] | None = None) -> int:
             quiet = dataclasses.replace(settings, log_level="ERROR")
             workers = WorkerProcesses(quiet)
             pool = load_test_pool(database.url, settings)
+            has_begun = True
             done = asyncio.run(run_load_test(plan, pool, workers, console, lambda: stop.asked))
     except EXPECTED_ERRORS as exc:
         print(f"error: {one_line(str(exc))}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
-        print(
+        text = (
             "Interrupted; the workers were ended, what they ran comes back with its lease."
-            f" The run is {plan.order.batch_id}",
-            file=sys.stderr,
+            f" The run is {plan.order.batch_id}"
         )
+        print(text if has_begun else "Interrupted", file=sys.stderr)
         return 130
+    code = _exit_code(done, is_stopped=stop.asked)
+    report = json.dumps(results(done), indent=2)
+    if options.json == STANDARD_OUTPUT:
+        print(report, flush=True)
+        print_results(console, done)
+        return code
     if options.json is not None:
         try:
-            options.json.write_text(json.dumps(results(done), indent=2) + "\n")
+            Path(options.json).write_text(report + "\n")
         except OSError as exc:
-            print_results(Console(markup=False), done)
             print(f"error: {options.json} cannot be written: {exc.strerror}", file=sys.stderr)
-            return 1
+            code = code or 1
     print_results(Console(markup=False), done)
+    return code
+
+
+def _exit_code(done: Run, *, is_stopped: bool) -> int:
     if not done.is_complete:
-        return 130 if stop.asked and not done.unaccounted else 1
+        return 130 if is_stopped and not done.unaccounted else 1
     return REGRESSION if done.is_regression else 0
 
 
@@ -119,11 +138,10 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
         parser.error("give --mix or --success-pct, not both")
     if options.max_regression is not None and options.compare is None:
         parser.error("--max-regression needs --compare")
-    if options.json is not None and not options.json.parent.is_dir():
-        parser.error(f"there is no folder {options.json.parent} for --json")
-    if options.json is not None and options.json.is_dir():
-        parser.error(f"--json needs the name of a file, and {options.json} is a folder")
-    mix = options.mix or _success_mix(100 if options.success_pct is None else options.success_pct)
+    if options.json is not None and options.json != STANDARD_OUTPUT:
+        _refuse_folder(parser, Path(options.json))
+    percent = SUCCESS_PERCENT if options.success_pct is None else options.success_pct
+    mix = options.mix or _success_mix(percent)
     try:
         distribution = BehaviorDistribution.model_validate(mix)
     except ValidationError as exc:
@@ -138,12 +156,30 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
         ),
         name=options.name,
         workers=options.workers,
-        flags={"concurrency": options.concurrency, "batch-size": options.batch_size},
+        # Those that run already have settings of their own.
+        flags=_flags(options) if options.workers else {},
+        assumed=frozenset(name for name in WIDTHS if getattr(options, name) is None),
         stall_seconds=options.stall_seconds,
         delete=options.delete,
         compare_with=options.compare,
         max_regression_percent=options.max_regression,
     )
+
+
+def _flags(options: argparse.Namespace) -> dict[str, int]:
+    """The options that the workers get; what is `stored` they find themselves."""
+    given = {
+        name: default if getattr(options, name) is None else getattr(options, name)
+        for name, default in WIDTHS.items()
+    }
+    return {name.replace("_", "-"): value for name, value in given.items() if value != STORED}
+
+
+def _refuse_folder(parser: argparse.ArgumentParser, path: Path) -> None:
+    if not path.parent.is_dir():
+        parser.error(f"there is no folder {path.parent} for --json")
+    if path.is_dir():
+        parser.error(f"--json needs the name of a file, and {path} is a folder")
 
 
 def _success_mix(percent: float) -> dict[str, float]:
@@ -161,9 +197,12 @@ def _parser() -> argparse.ArgumentParser:
         " 130 interrupted.",
     )
 
-    def add(name: str, kind: Callable[[str], Any], default: Any, text: str) -> None:
-        shown = "" if default is None else f" (default: {default})"
-        parser.add_argument(name, type=kind, default=default, metavar="N", help=text + shown)
+    def add(name: str, kind: Callable[[str], Any], default: Any, text: str, **more: Any) -> None:
+        shown = more.pop("shown", default)
+        more.setdefault("metavar", "N")
+        parser.add_argument(
+            name, type=kind, default=default, help=f"{text} (default: {shown})", **more
+        )
 
     add("--commands", whole_number(1, MAX_COUNT), 1_000, "how many commands")
     add("--workers", whole_number(0, 64), 4, "how many worker processes; 0: those that run already")
@@ -174,54 +213,93 @@ def _parser() -> argparse.ArgumentParser:
         "how long each command runs, in milliseconds; those of the type timeout complete at once"
         " unless it exceeds the visibility timeout",
     )
-    add("--success-pct", _percent, None, "percent that succeed; the others fail for good")
-    add("--max-attempts", whole_number(1, 1_000), None, "the budget of each command")
     add(
-        "--concurrency",
-        whole_number(1, 1_000),
-        CONCURRENCY,
-        "commands that each worker runs at once",
+        "--success-pct",
+        _percent,
+        None,
+        "percent that succeed; the others fail for good",
+        metavar="PCT",
+        shown=SUCCESS_PERCENT,
     )
-    add("--batch-size", whole_number(1, 1_000), BATCH_SIZE, "commands that one claim takes at most")
+    add(
+        "--max-attempts",
+        whole_number(1, 1_000),
+        None,
+        "the budget of each command",
+        shown="that of the workers' stored settings",
+    )
+    for name, default, text in (
+        ("--concurrency", WIDTHS["concurrency"], "commands that each worker runs at once"),
+        ("--batch-size", WIDTHS["batch_size"], "commands that one claim takes at most"),
+    ):
+        add(
+            name,
+            _number_or_stored,
+            None,
+            f"{text}; `{STORED}`: as in the environment or the stored settings",
+            metavar=f"N|{STORED}",
+            shown=default,
+        )
     add(
         "--stall-seconds",
         whole_number(1, 86_400),
         120,
         "give up when no command ends for this long",
     )
-    parser.add_argument(
+    add(
         "--mix",
-        type=_mix,
+        _mix,
+        None,
+        f"percent by behaviour type, 100 in all; types: {', '.join(PUBLIC_TYPES)}",
         metavar="TYPE=PCT,...",
-        help=f"percent by behaviour type, 100 in all; types: {', '.join(PUBLIC_TYPES)}",
+        shown="what --success-pct says",
     )
-    parser.add_argument("--name", type=_name, help="what to call the run; shown where it is listed")
+    parser.add_argument(
+        "--name",
+        type=_name,
+        help="what to call the run; shown where it is listed (default: no name)",
+    )
     parser.add_argument(
         "--compare",
         metavar="RUN",
         help="put the figures beside those of another run: its id or the beginning of it, its name"
-        " (the latest of that name), or `last`",
+        " (the latest of that name), or `last` (default: no comparison)",
     )
     parser.add_argument(
         "--max-regression",
         type=_percent,
         metavar="PCT",
         help="with --compare: exit with 3 when throughput or a 95th percentile is worse by more"
-        " than PCT percent, or is missing in one of the runs",
+        " than PCT percent, or is missing in one of the runs (default: never)",
     )
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the results there, too")
+    parser.add_argument(
+        "--json",
+        metavar="FILE",
+        help="write the results there, too; `-`: to standard output, and those for people to"
+        " standard error (default: nowhere)",
+    )
     parser.add_argument(
         "--delete",
         action="store_true",
         help="delete the run's commands and their trails afterwards, those in the troubleshooting"
-        " queue included; its record stays",
+        " queue included; its record stays (default: they stay)",
     )
     parser.add_argument(
         "--cancel",
         metavar="RUN",
-        help="do nothing but cancel the commands of an earlier run that wait for a worker",
+        help="do nothing but cancel the commands of an earlier run that wait for a worker"
+        " (default: run a new one)",
     )
     return parser
+
+
+def _number_or_stored(text: str) -> int | str:
+    if text == STORED:
+        return STORED
+    try:
+        return whole_number(1, 1_000)(text)
+    except argparse.ArgumentTypeError as exc:
+        raise argparse.ArgumentTypeError(f"{exc}, nor `{STORED}`") from None
 
 
 def _name(text: str) -> str:
@@ -251,4 +329,5 @@ def _mix(text: str) -> dict[str, float]:
 
 if __name__ == "__main__":
     raise_interrupts()
-    sys.exit(main())
+    never_wait(output=False)
+    sys.exit(run_program(main))

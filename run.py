@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from app.signals import EarlyStop, end_at_interrupts
+from app.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
+    set_up_streams()
 
 import argparse
 import dataclasses
 import errno
-import logging
+import os
 import shutil
+import signal
 import socket
 import subprocess  # nosec B404
 import sys
-import threading
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -25,22 +27,21 @@ from waitress.server import create_server
 from app import create_app
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
-from app.database import Database, DatabaseError, open_database
+from app.database import Database, DatabaseError
+from app.database.waiting import open_patiently
 from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.options import whole_number
 from app.patience import ASKING
 from app.processes import WorkerProcesses
+from app.supervision import Supervisor
 from app.visible import one_line
-
-logger = logging.getLogger(__name__)
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
 STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"
 WEB_THREADS = ASKING + 4
 """Those beyond ASKING answer what asks no database, whatever holds up the others."""
-REPORT_SECONDS = 0.5
 
 
 class StartError(Exception):
@@ -69,13 +70,13 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
     with ExitStack() as stack:
         listening = stack.enter_context(_listen(settings.host, settings.port))
         ensure_style_sheet()
-        database = stack.enter_context(open_database(settings, on_step=_say))
+        database = stack.enter_context(open_patiently(settings, on_step=_say))
         stack.enter_context(database.kept_running())
         app = create_app(settings)
         stack.callback(app.extensions["portal"].close)
-        workers = WorkerProcesses(settings)
+        workers = Supervisor(WorkerProcesses(settings), on_given_up=_end_this_process)
         app.extensions["worker_processes"] = workers
-        stack.enter_context(_looked_after(workers))
+        stack.enter_context(_stopped_at_the_end(workers))
         server = create_server(
             app,
             sockets=[listening],
@@ -87,7 +88,10 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
             clear_untrusted_proxy_headers=not settings.trusted_proxies,
         )
         for _ in range(worker_count):
-            workers.start()
+            try:
+                workers.start(is_needed=True)
+            except OSError as exc:
+                raise StartError(f"No worker process can be started: {exc}") from exc
         _say_ready(settings, database, workers)
         portal = app.extensions["portal"]
         portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
@@ -114,33 +118,24 @@ def _listen(host: str, port: int) -> Iterator[socket.socket]:
 
 
 @contextmanager
-def _looked_after(workers: WorkerProcesses) -> Iterator[None]:
-    """Say when a worker ends by itself; at the end let all of them drain."""
-    leaving = threading.Event()
-
-    def report() -> None:
-        while not leaving.wait(REPORT_SECONDS):
-            for ended in workers.reap():
-                logger.warning("worker_process_ended", extra={"pid": ended.pid, "code": ended.code})
-
-    watcher = threading.Thread(target=report, name="worker-watcher", daemon=True)
-    watcher.start()
+def _stopped_at_the_end(workers: Supervisor) -> Iterator[None]:
+    """At the end let all workers drain; raises StartError where one could not be kept running."""
     try:
         yield
     finally:
-        leaving.set()
-        watcher.join()
-        _stop(workers)
+        if not workers.is_done:
+            try:
+                _say("Stopping: running commands may finish; Ctrl-C again ends them at once")
+                workers.stop()
+            except KeyboardInterrupt:
+                workers.kill()
+        if workers.given_up is not None:
+            raise StartError(workers.given_up)
 
 
-def _stop(workers: WorkerProcesses) -> None:
-    if not workers.pids:
-        return
-    try:
-        _say("Stopping: running commands may finish; Ctrl-C again ends them at once")
-        workers.stop()
-    except KeyboardInterrupt:
-        workers.kill()
+def _end_this_process() -> None:
+    """Stop as if somebody had asked for it: without its workers it looks well and is not."""
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def ensure_style_sheet() -> None:
@@ -222,7 +217,7 @@ def _say(text: str) -> None:
     print(text, flush=True)
 
 
-def _say_ready(settings: Settings, database: Database, workers: WorkerProcesses) -> None:
+def _say_ready(settings: Settings, database: Database, workers: Supervisor) -> None:
     host = "localhost" if settings.is_loopback else settings.host
     pids = workers.pids
     running = (
@@ -271,4 +266,5 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    never_wait()
+    sys.exit(run_program(main))

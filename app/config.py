@@ -50,6 +50,8 @@ class Settings:
     local_assets: bool = False
     # Start worker processes from the browser and the API; never where others can reach the server.
     start_workers: bool = True
+    # So many run at most, those of `run.py --worker` included.
+    start_workers_max: int = 16
     # None means that the web application makes one and keeps it under data_dir.
     secret_key: str | None = field(default=None, repr=False)
     # Who may sign in (see app/credentials); None lets everybody who reaches the server do anything.
@@ -64,6 +66,8 @@ class Settings:
     sign_in_failures_per_minute: int = 10
     # Seconds: how long a request, or a call of a worker, waits for the database.
     answer_timeout: int = 15
+    # Seconds: how long a program waits at its start for a database that is away or starting up.
+    database_wait: int = 20
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "INFO"
 
@@ -90,6 +94,9 @@ class Settings:
             allowed_hosts=values.names("ALLOWED_HOSTS"),
             local_assets=values.boolean("LOCAL_ASSETS"),
             start_workers=values.boolean("START_WORKERS", default=cls.start_workers),
+            start_workers_max=values.integer(
+                "START_WORKERS_MAX", cls.start_workers_max, low=1, high=64
+            ),
             secret_key=values.secret("SECRET_KEY", "SECRET_KEY_FILE"),
             credentials_file=values.optional_path("CREDENTIALS_FILE"),
             session_hours=values.integer("SESSION_HOURS", cls.session_hours, low=1, high=720),
@@ -101,6 +108,7 @@ class Settings:
                 "SIGN_IN_FAILURES_PER_MINUTE", cls.sign_in_failures_per_minute, low=1, high=10_000
             ),
             answer_timeout=values.integer("ANSWER_TIMEOUT", cls.answer_timeout, low=1, high=3600),
+            database_wait=values.integer("DATABASE_WAIT", cls.database_wait, low=0, high=86_400),
             log_format=LogFormat(
                 values.choice("LOG_FORMAT", tuple(LogFormat), cls.log_format, fold=str.lower)
             ),

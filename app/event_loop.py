@@ -16,6 +16,8 @@ from collections.abc import Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
 
+from app.streams import drain
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -46,6 +48,7 @@ def end_process(code: int) -> NoReturn:
     if left := _threads_left(END_SECONDS):
         logger.warning("threads_left_behind", extra={"count": len(left)})
         logging.shutdown()
+        drain()
         os._exit(code)
     sys.exit(code)
 

@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from app.bulk import BulkOrder, BulkResult
+from app.options import Chosen
 from app.processes import EndedProcess
 from app.recorded_runs import RecordedRun, RowCount
 from app.run_cleanup import Deletion
@@ -31,6 +32,8 @@ class Plan:
     delete: bool
     compare_with: str | None = None
     max_regression_percent: float | None = None
+    assumed: frozenset[str] = frozenset()
+    """The settings of the workers that a load test has of its own, where nobody gave others."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -40,7 +43,6 @@ class Plan:
             "delay_ms": self.order.delay_ms,
             "max_attempts": self.order.max_attempts,
             "domain": self.order.domain,
-            **{name.replace("-", "_"): value for name, value in self.flags.items()},
         }
 
 
@@ -67,6 +69,8 @@ class Run:
     """What was deleted afterwards; None where that was not asked for."""
     other: RecordedRun | None = None
     """The run that this one is compared with."""
+    worker_settings: dict[str, Chosen] = field(default_factory=dict)
+    """How wide its workers run, and why; empty where those do the work that run already."""
 
     @property
     def created(self) -> int:
@@ -154,7 +158,10 @@ def results(run: Run) -> dict[str, Any]:
             status.value: progress.counts[status] if progress else 0 for status in CommandStatus
         },
         "unaccounted": run.unaccounted,
-        "settings": plan.settings,
+        "settings": {
+            **plan.settings,
+            **{name: chosen.value for name, chosen in run.worker_settings.items()},
+        },
         "run_id": str(plan.order.batch_id),
         "name": plan.name,
         "complete": run.is_complete,

@@ -21,8 +21,9 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from app.config import Settings
+from app.config import WORKER_OPTIONS, ConfigStore, Settings, environment
 from app.load_results import Plan, Run
+from app.options import Chosen, Source, choose
 from app.pools import Pool, new_pool, opened
 from app.processes import WorkerProcesses
 from app.recorded_runs import RecordedRun, count_rows, find_run, get_recorded
@@ -35,6 +36,14 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.05
 AWAY_SECONDS = 1.0
+ASSUMED = "the default of load tests"
+WIDTH = ("concurrency", "batch_size")
+_SOURCES = {
+    Source.FLAG: "as given",
+    Source.ENVIRONMENT: "from the environment",
+    Source.STORED: "stored",
+    Source.DEFAULT: "the default, as nobody has stored another",
+}
 
 
 class ComparisonError(Exception):
@@ -70,13 +79,21 @@ async def run_load_test(
         async with opened(pool):
             if plan.compare_with is not None:
                 run.other = await _found(pool, plan.compare_with)
+            run.worker_settings = await _worker_settings(pool, plan)
+            console.print(_settings_text(run), soft_wrap=True)
             await create_run(
                 pool,
                 plan.order,
                 origin=Origin.CLI,
                 name=plan.name,
                 started_by=_user(),
-                workers={"processes": plan.workers, **plan.flags},
+                workers={
+                    "processes": plan.workers,
+                    **{
+                        name.replace("_", "-"): chosen.value
+                        for name, chosen in run.worker_settings.items()
+                    },
+                },
             )
             await _generate_and_process(run, pool, workers, console, is_stopped)
             run.ended += await asyncio.to_thread(workers.stop)
@@ -89,6 +106,38 @@ async def run_load_test(
     finally:
         workers.kill()
     return run
+
+
+async def _worker_settings(pool: Pool, plan: Plan) -> dict[str, Chosen]:
+    """The settings that decide how wide the workers run, chosen as the workers themselves do.
+
+    Empty where those do the work that run already.
+    """
+    if not plan.workers:
+        return {}
+    stored = await ConfigStore(pool).load()
+    flags = {name.replace("-", "_"): value for name, value in plan.flags.items()}
+    options = [each for each in WORKER_OPTIONS if each.name in WIDTH]
+    return choose(options, flags=flags, environ=environment(), stored=stored.set_values())
+
+
+def _settings_text(run: Run) -> str:
+    """Which settings the workers get, and why."""
+    if not run.worker_settings:
+        return "The workers that run have settings of their own"
+    shown = ", ".join(
+        f"{name.replace('_', ' ')} {chosen.value} ("
+        + (ASSUMED if name in run.plan.assumed else _SOURCES[chosen.source])
+        + ")"
+        for name, chosen in run.worker_settings.items()
+    )
+    text = f"Workers of this load test: {shown}"
+    if run.plan.assumed:
+        options = " and ".join(
+            f"--{name.replace('_', '-')} stored" for name in WIDTH if name in run.plan.assumed
+        )
+        text += f"; for the stored settings give {options}"
+    return text
 
 
 async def cancel_run(

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from typing import Any, TextIO
 
 from app.config import LogFormat
+from app.streams import FLUSH_SECONDS, LineQueue, queue_of
 from app.visible import escaped
 
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
@@ -39,12 +40,17 @@ AGAIN_SECONDS = 60.0
 
 
 def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
-    """From now on this process logs to *stream* (stderr by default) in this format."""
-    handler = logging.StreamHandler(stream or sys.stderr)
+    """From now on this process logs to *stream* (stderr by default) in this format.
+
+    Nobody who logs waits for the stream: where it takes nothing, lines are dropped and counted.
+    """
+    handler = _handler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())
     root = logging.getLogger()
     for old in list(root.handlers):
         root.removeHandler(old)
+        if isinstance(old, QueueingHandler):
+            old.flush()
     root.addHandler(handler)
     root.setLevel(level)
     logging.captureWarnings(True)
@@ -53,6 +59,43 @@ def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | Non
     pools = logging.getLogger("psycopg.pool")
     if not any(isinstance(given, _WhyNoConnection) for given in pools.filters):
         pools.addFilter(_WhyNoConnection())
+
+
+def _handler(stream: TextIO) -> logging.Handler:
+    queue = queue_of(stream)
+    if queue is None:
+        try:
+            queue = LineQueue(stream.fileno())
+        except (OSError, ValueError, AttributeError):  # no file, so nothing that can be full
+            return logging.StreamHandler(stream)
+    return QueueingHandler(queue, stream.encoding)
+
+
+class QueueingHandler(logging.Handler):
+    """Hands the lines to a queue, which writes them when the stream takes them."""
+
+    def __init__(self, queue: LineQueue, encoding: str) -> None:
+        super().__init__()
+        self._queue = queue
+        self._encoding = encoding
+        queue.tell_dropped = self._dropped_line
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            line = self.format(record) + "\n"
+        except Exception:  # noqa: BLE001 - as every handler of logging does
+            self.handleError(record)
+            return
+        self._queue.put(line.encode(self._encoding, "backslashreplace"))
+
+    def flush(self) -> None:
+        """Wait until everything is written, for a moment at most."""
+        self._queue.drain(FLUSH_SECONDS)
+
+    def _dropped_line(self, count: int) -> str:
+        told = logging.LogRecord(__name__, logging.WARNING, "", 0, "log_lines_dropped", (), None)
+        told.count = count
+        return self.format(told) + "\n"
 
 
 def masked(text: str) -> str:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from app.signals import end_at_interrupts, raise_interrupts, stop_signals
+from app.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
+    set_up_streams()
 
 import argparse
 import asyncio
@@ -21,7 +23,8 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from app.config import ConfigurationError, Settings, environment
-from app.database import DatabaseError, open_database
+from app.database import DatabaseError
+from app.database.waiting import open_patiently
 from app.logs import configure_logging
 from app.options import InvalidOptionError, whole_number
 from app.retention import (
@@ -64,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if options.scheduled and not config.is_on:
         parser.error("--scheduled, and no RETENTION_ setting says what to prune")
     try:
-        with open_database(settings) as database:
+        with open_patiently(settings) as database:
             if options.scheduled:
                 configure_logging(settings.log_format, settings.log_level)
                 return asyncio.run(
@@ -243,4 +246,4 @@ def _statuses(text: str) -> tuple[CommandStatus, ...]:
 
 if __name__ == "__main__":
     raise_interrupts()
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -262,8 +262,6 @@ def _settings(order: BulkOrder, workers: Mapping[str, Any] | None) -> dict[str, 
     return settings
 
 
-# The counters know whole seconds. The rows of the commands know better, but there is no index on
-# the batch: they are found by when they were created, which is quick for runs that are not large.
 _SETTLE = """
 with ended as materialized (
     select r.run_id, r.created_at as began_at, r.generated_at, b.*
@@ -278,21 +276,8 @@ with ended as materialized (
     where coalesce(b.pending + b.in_progress, 0) = 0
 ),
 timed as materialized (
-    select e.*, least(
-        coalesce(
-            least(
-                (
-                    select max(c.updated_at)
-                    from command_bus_command as c
-                    where c.batch_id = e.run_id and e.sent <= %(exact_end_limit)s
-                        and c.created_at between e.began_at and e.generated_at + interval '1 minute'
-                ),
-                -- What operators did with its commands since then is no part of the run.
-                e.last_processed_at + interval '1 second'
-            ),
-            e.generated_at
-        ),
-        clock_timestamp()
+    select e.*, load_test_ended_at(
+        e.run_id, e.began_at, e.generated_at, e.sent, e.last_processed_at, %(exact_end_limit)s
     ) as ended_at
     from ended as e
 ),

@@ -6,9 +6,11 @@
 from __future__ import annotations
 
 from app.signals import end_at_interrupts
+from app.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
+    set_up_streams()
 
 from typing import Any
 
@@ -48,4 +50,5 @@ if __name__ == "__main__":
     from app.event_loop import end_process
     from app.worker_cli import main
 
-    end_process(main())
+    never_wait()
+    end_process(run_program(main))

@@ -15,10 +15,19 @@ from typing import Any
 from app.config import LOG_LEVELS, ConfigurationError, LogFormat, Settings, environment
 from app.database import DatabaseError
 from app.logs import configure_logging
-from app.options import InvalidOptionError, Option, choose, option, options_of, plain_number
-from app.processes import WorkerProcesses
+from app.options import (
+    InvalidOptionError,
+    Option,
+    choose,
+    option,
+    options_of,
+    plain_number,
+    whole_number,
+)
+from app.processes import WorkerProcesses, tell_that_it_obeyed
 from app.retention import RetentionConfig
 from app.signals import EarlyStop, stop_signals
+from app.supervision import Supervisor
 from app.visible import one_line
 from app.worker_process import OPTIONS, run_in_loop, serve, wait_for_database
 from commandbus import CommandBusError
@@ -34,6 +43,7 @@ _EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     *INFRASTRUCTURE_ERRORS,
 )
 _CHILD_CHECK_SECONDS = 0.1
+_LARGEST_ID = 2**63 - 1
 
 
 @dataclass
@@ -78,6 +88,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     at once by a second signal n.
     """
     options = _parser().parse_args(arguments)
+    code = _run(options)
+    if options.stop_with_parent and code not in (FAILED, MISUSED):
+        tell_that_it_obeyed()
+    return code
+
+
+def _run(options: argparse.Namespace) -> int:
     early_stop = EarlyStop()
     early_stop.listen()  # until the worker listens itself
     try:
@@ -110,6 +127,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     drain_timeout=process["drain_timeout"].value,
                     answer_timeout=settings.answer_timeout,
                     stop_with_parent=options.stop_with_parent,
+                    replaces=options.replaces,
                     early_stop=early_stop,
                 )
             )
@@ -119,7 +137,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return STOPPED
 
 
-def _complain(error: Exception, code: int) -> int:
+def _complain(error: Exception | str, code: int) -> int:
     sys.stderr.write(f"error: {one_line(str(error))}\n")
     return code
 
@@ -136,8 +154,8 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _look_after(
     settings: Settings, count: int, domain: str, flags: Mapping[str, int | float | None]
 ) -> int:
-    """Run *count* worker processes; forward signals, report exits, end with the last of them."""
-    children = WorkerProcesses(settings)
+    """Keep *count* worker processes running; pass signals on, end with the last of them."""
+    supervisor = Supervisor(WorkerProcesses(settings))
     passed_on = {
         name.replace("_", "-"): value
         for name, value in flags.items()
@@ -149,24 +167,25 @@ def _look_after(
     signals: list[signal.Signals] = []
     for number in stop_signals():
         signal.signal(number, lambda number, _: signals.append(signal.Signals(number)))
-    while not signals and len(children.pids) < count:
-        pid = children.start(domain=domain, flags=passed_on)
-        logger.info("worker_process_started", extra={"pid": pid, "domain": domain})
-    code, passed = STOPPED, {0}
-    while children.pids:
+    try:
+        for _ in range(count):
+            if not signals:
+                supervisor.start(domain=domain, flags=passed_on, is_needed=True)
+    except OSError as exc:
+        supervisor.stop()
+        return _complain(exc, FAILED)
+    has_given_up = False
+    while not supervisor.is_done:
         time.sleep(_CHILD_CHECK_SECONDS)
         while signals:
-            children.send_signal(signals[0])
-            passed.add(-signals.pop(0))  # a child may still have been starting when it came
-        for ended in children.reap():
-            as_asked = ended.code in passed
-            code = code if as_asked else FAILED
-            logger.log(
-                logging.INFO if as_asked else logging.ERROR,
-                "worker_process_ended",
-                extra={"pid": ended.pid, "code": ended.code, "left": len(children.pids)},
-            )
-    return code
+            supervisor.send_signal(signals.pop(0))
+        if supervisor.given_up is not None and not has_given_up:
+            has_given_up = True
+            _complain(supervisor.given_up, FAILED)
+            supervisor.send_signal(signal.SIGTERM)
+    if supervisor.given_up is not None and not has_given_up:
+        _complain(supervisor.given_up, FAILED)
+    return supervisor.exit_code
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -210,7 +229,14 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="stop when standard input ends, as it does with the process that started this one",
     )
+    # Given by who starts it in place of another: the worker's id, and how its process ended.
+    parser.add_argument("--replaces", type=_replaced, help=argparse.SUPPRESS)
     return parser
+
+
+def _replaced(text: str) -> tuple[int, str]:
+    worker_id, _, how = text.partition(":")
+    return whole_number(1, _LARGEST_ID)(worker_id), how
 
 
 def _parse_with(item: Option) -> Callable[[str], Any]:

@@ -8,21 +8,25 @@ import logging
 import os
 import signal
 import sys
-import time
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from typing import Any, TypeVar
 
+import psycopg
+from psycopg_pool import PoolTimeout
+
 from app.config import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
-from app.database import Database, DatabaseError, open_database
+from app.database import Database, DatabaseError, waiting
 from app.database_health import HealthWatch
 from app.event_loop import run_to_end
 from app.options import Chosen, InvalidOptionError, Source, choose
-from app.pools import new_pool, opened
+from app.pools import Pool, new_pool, opened
+from app.processes import tell_that_it_works
 from app.retention import RetentionConfig, RetentionSchedule
 from app.runs import settle_while_working
 from app.signals import EarlyStop, stop_signals
 from app.worker import create_worker
-from commandbus import Worker
+from commandbus import Worker, store
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.limits import end_tasks
 
@@ -31,7 +35,6 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FOLLOW_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 5.0
 POOL_SIZE = 8
 GARBAGE_THRESHOLD = 5_000
 POOL_WAIT_SECONDS = 2.0
@@ -44,17 +47,11 @@ def wait_for_database(settings: Settings, seconds: float) -> Database:
 
     Raises DatabaseError with the last reason, at once where waiting does not help.
     """
-    deadline = time.monotonic() + seconds
-    delay = 0.5
-    while True:
-        try:
-            return open_database(settings)
-        except DatabaseError as exc:
-            if not exc.may_pass or time.monotonic() + delay > deadline:
-                raise
-            logger.warning("database_away", extra={"error": str(exc), "retry_seconds": delay})
-        time.sleep(delay)
-        delay = min(delay * 2, LONGEST_RETRY_SECONDS)
+
+    def tell(error: DatabaseError, delay: float) -> None:
+        logger.warning("database_away", extra={"error": str(error), "retry_seconds": delay})
+
+    return waiting.wait_for_database(settings, seconds, on_away=tell)
 
 
 def run_in_loop(work: Coroutine[Any, Any, T]) -> T:
@@ -90,12 +87,14 @@ async def serve(
     answer_timeout: int,
     stop_with_parent: bool,
     early_stop: EarlyStop,
+    replaces: tuple[int, str] | None = None,
 ) -> int:
     """Run a worker until it is stopped; returns the exit code of the process.
 
     The first signal lets it drain, the second one ends it at once. Stored settings are followed
     while it runs, for every option that neither *flags* nor *environ* set. Of all workers one
-    prunes what *environ* says.
+    prunes what *environ* says. *replaces*: the worker that it was started in place of, and how
+    the process of that one ended.
     """
     pool = new_pool(
         url,
@@ -128,7 +127,8 @@ async def serve(
         settling = asyncio.create_task(
             settle_while_working(pool, lambda: worker.outcomes_recorded), name="runs"
         )
-        beside = (following, pruning, watching, settling)
+        telling = asyncio.create_task(_tell_that_it_works(pool, worker, replaces), name="telling")
+        beside = (following, pruning, watching, settling, telling)
         try:
             await worker.run()
         finally:
@@ -137,6 +137,19 @@ async def serve(
             if not task.cancelled():
                 task.result()
     return stop.exit_code
+
+
+async def _tell_that_it_works(pool: Pool, worker: Worker, replaces: tuple[int, str] | None) -> None:
+    """Once *worker* is registered, let its parent know, and the workers' page whom it replaces."""
+    await worker.registered.wait()
+    tell_that_it_works(worker.registered_id)
+    if replaces is None:
+        return
+    try:
+        async with store.autocommit(pool) as conn:
+            await store.record_replacement(conn, worker.registered_id, *replaces)
+    except (psycopg.Error, PoolTimeout) as exc:
+        logger.warning("replacement_not_recorded", extra={"error": str(exc).strip()})
 
 
 def _on_following_ended(task: asyncio.Task[None], worker: Worker) -> None:
@@ -245,8 +258,9 @@ class _StopRequests:
         self._worker.stop(force=force)
 
     def _on_parent_ended(self) -> None:
-        if os.read(sys.stdin.fileno(), 4096):
-            return
+        with suppress(ConnectionResetError):  # it ended before it had read what was said to it
+            if os.read(sys.stdin.fileno(), 4096):
+                return
         asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
         self._asked = True
         logger.info("parent_ended", extra={"worker_id": self._worker.worker_id})

@@ -193,7 +193,7 @@ class CommandBus:
         DomainInUseError while commands are open, messages or unread replies are in its queues, or
         open commands of other domains will reply to it.
         """
-        _check_domain(name)
+        check_domain(name)
         async with self._autocommit() as conn:
             await store.delete_domain(conn, name, with_replies=with_replies)
 

@@ -156,7 +156,7 @@ class Settler:
 
     def _report(self, group: Sequence[Outcome], settlements: Sequence[Settlement]) -> None:
         special = {(s.command_id, s.claim_no): s for s in settlements}
-        log_completed = logger.isEnabledFor(logging.INFO)
+        log_completed = logger.isEnabledFor(logging.DEBUG)
         for outcome in group:
             claimed = outcome.claimed
             # Seldom is there any, and a UUID takes its time to hash.
@@ -165,7 +165,7 @@ class Settler:
             )
             if settlement is None:
                 if log_completed:
-                    logger.info("command_completed", extra=_fields(outcome))
+                    logger.debug("command_completed", extra=_fields(outcome))
             else:
                 event, level = _event(settlement)
                 if logger.isEnabledFor(level):
@@ -185,7 +185,7 @@ def _event(settlement: Settlement) -> tuple[str, int]:
         case _, CommandStatus.FAILED:
             return "command_failed", logging.INFO
         case _:
-            return "command_completed", logging.INFO
+            return "command_completed", logging.DEBUG
 
 
 def _fields(outcome: Outcome) -> dict[str, object]:

@@ -388,6 +388,13 @@ async def worker_stopped(conn: Connection, worker_id: int) -> None:
     await conn.execute("select command_bus.worker_stopped(%s)", (worker_id,))
 
 
+async def record_replacement(conn: Connection, worker_id: int, replaced_id: int, how: str) -> None:
+    """Record that a worker was started in place of another, whose process has ended."""
+    await conn.execute(
+        "select command_bus.record_replacement(%s, %s, %s)", (worker_id, replaced_id, how)
+    )
+
+
 async def request_stop(conn: Connection, worker_id: int | None, by: str) -> int:
     """Ask one worker (None: every one) to stop; returns how many were asked."""
     cur = await conn.execute("select command_bus.request_stop(%s, %s)", (worker_id, by))

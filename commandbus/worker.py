@@ -119,6 +119,8 @@ class Worker:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
         self._stop_asked = asyncio.Event()
+        self.registered = asyncio.Event()
+        """Set once the worker has an id."""
         self._stopping = False
         self._forced = False
         self._drain_deadline: float | None = None
@@ -343,6 +345,7 @@ class Worker:
             try:
                 async with store.autocommit(self._pool, within=self.call_seconds) as conn:
                     self.worker_id = await self._heartbeat.register(conn)
+                    self.registered.set()
                     return True
             except INFRASTRUCTURE_ERRORS as exc:
                 if self._pool.closed:

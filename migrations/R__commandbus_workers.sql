@@ -47,7 +47,24 @@ as $$
     returning stop_requested_at is not null;
 $$;
 
--- Ask workers to stop: one, or with null all of them that have not stopped. Returns how many.
+-- Record that a worker was started in place of another whose process has ended (p_reason: how)
+-- without having stopped.
+create or replace function command_bus.record_replacement(
+    p_worker_id bigint, p_replaced_id bigint, p_reason text
+)
+returns void
+language sql
+set search_path = public, pg_temp
+as $$
+    update command_bus_worker
+    set replaced_by = p_worker_id, end_reason = p_reason, running = '[]', running_count = 0,
+        rate_per_second = 0
+    where worker_id = p_replaced_id and stopped_at is null;
+$$;
+
+-- Ask workers to stop: one, or with null all of them that have not stopped. Returns how many of
+-- them live: one that is gone (no heartbeat for ten times as long as one takes) stops should it
+-- ever come back.
 create or replace function command_bus.request_stop(p_worker_id bigint, p_by text)
 returns integer
 language plpgsql
@@ -56,11 +73,17 @@ as $$
 declare
     v_count integer;
 begin
-    update command_bus_worker
-    set stop_requested_at = coalesce(stop_requested_at, clock_timestamp()),
-        stop_requested_by = coalesce(stop_requested_by, p_by)
-    where stopped_at is null and (p_worker_id is null or worker_id = p_worker_id);
-    get diagnostics v_count = row_count;
+    with asked as (
+        update command_bus_worker
+        set stop_requested_at = coalesce(stop_requested_at, clock_timestamp()),
+            stop_requested_by = coalesce(stop_requested_by, p_by)
+        where stopped_at is null and (p_worker_id is null or worker_id = p_worker_id)
+        returning heartbeat_at, heartbeat_seconds, replaced_by
+    )
+    select count(*) into v_count
+    from asked
+    where replaced_by is null
+        and clock_timestamp() - heartbeat_at <= make_interval(secs => 10 * heartbeat_seconds);
     perform command_bus.wake_workers(domain) from command_bus_domain;
     return v_count;
 end;

@@ -49,6 +49,10 @@ class WorkerItem(Answer):
     stop_requested_at: datetime | None
     stop_requested_by: str | None
     stopped_at: datetime | None
+    replaced_by: int | None = Field(
+        description="The worker that took its place after its process had ended unasked"
+    )
+    end_reason: str | None = Field(description="How that process ended: SIGKILL, exit code 1")
     completed: int
     failed: int
     retried: int
@@ -70,7 +74,7 @@ class StartedWorker(Answer):
 
 
 class StopRequested(Answer):
-    """How many workers were asked to drain."""
+    """How many living workers were asked to drain; one that is gone would, should it come back."""
 
     requested: int
 

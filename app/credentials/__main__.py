@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from app.signals import end_at_interrupts, raise_interrupts
+from app.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
+    set_up_streams()
 
 import argparse
 import getpass
@@ -166,4 +168,4 @@ def _name(text: str) -> str:
 
 if __name__ == "__main__":
     raise_interrupts()
-    sys.exit(main())
+    sys.exit(run_program(main))

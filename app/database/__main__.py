@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from app.streams import run_program, set_up_streams
+
+if __name__ == "__main__":
+    set_up_streams()
+
 import argparse
 import logging
 import sys
@@ -11,9 +16,10 @@ from contextlib import contextmanager
 from app.config import ConfigurationError, Settings
 from app.database.errors import DatabaseError
 from app.database.migrations import examine, migration_lock, validate
-from app.database.opening import connect, embedded_server, ensure_database, open_database
+from app.database.opening import connect, embedded_server, ensure_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
+from app.database.waiting import open_patiently
 from app.visible import one_line
 
 
@@ -67,7 +73,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _migrate(settings: Settings, _: argparse.Namespace) -> int:
-    with open_database(settings, on_step=print) as database:
+    with open_patiently(settings, on_step=print) as database:
         done = database.preparation
         if not done.applied:
             print("Migrations are up to date")
@@ -176,4 +182,4 @@ def _url_in_use(settings: Settings) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,7 +2,17 @@
 
 from __future__ import annotations
 
+import re
+
 import psycopg
+
+# A refused connection has no SQLSTATE, only words. A server with messages in another language is
+# waited for, though it will refuse again.
+_REFUSED_FOR_GOOD = re.compile(
+    r"password authentication failed|authentication failed for user|no pg_hba\.conf entry"
+    r"|pg_hba\.conf rejects|role \".*\" does not exist|is not permitted to log in"
+    r"|certificate verify failed|does not support SSL|no password supplied"
+)
 
 
 class DatabaseError(Exception):
@@ -11,7 +21,9 @@ class DatabaseError(Exception):
     @property
     def may_pass(self) -> bool:
         """Whether waiting can help: a connection or the server failed, and nothing was refused."""
-        return isinstance(self.__cause__, psycopg.OperationalError)
+        if not isinstance(self.__cause__, psycopg.OperationalError):
+            return False
+        return _REFUSED_FOR_GOOD.search(str(self.__cause__)) is None
 
 
 class EmbeddedServerError(DatabaseError):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from datetime import datetime
-from typing import Any
+from datetime import datetime, timedelta
 from uuid import UUID
 
+import sqlalchemy as sa
+
+from app.models.base import db
 from app.models.load_test_runs import RunRow, get_run
 from app.models.statistics import RunProgress, latest_run, run_progress
-from app.runs import RunState
+from app.runs import EXACT_END_LIMIT, RunState
 from commandbus.models import CommandStatus, Percentiles
 
 
@@ -50,9 +53,44 @@ def find_load_test(run_id: UUID) -> LoadTest | None:
     """The progress of a run, or None where there is no such run."""
     recorded, progress = get_run(run_id), run_progress(run_id)
     if recorded is None:
-        return None if progress is None else _report(progress, 0, None)
-    ordered = recorded.count if recorded.state == RunState.GENERATING else 0
-    return _report(progress or _unsent(recorded), ordered, recorded.outcome)
+        return None if progress is None else _report(progress, None)
+    return _report(progress or _unsent(recorded), recorded)
+
+
+def elapsed_seconds(run: RunRow, progress: RunProgress | None, now: datetime) -> float:
+    """How long a run has lasted, or did; this never becomes less.
+
+    From when it was recorded to now, and at its end to that: by the server's clock alone. While it
+    is generated only to the last sign of life, as it may turn out to have ended there.
+    """
+    if run.outcome is not None:
+        return float(run.outcome["elapsed_seconds"])
+    if run.state == RunState.GENERATING:
+        end = min(now, run.heartbeat_at)
+    elif progress is None or not progress.open:
+        end = _ended_at(run, progress)
+    else:
+        end = now
+    return max((end - run.created_at).total_seconds(), 0.0)
+
+
+def _ended_at(run: RunRow, progress: RunProgress | None) -> datetime:
+    """When the run was over, of which nothing is open and which is not recorded as ended yet."""
+    ended_at: datetime = db.session.scalar(
+        sa.text(
+            "select load_test_ended_at(:run_id, :began_at, :generated_at, :sent,"
+            " :last_processed_at, :exact_limit)"
+        ),
+        {
+            "run_id": run.run_id,
+            "began_at": run.created_at,
+            "generated_at": run.generated_at,
+            "sent": 0 if progress is None else progress.sent,
+            "last_processed_at": None if progress is None else progress.last_processed_at,
+            "exact_limit": EXACT_END_LIMIT,
+        },
+    )
+    return ended_at
 
 
 def _unsent(run: RunRow) -> RunProgress:
@@ -76,23 +114,29 @@ def _unsent(run: RunRow) -> RunProgress:
     )
 
 
-def _report(run: RunProgress, ordered: int, outcome: dict[str, Any] | None) -> LoadTest:
-    """What there is to say of *run*, of which *ordered* commands are to come at least.
+def _report(run: RunProgress, recorded: RunRow | None) -> LoadTest:
+    """What there is to say of *run*; of a batch that is no load test, none is *recorded*.
 
-    A finished run has taken the time until its last command ended: that of its recorded *outcome*,
-    if any. What remains is estimated from the rate so far, and unknown before the first command
-    has ended.
+    While it is generated, the commands to come are pending, too. What remains is estimated from the
+    rate so far, and unknown before the first command has ended.
     """
     counts = run.counts
     sent = sum(counts.values())
-    done = sent - counts[CommandStatus.PENDING] - counts[CommandStatus.IN_PROGRESS]
-    total = max(sent, ordered)
+    done = sent - run.open
+    total = sent
+    if recorded is not None and recorded.state == RunState.GENERATING:
+        total = max(sent, recorded.count)
     pending = total - done
-    end = (run.last_processed_at or run.started_at) if pending == 0 else run.now
-    # Statistics know whole seconds; a run that ended within one took about one.
-    elapsed = max((end - run.started_at).total_seconds(), 1.0 if done else 0.0)
-    if pending == 0 and outcome is not None:
-        elapsed = float(outcome["elapsed_seconds"])
+    outcome = None if recorded is None else recorded.outcome
+    if recorded is not None:
+        elapsed = elapsed_seconds(recorded, run, run.now)
+    else:
+        # Statistics know whole seconds: it ended somewhere in the last of them.
+        end = (run.last_processed_at or run.started_at) + timedelta(seconds=1)
+        elapsed = ((run.now if pending else min(end, run.now)) - run.started_at).total_seconds()
+    if pending and outcome is None:
+        elapsed = math.floor(elapsed * 10) / 10
+    rate = round(run.processed / elapsed, 1) if elapsed > 0 else 0.0
     remaining = 0.0 if pending == 0 else (round(pending * elapsed / done, 1) if done else None)
     return LoadTest(
         run_id=run.run_id,
@@ -102,11 +146,11 @@ def _report(run: RunProgress, ordered: int, outcome: dict[str, Any] | None) -> L
         in_tsq=counts[CommandStatus.IN_TSQ],
         pending=pending,
         progress_percent=100 * done // total if total else 0,
-        elapsed_seconds=round(elapsed, 3 if pending == 0 else 1),
+        elapsed_seconds=round(elapsed, 3),
         estimated_remaining_seconds=remaining,
-        throughput_per_second=round(run.processed / elapsed, 1) if elapsed > 0 else 0.0,
+        throughput_per_second=rate if outcome is None else float(outcome["throughput_per_second"]),
         avg_processing_time_ms=run.avg_run_ms,
         latency=run.run,
-        started_at=run.started_at,
+        started_at=run.started_at if recorded is None else recorded.created_at,
         sent=sent,
     )

@@ -36,6 +36,7 @@ class LoadTestRun(Base):
     generation_ms: Mapped[int]
     queue_ms: Mapped[int]
     generated_at: Mapped[datetime | None] = mapped_column(Time)
+    heartbeat_at: Mapped[datetime] = mapped_column(Time)
     finished_at: Mapped[datetime | None] = mapped_column(Time)
     outcome: Mapped[Any] = mapped_column(JSONB)
     series: Mapped[Any] = mapped_column(JSONB, deferred=True)
@@ -61,6 +62,8 @@ class RunRow:
     generation_ms: int
     queue_ms: int
     generated_at: datetime | None
+    heartbeat_at: datetime
+    """The last sign of life of the process that generates it."""
     finished_at: datetime | None
     outcome: dict[str, Any] | None
     """Counts, rates and percentiles, once every command has ended."""

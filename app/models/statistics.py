@@ -100,6 +100,11 @@ class RunProgress:
     run: Percentiles
     total: Percentiles
 
+    @property
+    def open(self) -> int:
+        """How many of its commands have not ended."""
+        return self.counts[CommandStatus.PENDING] + self.counts[CommandStatus.IN_PROGRESS]
+
 
 def recent_created(limit: int = 5) -> list[CommandRow]:
     """The commands created last, newest first."""
@@ -218,7 +223,8 @@ def history(
 def run_progress(run_id: UUID) -> RunProgress | None:
     """How far a run is; None where none of its commands was sent yet."""
     row = db.session.execute(
-        sa.text("select *, clock_timestamp() as now from command_bus.batch_progress(:run_id)"),
+        # The time from before the counts: what they say is open was open then.
+        sa.text("select *, statement_timestamp() as now from command_bus.batch_progress(:run_id)"),
         {"run_id": run_id},
     ).one_or_none()
     if row is None:

@@ -194,6 +194,8 @@ class WorkerProcess(Base):
     stop_requested_at: Mapped[datetime | None] = mapped_column(Time)
     stop_requested_by: Mapped[str | None]
     stopped_at: Mapped[datetime | None] = mapped_column(Time)
+    replaced_by: Mapped[int | None]
+    end_reason: Mapped[str | None]
     completed: Mapped[int]
     failed: Mapped[int]
     retried: Mapped[int]

@@ -49,6 +49,10 @@ class WorkerRow:
     stop_requested_at: datetime | None
     stop_requested_by: str | None
     stopped_at: datetime | None
+    replaced_by: int | None
+    """The worker that took its place after its process had ended unasked."""
+    end_reason: str | None
+    """How that process ended, as whoever looked after it saw."""
     completed: int
     failed: int
     retried: int
@@ -59,7 +63,14 @@ class WorkerRow:
         """Alive, late, gone or stopped."""
         if self.stopped_at is not None:
             return WorkerState.STOPPED
+        if self.replaced_by is not None:
+            return WorkerState.GONE
         return state_at(self.heartbeat_age_seconds, self.heartbeat_seconds)
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it runs, as far as is known: it is alive, or late."""
+        return self.state in (WorkerState.ALIVE, WorkerState.LATE)
 
     @property
     def name(self) -> str:
@@ -142,7 +153,9 @@ def _count_heard_of(heartbeats: int, domain: str | None) -> int:
     """How many have not stopped, and sent a heartbeat within the time of so many."""
     within = heartbeats * WorkerProcess.heartbeat_seconds
     query = sa.select(sa.func.count()).where(
-        WorkerProcess.stopped_at.is_(None), within >= sa.func.abs(_AGE)
+        WorkerProcess.stopped_at.is_(None),
+        WorkerProcess.replaced_by.is_(None),
+        within >= sa.func.abs(_AGE),
     )
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)

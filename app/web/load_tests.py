@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
@@ -11,8 +12,9 @@ from flask.typing import ResponseReturnValue
 from app import access, load_tests
 from app.clock import now
 from app.errors import Problem
+from app.models.load_test import elapsed_seconds
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
-from app.models.statistics import run_progress
+from app.models.statistics import RunProgress, run_progress
 from app.portal import call, current_portal
 from app.run_comparison import compare, differences
 from app.runs import RunState, request_cancel
@@ -80,7 +82,7 @@ def runs_context() -> dict[str, Any]:
     listing = list_runs(window())
     moment = now()
     views = [
-        RunView(run, run_progress(run.run_id) if run.is_open else None, moment)
+        _view(run, run_progress(run.run_id) if run.is_open else None, moment)
         for run in listing.rows
     ]
     is_moving = any(view.is_moving for view in views)
@@ -92,12 +94,17 @@ def runs_context() -> dict[str, Any]:
     }
 
 
+def _view(run: RunRow, progress: RunProgress | None, moment: datetime) -> RunView:
+    moment = moment if progress is None else progress.now
+    return RunView(run, progress, moment, elapsed_seconds(run, progress, moment))
+
+
 def run_context(run_id: UUID) -> dict[str, Any]:
     """One run."""
     load_tests.settle()
     current_portal().fold_soon()
     run = _found(run_id)
-    view = RunView(run, run_progress(run_id), now())
+    view = _view(run, run_progress(run_id), now())
     series = series_of(run)
     return {
         "view": view,

@@ -40,6 +40,8 @@ class RunView:
     progress: RunProgress | None
     """Its commands now; None before the first one was sent, and once they were pruned."""
     now: datetime
+    elapsed_seconds: float
+    """How long it has lasted, or did."""
 
     @property
     def title(self) -> str:
@@ -105,17 +107,13 @@ class RunView:
         return f"{self.wanted:,} of {self.run.count:,}"
 
     @property
-    def elapsed_seconds(self) -> float:
-        if self.run.outcome is not None:
-            return float(self.run.outcome["elapsed_seconds"])
-        return max((self.now - self.run.created_at).total_seconds(), 0.001)
-
-    @property
     def rate(self) -> float:
         """Commands that workers did per second, from the first generated to the last one ended."""
         if self.run.outcome is not None:
             return float(self.run.outcome["throughput_per_second"])
-        return 0.0 if self.progress is None else self.progress.processed / self.elapsed_seconds
+        if self.progress is None or not self.elapsed_seconds:
+            return 0.0
+        return self.progress.processed / self.elapsed_seconds
 
     @property
     def generation_rate(self) -> float | None:

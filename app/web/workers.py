@@ -65,7 +65,13 @@ def start_worker() -> ResponseReturnValue:
     except ValueError as exc:
         flash(f"Concurrency {exc}.", "error")
         return _back()
-    pid = local_workers.start(concurrency)
+    try:
+        pid = local_workers.start(concurrency)
+    except Problem as problem:
+        if problem.code == 403:
+            raise
+        flash(problem.description or "", "error")
+        return _back()
     flash(f"Worker process {pid} is starting; it appears below once it is registered.", "success")
     return _back()
 
@@ -86,15 +92,17 @@ def stop_worker(worker_id: int) -> ResponseReturnValue:
         back=url_for("web.workers"),
     ):
         return question
-    call(request_stop, current_portal().pool, worker_id, _operator())
-    flash(f"{worker.name} was asked to stop. It may finish what it runs first.", "success")
+    if call(request_stop, current_portal().pool, worker_id, _operator()):
+        flash(f"{worker.name} was asked to stop. It may finish what it runs first.", "success")
+    else:
+        flash(f"{worker.name} is gone. Should it come back, it stops.", "info")
     return _back()
 
 
 @bp.post("/workers/stop")
 @access.operator
 def stop_all_workers() -> ResponseReturnValue:
-    active = [row for row in list_workers() if _is_active(row)]
+    active = [row for row in list_workers() if row.is_active]
     if not active:
         flash("No worker is running.", "info")
         return _back()
@@ -105,9 +113,9 @@ def stop_all_workers() -> ResponseReturnValue:
         back=url_for("web.workers"),
     ):
         return question
-    call(request_stop, current_portal().pool, None, _operator())
-    was = "was" if len(active) == 1 else "were"
-    flash(f"{_count(len(active), 'worker')} {was} asked to stop.", "success")
+    asked = call(request_stop, current_portal().pool, None, _operator())
+    was = "was" if asked == 1 else "were"
+    flash(f"{_count(asked, 'worker')} {was} asked to stop.", "success")
     return _back()
 
 
@@ -115,8 +123,8 @@ def workers_context() -> dict[str, Any]:
     """Everything that the page and its refresh show."""
     rows = list_workers()
     # Each keeps its place while heartbeats overtake each other.
-    active = sorted((row for row in rows if _is_active(row)), key=lambda row: row.worker_id)
-    past = [row for row in rows if not _is_active(row)]
+    active = sorted((row for row in rows if row.is_active), key=lambda row: row.worker_id)
+    past = [row for row in rows if not row.is_active]
     settings: Settings = current_app.config["SETTINGS"]
     return {
         "active": active,
@@ -147,7 +155,7 @@ def workers_context() -> dict[str, Any]:
 
 def look_of(worker: WorkerRow) -> Look:
     """How the worker's state looks; one that was asked to stop and still lives is stopping."""
-    if _is_active(worker) and worker.stop_requested_at is not None:
+    if worker.is_active and worker.stop_requested_at is not None:
         return STOPPING
     return LOOKS[worker.state]
 
@@ -175,10 +183,6 @@ def stop_all_question(active: list[WorkerRow]) -> str:
         f"{_count(len(active), 'worker')}{where} {take} no further commands and {end}{rest}."
         " Commands wait until a worker runs again."
     )
-
-
-def _is_active(worker: WorkerRow) -> bool:
-    return worker.state in (WorkerState.ALIVE, WorkerState.LATE)
 
 
 def _is_lost(worker: WorkerRow) -> bool:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import re
+import signal
 from collections.abc import Callable
 from typing import Any
 
@@ -165,7 +167,22 @@ def test_a_process_that_ends_with_an_error_is_not_passed_over(live_page: Page, l
     live_page.goto("/workers")  # which makes the processes
     live_app.extensions["worker_processes"].start(flags={"concurrency": 0})
 
-    expect(live_page.get_by_text("ended with exit code 2")).to_be_visible(timeout=SOON)
+    told = live_page.get_by_text("ended with exit code 2; no other one is started in its place")
+    expect(told).to_be_visible(timeout=SOON)
+
+
+def test_a_worker_from_the_page_that_is_killed_is_replaced(live_page: Page, live_app: Flask):
+    live_page.goto("/workers")
+    live_page.get_by_role("button", name="Start a worker").click()
+    expect(live_page.locator("#worker-1")).to_contain_text("Alive", timeout=SOON)
+    [pid] = live_app.extensions["worker_processes"].pids
+    os.kill(pid, signal.SIGKILL)
+
+    expect(live_page.locator("#worker-2")).to_contain_text("Alive", timeout=SOON)
+    told = live_page.get_by_text("Its process ended (SIGKILL); w-2 was started in its place")
+    expect(told).to_be_visible(timeout=SOON)
+    live_page.get_by_text("Stopped and gone").click()
+    expect(live_page.locator("#past-1")).to_contain_text("SIGKILL; w-2 took its place")
 
 
 def test_a_concurrency_that_no_worker_takes_is_refused(make_live_page: Callable[..., Page]):

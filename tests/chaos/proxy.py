@@ -58,6 +58,7 @@ class Proxy:
         self.error: Error | None = None
         self.counting = False
         self.refusals = 0  # so many of the next connections end at once
+        self.refusal = b""  # with this as the server's last word
         self.silent_at: bytes | None = None  # the next connection that says this hears no more
 
     @property
@@ -122,6 +123,12 @@ class Proxy:
         try:
             if self.refusals > 0:
                 self.refusals -= 1
+                if self.refusal:
+                    await _message(reader, typed=False)
+                    writer.write(self.refusal)
+                    await writer.drain()
+                    writer.close()
+                    await writer.wait_closed()
                 return
             await flowing.wait()
             upstream = await self._connect()
@@ -242,17 +249,18 @@ class _Link:
         self._swallowing = False
         error.happened += 1
         severity = b"FATAL" if error.is_fatal else b"ERROR"
-        body = b"S%b\0V%b\0C%b\0Minjected %b\0\0" % (
-            severity,
-            severity,
-            error.sqlstate.encode(),
-            error.sqlstate.encode(),
-        )
-        self._client[1].write(b"E" + (len(body) + 4).to_bytes(4) + body)
+        text = f"injected {error.sqlstate}"
+        self._client[1].write(error_message(severity, error.sqlstate, text))
         if error.is_fatal:
             return False
         self._client[1].write(b"Z" + (5).to_bytes(4) + b"I")
         return True
+
+
+def error_message(severity: bytes, sqlstate: str, text: str) -> bytes:
+    """The protocol's message about an error."""
+    body = b"S%b\0V%b\0C%b\0M%b\0\0" % (severity, severity, sqlstate.encode(), text.encode())
+    return b"E" + (len(body) + 4).to_bytes(4) + body
 
 
 async def _message(reader: asyncio.StreamReader, *, typed: bool = True) -> bytes | None:

@@ -65,6 +65,7 @@ async def application(home: Path) -> AsyncIterator[Served]:
         DATABASE_URL="",
         DATA_DIR=str(home),
         WORKER_VISIBILITY_TIMEOUT="2",
+        LOG_LEVEL="DEBUG",  # a line for each command that was completed
     ) as running:
         yield Served(running, port)
 
@@ -208,7 +209,7 @@ async def test_a_server_that_dies_under_the_application_is_started_again(home: P
 
 
 async def test_a_server_that_dies_under_a_worker_alone_is_started_again(home: Path):
-    given = {"DATABASE_URL": "", "DATA_DIR": str(home)}
+    given = {"DATABASE_URL": "", "DATA_DIR": str(home), "LOG_LEVEL": "DEBUG"}
     async with program("-m", "app.worker", **given) as worker:
         await worker.says("worker_started")
         kill_server(home)

@@ -12,11 +12,13 @@ import pytest
 
 from app.behaviors import BehaviorDistribution
 from app.bulk import BulkOrder
+from app.config import ConfigStore
 from app.runs import Origin, create_run, generate_run
 from commandbus import CommandBus, CommandStatus
 from commandbus.ops import TroubleshootingQueue
+from load_test import _parser
 from tests.facts import claim, completed, failed, register, rows, settle, value
-from tests.programs import program
+from tests.programs import ROOT, program
 
 KEYS = [
     *("commands", "workers", "total_seconds", "generation_seconds", "throughput_per_second"),
@@ -80,6 +82,61 @@ async def test_every_command_is_generated_and_processed(database_url, pool, tmp_
     assert float(time[1]) == pytest.approx(results["total_seconds"], abs=0.011)
     counts = await CommandBus(pool).count_by_status()
     assert counts[CommandStatus.COMPLETED] == 500
+
+
+async def test_the_settings_of_the_workers_are_told_and_can_be_the_stored_ones(
+    database_url, pool, tmp_path
+):
+    await ConfigStore(pool).update(worker={"concurrency": 7, "batch_size": 9}, changed_by="ann")
+    some = ("--commands", "5", "--workers", "1")
+    _, running, results = await load_test(database_url, tmp_path, *some)
+    assert (results["settings"]["concurrency"], results["settings"]["batch_size"]) == (100, 100)
+    assert (
+        "Workers of this load test: concurrency 100 (the default of load tests), batch size 100"
+        " (the default of load tests); for the stored settings give --concurrency stored and"
+        " --batch-size stored"
+    ) in running.lines
+
+    widths = ("--concurrency", "stored", "--batch-size", "11")
+    _, running, results = await load_test(database_url, tmp_path, *some, *widths)
+    assert (results["settings"]["concurrency"], results["settings"]["batch_size"]) == (7, 11)
+    told = "Workers of this load test: concurrency 7 (stored), batch size 11 (as given)"
+    assert told in running.lines
+    [last] = await rows(
+        pool,
+        "select concurrency, settings -> 'concurrency' ->> 'source' from command_bus_worker"
+        " order by worker_id desc limit 1",
+    )
+    assert last == (7, "stored")
+    recorded = "select settings -> 'workers' from load_test_run order by created_at desc limit 1"
+    assert await value(pool, recorded) == {"processes": 1, "concurrency": 7, "batch-size": 11}
+
+
+async def test_output_that_is_lost_or_not_ascii_costs_no_run(database_url, pool):
+    some = ("load_test.py", "--commands", "5", "--workers", "1")
+    ascii_only = {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "DATABASE_URL": database_url}
+    async with program(*some, "--name", "Prüfung", "--json", "-", **ascii_only) as running:
+        assert await running.ends() == 0, running.output
+    assert not (ROOT / "-").exists()
+    begin, end = running.lines.index("{"), running.lines.index("}")
+    assert json.loads("\n".join(running.lines[begin : end + 1]))["name"] == "Prüfung"
+    async with program(*some, "--name", "Prüfung", **ascii_only) as running:
+        assert await running.ends() == 0, running.output
+    assert "Name: Pr?fung" in running.lines
+
+    full = ("sh", "-c", 'exec "$@" >/dev/full', "sh")
+    async with program(*some, within=full, DATABASE_URL=database_url) as running:
+        assert await running.ends() == 1
+    lost = "error: standard output cannot be written: No space left on device"
+    assert running.lines[-1] == lost
+    assert "Traceback" not in running.output
+    done = await rows(pool, "select name, state from load_test_run order by created_at")
+    assert done == [("Prüfung", "finished"), ("Prüfung", "finished"), (None, "finished")]
+
+
+def test_help_tells_every_default():
+    options = [each for each in _parser()._actions if each.dest != "help"]
+    assert [each.dest for each in options if "(default: " not in str(each.help)] == []
 
 
 async def test_a_run_is_recorded_and_compared(database_url, pool, tmp_path):

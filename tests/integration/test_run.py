@@ -74,12 +74,25 @@ async def test_sigint_counts_also_where_a_shell_script_started_it_in_the_backgro
     assert running.lines[-1] == "Stopped"
 
 
-async def test_a_worker_that_dies_is_reported(database_url, free_port):
+async def test_a_worker_that_dies_is_reported_and_replaced(database_url, free_port):
     async with started(free_port, "--worker", DATABASE_URL=database_url) as running:
         await running.says("worker_started")
         [worker] = psutil.Process(running.pid).children()
         os.kill(worker.pid, signal.SIGKILL)
         assert f"pid={worker.pid} code=-9" in await running.says("worker_process_ended")
+        await running.says(f"replaces={worker.pid}")
+        await running.says("worker_started worker_id=2")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 0
+
+
+async def test_it_ends_where_its_workers_cannot_be_started(database_url, free_port):
+    given = {"DATABASE_URL": database_url, "WORKER_POLL_INTERVAL": "never"}
+    async with started(free_port, "--worker", **given) as running:
+        assert await running.ends() == 1
+    assert "error: A worker process does not take its options: it ended with exit code 2" in (
+        running.lines
+    )
 
 
 async def test_the_embedded_server_starts_and_ends_with_its_last_user(tmp_path, free_port):
@@ -104,6 +117,7 @@ async def test_what_cannot_work_is_said_in_one_line(database_url, free_port):
         "--port",
         port,
         DATABASE_URL="postgresql://nobody:hidden-word@127.0.0.1:1/x",
+        DATABASE_WAIT="0",
     )
     await refused("DATABASE_URL must be", "--port", port, DATABASE_URL="mysql://x")
 

@@ -164,20 +164,60 @@ async def test_json_log_lines_are_objects_that_hold_no_password(database_url, po
     assert str(password) not in running.output
 
 
-async def test_several_processes_are_looked_after(database_url, pool):
+async def test_a_process_that_dies_is_replaced_and_one_that_was_stopped_is_not(database_url, pool):
     async with worker(database_url, "--processes", "2") as running:
 
-        async def both():
-            rows = await workers(pool)
-            return rows if len(rows) == 2 else None
+        async def living(count):
+            async with pool.connection() as conn:
+                cur = await conn.execute(
+                    "select worker_id, pid from command_bus_worker"
+                    " where replaced_by is null and stopped_at is null order by worker_id"
+                )
+                rows = await cur.fetchall()
+            return rows if len(rows) == count else None
 
-        (killed, *_), (left, *_) = await wait_until(both)
+        (killed_id, killed), (left_id, left) = await wait_until(lambda: living(2))
         assert running.pid not in (killed, left)
         os.kill(killed, signal.SIGKILL)
-        assert f"pid={killed} code=-9" in await running.says("worker_process_ended")
+        assert f"pid={killed} code=-9 signal=SIGKILL" in await running.says("worker_process_ended")
+        await running.says(f"replaces={killed}")
+
+        async def replaced():
+            async with pool.connection() as conn:
+                cur = await conn.execute(
+                    "select replaced_by, end_reason from command_bus_worker"
+                    " where worker_id = %s and replaced_by is not null",
+                    (killed_id,),
+                )
+                return await cur.fetchone()
+
+        successor_id, reason = await wait_until(replaced)
+        assert reason == "SIGKILL"
+        [(_, left), (found_id, successor)] = await wait_until(lambda: living(2))
+        assert found_id == successor_id
+        # The one that is gone is not among those that are asked.
+        assert await request_stop(pool, killed_id, "test") == 0
+        assert await request_stop(pool, left_id, "test") == 1
+        assert "INFO" in await running.says(f"pid={left} code=0")
         running.process.terminate()
-        assert await running.ends() == 1
-        assert f"pid={left} code=0" in running.output
+        assert await running.ends() == 0
+        assert f"pid={successor} code=0" in running.output
+        assert running.output.count("INFO worker_process_started") == 3
+
+
+async def test_a_second_signal_ends_several_processes_at_once(database_url, pool):
+    async with worker(database_url, "--processes", "2") as running:
+        await wait_until(lambda: _registered(pool, 2))
+        command_id = await send(pool, {"type": "success", "execution_time_ms": 60_000})
+        await wait_until_begun(pool, command_id)
+        running.process.send_signal(signal.SIGINT)
+        await running.says("stop_signal")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ends() == 128 + signal.SIGINT
+
+
+async def _registered(pool, count):
+    return len(await workers(pool)) == count
 
 
 async def test_workers_drain_when_the_process_that_started_them_is_killed(database_url, pool):

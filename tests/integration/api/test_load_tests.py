@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Any
 from uuid import uuid4
@@ -47,6 +48,89 @@ def test_a_run_is_recorded_with_its_outcome(
     assert run["outcome"]["run_ms"][0] == pytest.approx(2.0, rel=0.02)
     assert sum(run["series"]["processed_per_second"]) == 4
     assert run["versions"]["command_bus"]
+
+
+@pytest.fixture
+def elapsed(client: FlaskClient) -> Callable[[str], float]:
+    """How long a run has lasted, as the API and the pages tell it; never less than before."""
+    told = [0.0]
+
+    def look(run_id: str) -> float:
+        report = got(client.get(f"/api/v1/stats/load-test?run_id={run_id}"))
+        page = client.get(f"/load-tests/{run_id}").text
+        seconds = float(report["elapsed_seconds"])
+        assert seconds >= told[-1], told
+        told.append(seconds)
+        match = re.search(r"Processed [^,]+, ([\d.]+) (ms|s) (so far|in all)", page)
+        if match is not None and seconds >= 0.1:
+            shown = float(match[1]) / (1000 if match[2] == "ms" else 1)
+            assert shown == pytest.approx(seconds, abs=1)
+        return seconds
+
+    return look
+
+
+def test_what_a_run_has_taken_never_becomes_less(
+    client: FlaskClient,
+    generate: Callable[..., str],
+    run_all: Callable[..., None],
+    conn: psycopg.Connection[Any],
+    elapsed: Callable[[str], float],
+) -> None:
+    run_id = generate(3, behavior_distribution={"success": 100})
+    elapsed(run_id)
+    run_all("transient")
+    running = elapsed(run_id)
+    run_all("permanent", "BROKEN")  # it ends within the second in which it began
+    ended = elapsed(run_id)
+    outcome = got(client.get(f"{URL}/{run_id}"))["outcome"]
+    assert ended == outcome["elapsed_seconds"] >= running
+
+    # What operators do afterwards is no part of it.
+    conn.execute(
+        "select command_bus.operator_retry('test', array_agg(command_id), 'ann')"
+        " from command_bus_tsq"
+    )
+    again = got(client.get(f"/api/v1/stats/load-test?run_id={run_id}"))
+    assert (again["pending"], again["elapsed_seconds"]) == (3, ended)
+    assert again["throughput_per_second"] == outcome["throughput_per_second"]
+    assert elapsed(run_id) == ended
+
+
+def test_a_run_that_died_while_it_was_generated_lasted_to_its_last_sign_of_life(
+    generate: Callable[..., str],
+    run_all: Callable[..., None],
+    conn: psycopg.Connection[Any],
+    elapsed: Callable[[str], float],
+) -> None:
+    run_id = generate(2, behavior_distribution={"success": 100})
+    run_all("success")
+    conn.execute(
+        """
+        update load_test_run set state = 'generating', generated_at = null, finished_at = null,
+            outcome = null, settings = settings || '{"count": 5}',
+            created_at = now() - interval '17 s', heartbeat_at = now() - interval '10 s'
+        """
+    )
+    assert elapsed(run_id) == 7.0
+    conn.execute(
+        "update load_test_run set heartbeat_at = heartbeat_at - interval '60 s',"
+        " created_at = created_at - interval '60 s'"
+    )
+    assert elapsed(run_id) >= 7.0
+
+
+def test_a_batch_that_is_no_load_test_never_took_less(
+    generate: Callable[..., str],
+    run_all: Callable[..., None],
+    conn: psycopg.Connection[Any],
+    elapsed: Callable[[str], float],
+) -> None:
+    batch_id = generate(2, behavior_distribution={"success": 100})
+    conn.execute("delete from load_test_run")
+    elapsed(batch_id)
+    run_all("success")
+    elapsed(batch_id)
 
 
 def test_runs_are_listed_by_key_the_latest_first(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -158,6 +159,44 @@ def test_workers_are_told_by_their_heartbeat_and_asked_to_stop(
     conn.execute("update command_bus_worker set stopped_at = now()")
     assert client.post(url, json={}).status_code == 409
     assert got(client.post(f"{API}/workers/stop", json={})) == {"requested": 0}
+
+
+def test_only_workers_that_live_count_as_asked_to_stop(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    worker = {"domain": "test", "host": "h", "pid": 1, "version": "1", "concurrency": 4}
+    ids = [
+        conn.execute(
+            "select command_bus.register_worker(%s)",
+            (json.dumps({**worker, "heartbeat_seconds": 1}),),
+        ).fetchone()
+        for _ in range(4)
+    ]
+    alive, late, gone, replaced = (row[0] for row in ids if row)
+    age = "update command_bus_worker set heartbeat_at = now() - make_interval(secs => %s)"
+    conn.execute(f"{age} where worker_id = %s", (5, late))
+    conn.execute(f"{age} where worker_id = %s", (60, gone))
+    conn.execute("select command_bus.record_replacement(%s, %s, 'SIGKILL')", (alive, replaced))
+
+    rows = {row["worker_id"]: row for row in got(client.get(f"{API}/workers"))["workers"]}
+    assert [rows[each]["state"] for each in (alive, late, gone, replaced)] == [
+        "alive", "late", "gone", "gone",
+    ]  # fmt: skip
+    assert (rows[replaced]["replaced_by"], rows[replaced]["end_reason"]) == (alive, "SIGKILL")
+    assert got(client.get(f"{API}/stats"))["metrics"]["active_workers"] == 1
+    assert got(client.post(f"{API}/workers/{gone}/stop", json={})) == {"requested": 0}
+    assert got(client.post(f"{API}/workers/stop", json={})) == {"requested": 2}
+    assert got(client.get(f"{API}/workers"))["workers"][0]["stop_requested_by"]
+
+
+def test_a_server_starts_no_more_workers_than_it_may(app: Flask, client: FlaskClient) -> None:
+    app.config["SETTINGS"] = dataclasses.replace(app.config["SETTINGS"], start_workers_max=0)
+
+    refused = client.post(f"{API}/workers", json={})
+
+    assert refused.status_code == 409
+    assert got(refused)["code"] == "too_many_workers"
+    assert "START_WORKERS_MAX" in got(refused)["detail"]
 
 
 def test_health_tells_what_is_missing(client: FlaskClient, conn: psycopg.Connection[Any]) -> None:
