@@ -22,6 +22,7 @@ logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Text(NamedTuple):
@@ -181,7 +182,20 @@ def _database_away(error: Exception) -> Response:
     if isinstance(original, psycopg.errors.DiskFull):
         detail = "The database's disk is full. Nothing was changed."
         return answer(Problem(503, "disk_full", detail, headers=headers))
+    if request.method not in READING_METHODS and _broke_off(original):
+        detail = "The connection to the database broke. Whether this was done is not known."
+        return answer(Problem(503, detail=detail, headers=headers))
     return answer(Problem(504 if timed_out else 503, headers=headers))
+
+
+def _broke_off(error: BaseException) -> bool:
+    """Whether a connection that was there ended before the answer; the server may have acted."""
+    return (
+        isinstance(error, psycopg.OperationalError)
+        and not isinstance(error, psycopg_pool.PoolTimeout | psycopg_pool.PoolClosed)
+        and error.pgconn is None  # or no connection could be made
+        and (error.sqlstate is None or error.sqlstate.startswith(("57P", "08")))
+    )
 
 
 def _unexpected(error: Exception) -> Response:

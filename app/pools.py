@@ -26,20 +26,14 @@ def new_pool(
     answer_timeout: int,
     max_size: int,
     timeout: float,
-    checked: bool = False,
 ) -> Pool:
-    """A pool for *url*, not open; a call waits at most *timeout* seconds for a connection of it.
-
-    Where it is *checked*, a connection that the server has ended meanwhile is replaced before
-    anybody gets it, which costs each call a round trip.
-    """
+    """A pool for *url*, not open; a call waits at most *timeout* seconds for a connection of it."""
     return create_pool(
         url,
         kwargs={"autocommit": True, **connection_options(url, application_name, answer_timeout)},
         min_size=1,
         max_size=max_size,
         timeout=timeout,
-        check=Pool.check_connection if checked else None,
         name=name,
     )
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import re
-from collections.abc import Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -31,6 +31,7 @@ from commandbus.models import (
 )
 from commandbus.payload import check_json
 from commandbus.poolers import mind_pooler
+from commandbus.pools import live_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 SEND_CHUNK = 1000
@@ -51,10 +54,15 @@ class CommandBus:
     """Sends commands and reads what became of them.
 
     The pool belongs to the caller, who opens and closes it, on the event loop on which the bus is
-    used. Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
-    ``OperationalError``: a send may be repeated with the same ``command_id`` then, since a known
-    one with the same content is not sent twice. A call that the database has not answered within
-    *answer_timeout* seconds raises NoAnswerError, which is such a fault.
+    used. A connection that the server has ended meanwhile is passed over, and a call whose
+    connection breaks is made once more on another one: sending a known command again does nothing,
+    only ``created`` may be False then, though this call created it. Calls with *conn* and sets of
+    more than 1,000 are not repeated.
+
+    Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
+    ``OperationalError``: whether the command was sent is not known then, and it may be sent again
+    with the same ``command_id``. A call that the database has not answered within *answer_timeout*
+    seconds raises NoAnswerError, which is such a fault.
     """
 
     def __init__(
@@ -67,8 +75,8 @@ class CommandBus:
         self._pool = pool
         self._answer_timeout = answer_timeout
 
-    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
-        return store.translated(self._pool, within=self._answer_timeout)
+    async def _call(self, call: Callable[[AsyncConnection[TupleRow]], Awaitable[T]]) -> T:
+        return await store.repeated(self._pool, call, within=self._answer_timeout)
 
     async def send(
         self,
@@ -111,8 +119,7 @@ class CommandBus:
         if conn is not None:
             async with answered_within(self._answer_timeout):
                 return await store.send_command(conn, domain, row, batch_id)
-        async with self._autocommit() as own:
-            return await store.send_command(own, domain, row, batch_id)
+        return await self._call(lambda own: store.send_command(own, domain, row, batch_id))
 
     async def send_many(
         self,
@@ -132,11 +139,10 @@ class CommandBus:
             async with answered_within(self._answer_timeout) as limit:
                 return await self._send_rows(conn, domain, rows, batch_id, limit)
         if len(rows) <= SEND_CHUNK:
-            async with self._autocommit() as own:
-                return await self._send_rows(own, domain, rows, batch_id)
+            return await self._call(lambda own: self._send_rows(own, domain, rows, batch_id))
         async with (
             answered_within(self._answer_timeout) as limit,
-            self._pool.connection() as own,
+            live_connection(self._pool) as own,
             own.transaction(),
         ):
             await mind_pooler(own)
@@ -167,21 +173,18 @@ class CommandBus:
         Raises InvalidDomainError unless *name* matches ``^[a-z][a-z0-9_]{0,39}$``.
         """
         _check_domain(name)
-        async with self._autocommit() as conn:
-            await store.create_domain(conn, name)
+        await self._call(lambda conn: store.create_domain(conn, name))
 
     async def get_reply_queue(self, domain: str) -> str:
         """The name of the domain's reply queue, for ``reply_to`` and ``read_replies``.
 
         Raises UnknownDomainError.
         """
-        async with self._autocommit() as conn:
-            return await queries.get_reply_queue(conn, domain)
+        return await self._call(lambda conn: queries.get_reply_queue(conn, domain))
 
     async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
         """The command as it stands, or None."""
-        async with self._autocommit() as conn:
-            return await queries.get_command(conn, domain, command_id)
+        return await self._call(lambda conn: queries.get_command(conn, domain, command_id))
 
     async def query_commands(
         self,
@@ -213,10 +216,10 @@ class CommandBus:
         }
         given = {name: value for name, value in filters.items() if value is not None}
         check_whole("limit", limit, 1, MAX_PAGE)
-        async with self._autocommit() as conn:
-            found = await queries.query_commands(
-                conn, given, before=decode_cursor(cursor), limit=limit + 1
-            )
+        before = decode_cursor(cursor)
+        found = await self._call(
+            lambda conn: queries.query_commands(conn, given, before=before, limit=limit + 1)
+        )
         page = found[:limit]
         more = len(found) > limit
         return Page(
@@ -231,18 +234,15 @@ class CommandBus:
 
         Without *domain* an id that exists in several domains gives the events of all of them.
         """
-        async with self._autocommit() as conn:
-            return await queries.get_audit_trail(conn, command_id, domain)
+        return await self._call(lambda conn: queries.get_audit_trail(conn, command_id, domain))
 
     async def count_by_status(self, domain: str | None = None) -> dict[CommandStatus, int]:
         """How many commands are in each status: exact, and cheap at any number."""
-        async with self._autocommit() as conn:
-            return await queries.count_by_status(conn, domain)
+        return await self._call(lambda conn: queries.count_by_status(conn, domain))
 
     async def get_batch(self, batch_id: UUID) -> BatchProgress | None:
         """The counters and latencies of the commands sent with this *batch_id*, or None."""
-        async with self._autocommit() as conn:
-            return await queries.get_batch(conn, batch_id)
+        return await self._call(lambda conn: queries.get_batch(conn, batch_id))
 
     async def read_replies(
         self, queue: str, *, limit: int = 10, visibility_timeout: int = 30
@@ -257,8 +257,9 @@ class CommandBus:
         """
         check_whole("limit", limit, 1, MAX_PAGE)
         check_whole("visibility_timeout", visibility_timeout, 0, MAX_VISIBILITY_SECONDS)
-        async with self._autocommit() as conn:
-            messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
+        messages = await self._call(
+            lambda conn: queries.read_messages(conn, queue, visibility_timeout, limit)
+        )
         replies: list[Reply] = []
         for msg_id, message in messages:
             try:
@@ -272,15 +273,15 @@ class CommandBus:
 
     async def acknowledge_replies(self, queue: str, replies: Iterable[Reply]) -> int:
         """Delete replies that were dealt with; returns how many were still there."""
-        async with self._autocommit() as conn:
-            return len(await queries.delete_messages(conn, queue, [r.msg_id for r in replies]))
+        msg_ids = [reply.msg_id for reply in replies]
+        return len(await self._call(lambda conn: queries.delete_messages(conn, queue, msg_ids)))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
         """A connection with an open transaction, to be given to ``send(conn=…)``."""
         async with (
             answered_within(self._answer_timeout) as limit,
-            self._pool.connection() as conn,
+            live_connection(self._pool) as conn,
             conn.transaction(),
         ):
             await mind_pooler(conn)

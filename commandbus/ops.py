@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -38,6 +37,10 @@ class TroubleshootingQueue:
     CommandNotFoundError or InvalidStateError when it cannot be done, the second answers for each
     command. Of two operators who act on one command at once, exactly one wins. A call that the
     database has not answered within *answer_timeout* seconds raises NoAnswerError.
+
+    What only reads is asked once more where its connection breaks. An action is not: psycopg's
+    ``OperationalError`` passes, and whether the action was done is not known. To do it again is
+    safe, but an InvalidStateError may then mean that the first call did it.
     """
 
     def __init__(
@@ -49,9 +52,6 @@ class TroubleshootingQueue:
         check_positive("answer_timeout", answer_timeout)
         self._pool = pool
         self._answer_timeout = answer_timeout
-
-    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
-        return store.translated(self._pool, within=self._answer_timeout)
 
     async def list(
         self,
@@ -69,13 +69,13 @@ class TroubleshootingQueue:
         Raises ValueError for a limit out of range or a cursor that no command gave.
         """
         check_whole("limit", limit, 1, MAX_PAGE)
-        async with self._autocommit() as conn:
-            return await queries.list_troubled(
-                conn,
-                _given(domain, command_type, error_code, group_id),
-                before=decode_cursor(cursor),
-                limit=limit,
-            )
+        given = _given(domain, command_type, error_code, group_id)
+        before = decode_cursor(cursor)
+        return await store.repeated(
+            self._pool,
+            lambda conn: queries.list_troubled(conn, given, before=before, limit=limit),
+            within=self._answer_timeout,
+        )
 
     async def count(
         self,
@@ -86,10 +86,12 @@ class TroubleshootingQueue:
         group_id: UUID | None = None,
     ) -> int:
         """How many commands in the queue match."""
-        async with self._autocommit() as conn:
-            return await queries.count_troubled(
-                conn, _given(domain, command_type, error_code, group_id)
-            )
+        given = _given(domain, command_type, error_code, group_id)
+        return await store.repeated(
+            self._pool,
+            lambda conn: queries.count_troubled(conn, given),
+            within=self._answer_timeout,
+        )
 
     async def operator_retry(
         self,
@@ -207,7 +209,7 @@ class TroubleshootingQueue:
         )
 
     async def _operate(self, function: str, *args: Any) -> Sequence[OperatorResult]:
-        async with self._autocommit() as conn:
+        async with store.translated(self._pool, within=self._answer_timeout) as conn:
             return await store.operate(conn, function, *args)
 
 
