@@ -95,6 +95,8 @@ def init_app(app: Flask) -> None:
         sqlalchemy.exc.TimeoutError,
     ):
         app.register_error_handler(unavailable, _database_away)
+    for refused in (psycopg.ProgrammingError, sqlalchemy.exc.ProgrammingError):
+        app.register_error_handler(refused, _refused)
     app.register_error_handler(Exception, _unexpected)
 
 
@@ -186,6 +188,17 @@ def _database_away(error: Exception) -> Response:
         detail = "The connection to the database broke. Whether this was done is not known."
         return answer(Problem(503, detail=detail, headers=headers))
     return answer(Problem(504 if timed_out else 503, headers=headers))
+
+
+def _refused(error: Exception) -> Response:
+    """503 where the database refuses something to the role of the application."""
+    original = getattr(error, "orig", None) or error
+    if not isinstance(original, psycopg.errors.InsufficientPrivilege):
+        return _unexpected(error)
+    logger.error("not_permitted", extra={"request_id": g.request_id}, exc_info=error)
+    detail = "The database refuses this to the role of this server. Nothing was changed."
+    headers = {"Retry-After": str(RETRY_AFTER_SECONDS)}
+    return answer(Problem(503, "not_permitted", detail, headers=headers))
 
 
 def _broke_off(error: BaseException) -> bool:

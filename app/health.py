@@ -46,6 +46,9 @@ class Readiness(Answer):
     database: bool
     migrated: bool
     pgmq: bool
+    obstacles: list[str] = Field(
+        description="What keeps this server's role from working in the database, in sentences"
+    )
     checks: list[HealthCheck] = Field(description="Warnings; they do not make it not ready")
 
 
@@ -59,13 +62,17 @@ def live() -> Any:
 @bp.get("/ready", responses={200: Readiness, 503: Readiness})
 @access.public
 def ready() -> Any:
-    """The database is reachable, migrated, and has PGMQ; 503 otherwise."""
+    """The database is reachable, migrated, has a PGMQ that is new enough, and hides no rows.
+
+    503 otherwise.
+    """
     found = readiness()
     body = Readiness(
         status="ready" if found.is_ready else "not_ready",
         database=found.database,
         migrated=found.migrated,
         pgmq=found.pgmq,
+        obstacles=list(found.obstacles),
         checks=_checks() if found.is_ready else [],
     )
     if found.is_ready:

@@ -24,6 +24,7 @@ from commandbus.errors import (
     UnknownDomainError,
     UnknownReplyQueueError,
     UnsuitableConnectionError,
+    UnsuitableDatabaseError,
 )
 from commandbus.handlers import HandlerContext, HandlerRegistry
 from commandbus.ids import uuid7
@@ -91,6 +92,7 @@ __all__ = [
     "UnknownDomainError",
     "UnknownReplyQueueError",
     "UnsuitableConnectionError",
+    "UnsuitableDatabaseError",
     "Worker",
     "create_pool",
     "uuid7",

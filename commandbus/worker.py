@@ -24,7 +24,7 @@ from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
 from commandbus.checks import check_number, check_positive, check_whole
 from commandbus.claiming import ClaimLoop
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import INFRASTRUCTURE_ERRORS, UnsuitableDatabaseError
 from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
@@ -32,6 +32,7 @@ from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import Outcome, first_ids
+from commandbus.obstacles import find_obstacles
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
@@ -227,8 +228,9 @@ class Worker:
         moment; who cancels it again waits for nothing.
         A worker runs once: RuntimeError the next time. Raises UnsuitableConnectionError where the
         pool's sessions have a DateStyle or client_encoding with which commands cannot be read or
-        are shared between transactions, NotMigratedError where the database lacks the bus, and
-        psycopg_pool's PoolClosed where the pool is not open.
+        are shared between transactions, NotMigratedError where the database lacks the bus,
+        UnsuitableDatabaseError where PGMQ is too old or row-level security hides rows from the
+        pool's role, and psycopg_pool's PoolClosed where the pool is not open.
         """
         if self._loop is not None:
             raise RuntimeError("a worker runs once; make another one")
@@ -320,6 +322,8 @@ class Worker:
         while not self._stopping:
             try:
                 async with store.autocommit(self._pool, within=self.call_seconds) as conn:
+                    if obstacles := await find_obstacles(conn):
+                        raise UnsuitableDatabaseError("; ".join(obstacles))
                     self.worker_id = await self._heartbeat.register(conn)
                     return True
             except INFRASTRUCTURE_ERRORS as exc:

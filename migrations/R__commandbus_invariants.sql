@@ -70,6 +70,7 @@ create or replace function command_bus.find_violations()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 begin
     return query select * from command_bus.find_miscounts();
@@ -84,6 +85,7 @@ create or replace function command_bus.find_miscounts()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with recount as (
         select c.domain, c.status, count(*) as n from command_bus_command as c group by 1, 2
@@ -175,6 +177,7 @@ create or replace function command_bus.find_unlisted()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select 'the troubleshooting queue lists what is IN_TSQ',
         coalesce(c.domain, t.domain), coalesce(c.command_id, t.command_id),
@@ -210,6 +213,7 @@ create or replace function command_bus.find_illegal_trails()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with step as (
         select a.domain, a.command_id, a.event_type, a.attempt,
@@ -256,6 +260,7 @@ create or replace function command_bus.find_lost_messages()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     d command_bus_domain;

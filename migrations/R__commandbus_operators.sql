@@ -11,6 +11,7 @@ create or replace function command_bus.operator_answers(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -34,6 +35,7 @@ create or replace function command_bus.lock_tsq_commands(p_domain text, p_ids uu
 returns uuid[]
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -64,6 +66,7 @@ create or replace function command_bus.operator_retry(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -120,6 +123,7 @@ create or replace function command_bus.undo_operator_retry(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -176,6 +180,7 @@ create or replace function command_bus.operator_cancel(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -202,6 +207,7 @@ create or replace function command_bus.cancel_pending(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -261,6 +267,7 @@ create or replace function command_bus.end_cancelled(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -297,6 +304,7 @@ create or replace function command_bus.operator_complete(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -334,6 +342,7 @@ create or replace function command_bus.record_operator(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off

@@ -17,6 +17,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -143,6 +144,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -199,6 +201,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -262,6 +265,7 @@ create or replace function command_bus.require_reply_queues(p_commands jsonb)
 returns void
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_missing text;
@@ -288,6 +292,7 @@ create or replace function command_bus.promote_due(p_domain text, p_queue text, 
 returns integer
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off

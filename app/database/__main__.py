@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from app.config import ConfigurationError, Settings
 from app.database.errors import DatabaseError
 from app.database.migrations import examine, migration_lock, validate
+from app.database.obstacles import find_obstacles, refuse_obstacles
 from app.database.opening import connect, embedded_server, ensure_database, open_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
@@ -81,12 +82,16 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
                 f"  {standing.version or 'R':<6} {standing.description:<40}"
                 f" {standing.state:<15} {when}".rstrip()
             )
+        obstacles = find_obstacles(conn)
+    for text in obstacles:
+        print(f"Not usable: {text}")
     comparison.refuse_problems()
-    return 0
+    return 1 if obstacles else 0
 
 
 def _validate(settings: Settings, _: argparse.Namespace) -> int:
     with _url_in_use(settings) as url, connect(url) as conn:
+        refuse_obstacles(conn)
         validate(conn)
     print("The database is what migrations/ says")
     return 0

@@ -13,6 +13,7 @@ from psycopg.rows import TupleRow
 
 from app.database import DatabaseError
 from app.database.migrations import validate
+from app.database.obstacles import find_obstacles
 from app.database.pgmq import pgmq_is_installed
 from app.models.base import db
 
@@ -26,11 +27,13 @@ class Readiness:
     database: bool = False
     migrated: bool = False
     pgmq: bool = False
+    obstacles: tuple[str, ...] = ()
+    """What keeps this role from working there, a sentence for each kind."""
 
     @property
     def is_ready(self) -> bool:
         """Whether everything is there."""
-        return self.database and self.migrated and self.pgmq
+        return self.database and self.migrated and self.pgmq and not self.obstacles
 
 
 def readiness() -> Readiness:
@@ -38,10 +41,19 @@ def readiness() -> Readiness:
     try:
         with db.engine.connect() as session:
             conn = cast(Connection[TupleRow], session.connection.driver_connection)
-            return Readiness(database=True, migrated=_is_migrated(conn), pgmq=_has_pgmq(conn))
+            obstacles = tuple(find_obstacles(conn))
+            found = Readiness(
+                database=True,
+                migrated=_is_migrated(conn),
+                pgmq=_has_pgmq(conn) and not any(text.startswith("PGMQ") for text in obstacles),
+                obstacles=obstacles,
+            )
     except (sqlalchemy.exc.SQLAlchemyError, psycopg.Error, DatabaseError) as exc:
         logger.warning("not_ready", extra={"reason": type(exc).__name__})
         return Readiness()
+    if found.obstacles:
+        logger.warning("not_ready", extra={"reason": "; ".join(found.obstacles)})
+    return found
 
 
 def _is_migrated(conn: Connection[TupleRow]) -> bool:
