@@ -296,7 +296,7 @@ select (select seconds from snapshot) as snapshot_seconds,
         where c.relkind = 'r' and c.relpersistence = 'u'
             and (
                 c.relnamespace = 'pgmq'::regnamespace and c.relname ^@ 'q_'
-                or c.relname ^@ 'command_bus_'
+                or c.relnamespace = 'public'::regnamespace and c.relname ^@ 'command_bus_'
             )
     ) as unlogged
 """
