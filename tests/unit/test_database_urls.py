@@ -9,9 +9,10 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
 
-from app.config import ConfigurationError, Settings
+from app.config import PROJECT_ROOT, ConfigurationError, Settings
 from app.database import DatabaseError
 from app.database.urls import (
+    DEFAULT_DATABASE,
     build_url,
     database_name,
     parameters,
@@ -110,3 +111,9 @@ def test_a_service_file_or_the_environment_may_name_the_database(
     monkeypatch.delenv("PGDATABASE")
     with pytest.raises(DatabaseError, match="names no database"):
         database_name("host=h")
+
+
+def test_flyway_is_told_the_default_database() -> None:
+    lines = (PROJECT_ROOT / "flyway.conf").read_text().splitlines()
+
+    assert f"flyway.url=jdbc:postgresql://localhost:5432/{DEFAULT_DATABASE}" in lines
