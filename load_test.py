@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, raise_interrupts
+from app import preflight
+from app.signals import end_at_interrupts
 
 if __name__ == "__main__":
     end_at_interrupts()
+    preflight.check(preflight.LOAD_TEST)
 
 import argparse
 import asyncio
@@ -23,6 +25,7 @@ from rich.console import Console
 
 from app.behaviors import PUBLIC_TYPES, BehaviorDistribution
 from app.bulk import MAX_COUNT, BulkOrder
+from app.command_line import run_program
 from app.config import ConfigurationError, Settings
 from app.database import DatabaseError, open_database
 from app.load_results import Plan, print_results, results
@@ -241,5 +244,4 @@ def _mix(text: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    raise_interrupts()
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from app import preflight
 from app.signals import EarlyStop, end_at_interrupts
 
 if __name__ == "__main__":
     end_at_interrupts()
+    preflight.check(preflight.WEB)
 
 import argparse
 import dataclasses
@@ -23,6 +25,7 @@ from pathlib import Path
 from waitress.server import create_server
 
 from app import create_app
+from app.command_line import run_program
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
@@ -268,4 +271,4 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, raise_interrupts, stop_signals
+from app.signals import end_at_interrupts, stop_signals
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -20,6 +20,7 @@ import psycopg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from app.command_line import run_program
 from app.config import ConfigurationError, Settings, environment
 from app.database import DatabaseError, open_database
 from app.logs import configure_logging
@@ -241,5 +242,4 @@ def _statuses(text: str) -> tuple[CommandStatus, ...]:
 
 
 if __name__ == "__main__":
-    raise_interrupts()
-    sys.exit(main())
+    sys.exit(run_program(main))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, raise_interrupts
+from app.signals import end_at_interrupts
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+from app.command_line import run_program
 from app.config import ConfigurationError, Settings
 from app.credentials.file import CredentialsError, CredentialsFile
 from app.credentials.users import ROLES, User, checked_name, hash_password, new_token, token_hash
@@ -164,5 +165,4 @@ def _name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    raise_interrupts()
-    sys.exit(main())
+    sys.exit(run_program(main))

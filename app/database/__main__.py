@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
+from app.signals import end_at_interrupts
+
+if __name__ == "__main__":
+    end_at_interrupts()
+
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from app.config import ConfigurationError, Settings
+from app.command_line import run_program
+from app.config import ConfigurationError, LogFormat, Settings
 from app.database.errors import DatabaseError
 from app.database.migrations import examine, migration_lock, validate
 from app.database.obstacles import find_obstacles, refuse_obstacles
 from app.database.opening import connect, embedded_server, ensure_database, open_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
+from app.logs import configure_logging
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 where it did what it says, else 1 and one line on stderr."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    configure_logging(LogFormat.TEXT, "WARNING")
     run: Callable[[Settings, argparse.Namespace], int] = options.run
     try:
         return run(Settings.from_env(), options)
     except (ConfigurationError, DatabaseError) as exc:
         print(f"error: {exc}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -151,4 +155,4 @@ def _url_in_use(settings: Settings) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_program(main))
