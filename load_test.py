@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, raise_interrupts
+from app import preflight
+from app.signals import end_at_interrupts
 from app.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
     set_up_streams()
+    preflight.check(preflight.LOAD_TEST)
 
 import argparse
 import asyncio
@@ -328,6 +330,5 @@ def _mix(text: str) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    raise_interrupts()
     never_wait(output=False)
     sys.exit(run_program(main))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from app import preflight
 from app.signals import EarlyStop, end_at_interrupts
 from app.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
     set_up_streams()
+    preflight.check(preflight.WEB)
 
 import argparse
 import dataclasses

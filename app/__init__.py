@@ -8,6 +8,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from app import preflight
+from app.signals import end_at_interrupts
+
+if preflight.is_program():
+    end_at_interrupts()
+preflight.check()
+
 if TYPE_CHECKING:
     from flask import Flask
 

@@ -18,7 +18,7 @@ from psycopg_pool import AsyncConnectionPool
 from app import store
 from app.environment import PROJECT_ROOT as PROJECT_ROOT
 from app.environment import ConfigurationError as ConfigurationError
-from app.environment import Values
+from app.environment import Values, without_driver
 from app.environment import environment as environment
 from app.options import checked, option, options_of
 from commandbus import RetryPolicy
@@ -70,6 +70,9 @@ class Settings:
     database_wait: int = 20
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "INFO"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "database_url", without_driver(self.database_url))
 
     @classmethod
     def from_env(

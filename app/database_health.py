@@ -364,7 +364,7 @@ select pg_is_in_recovery() as is_standby,
         where c.relkind = 'r' and c.relpersistence = 'u'
             and (
                 c.relnamespace = to_regnamespace('pgmq') and c.relname ^@ 'q_'
-                or c.relname ^@ 'command_bus_'
+                or c.relnamespace = 'public'::regnamespace and c.relname ^@ 'command_bus_'
             )
     ) as unlogged
 """

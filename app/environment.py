@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
+import psycopg
 from dotenv import dotenv_values
+from psycopg.conninfo import conninfo_to_dict
 
 from app.private_files import PrivateFileError, read_private
+
+_DRIVER = re.compile(r"^(postgres(?:ql)?)\+\w+://")
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
@@ -100,19 +105,32 @@ class Values:
         return fold(value)
 
     def database_url(self, name: str) -> str | None:
-        """A libpq URI; SQLAlchemy's spelling of one is accepted too.
+        """What libpq takes: a URI, also with a driver as SQLAlchemy spells it, or keywords.
 
         The value is never repeated in an error, as it may hold a password.
         """
-        value = self.text(name)
-        if value is not None:
-            value = value.replace("postgresql+psycopg://", "postgresql://", 1)
-        if value is not None and not value.startswith(("postgresql://", "postgres://")):
+        value = without_driver(self.text(name))
+        if value is not None and not _is_conninfo(value):
             raise ConfigurationError(
                 f"{name} must be a PostgreSQL URI such as"
-                " postgresql://user:password@localhost:5432/commandbus_e2e"
+                " postgresql://user:password@localhost:5432/commandbus_e2e, or libpq's keywords"
+                " such as host=localhost dbname=commandbus_e2e"
             )
         return value
+
+
+def without_driver(url: str | None) -> str | None:
+    """*url* without the name of a driver, such as in postgresql+asyncpg://."""
+    return None if url is None else _DRIVER.sub(r"\1://", url, count=1)
+
+
+def _is_conninfo(value: str) -> bool:
+    if value.startswith(("postgresql://", "postgres://")):
+        return True  # what is wrong with it is told where it is used
+    try:
+        return "://" not in value.partition("=")[0] and bool(conninfo_to_dict(value))
+    except psycopg.Error:
+        return False
 
 
 def environment(

@@ -33,6 +33,7 @@ logger = logging.getLogger(__name__)
 
 PROBLEM_TYPE = "application/problem+json"
 RETRY_AFTER_SECONDS = 5
+READING_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 class Text(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 import secrets
 from collections.abc import Mapping
 from importlib import import_module
@@ -18,7 +19,7 @@ from jinja2 import StrictUndefined
 
 from app import access, clock, errors, identity, proxies, rate_limits, security, static_files
 from app.config import ConfigurationError, Settings
-from app.private_files import PrivateFileError, read_private, write_private
+from app.private_files import PrivateFileError, make_own_folder, read_private, write_private
 
 MAX_REQUEST_BYTES = 1024 * 1024
 
@@ -78,14 +79,14 @@ def kept_secret_key(data_dir: Path) -> str:
     """The secret key under *data_dir*, made at the first call and readable by its owner only.
 
     Several processes may start at once; they all get the same. Raises ConfigurationError where it
-    cannot be kept, or others may read it.
+    cannot be kept, others may read it, or somebody else has made it.
     """
     path = data_dir / "secret_key"
     try:
-        if not path.exists():
-            data_dir.mkdir(parents=True, exist_ok=True)
+        make_own_folder(data_dir)
+        if not os.path.lexists(path):
             write_private(path, secrets.token_urlsafe(48), replace=False)
-        return read_private(path).strip()
+        return read_private(path, is_own=True).strip()
     except PrivateFileError as exc:
         raise ConfigurationError(str(exc)) from exc
     except OSError as exc:

@@ -67,7 +67,10 @@ def live() -> Any:
 @bp.get("/ready", responses={200: Readiness, 503: Readiness})
 @access.public
 def ready() -> Any:
-    """The database is reachable, migrated, complete, and has PGMQ; 503 otherwise."""
+    """The database is reachable, migrated, complete, hides no rows, and has a new enough PGMQ.
+
+    503 otherwise.
+    """
     found = readiness()
     body = Readiness(
         status=found.status,

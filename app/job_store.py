@@ -36,7 +36,7 @@ async def create_job(
     pairs = None if chosen is None else [[domain, str(command_id)] for domain, command_id in chosen]
     await conn.execute(
         """
-        insert into operator_job (
+        insert into public.operator_job (
             job_id, action, operator, arguments, chosen, filter, delay_seconds, expected,
             expected_is_exact, entered_until, runner
         )
@@ -65,7 +65,7 @@ async def lock_job(conn: Connection, job_id: UUID, runner: UUID) -> bool:
     """Whether the job is running and *runner*'s; if so, it stays so in this transaction."""
     cur = await conn.execute(
         """
-        select from operator_job
+        select from public.operator_job
         where job_id = %s and runner = %s and state = 'running'
         for update
         """,
@@ -86,7 +86,7 @@ async def record_chunk(
     """Add what became of a chunk; without a *cursor* for the next one the job is finished."""
     await conn.execute(
         """
-        update operator_job
+        update public.operator_job
         set done = done + %(done)s, changed = %(changed)s, skipped = %(skipped)s,
             cursor = %(cursor)s, heartbeat_at = clock_timestamp(),
             state = case when %(cursor)s::text is null then 'finished' else 'running' end,
@@ -107,7 +107,7 @@ async def adopt_jobs(conn: Connection, runner: UUID) -> list[UUID]:
     """Give *runner* the running jobs whose process has died; returns their ids."""
     cur = await conn.execute(
         """
-        update operator_job
+        update public.operator_job
         set runner = %s, heartbeat_at = clock_timestamp()
         where state = 'running'
             and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
@@ -122,7 +122,7 @@ async def stop_job(conn: Connection, job_id: UUID) -> bool:
     """Let a running job end after the chunk that is under way; whether it was running."""
     cur = await conn.execute(
         """
-        update operator_job
+        update public.operator_job
         set state = 'stopped', finished_at = clock_timestamp()
         where job_id = %s and state = 'running'
         """,
@@ -134,7 +134,8 @@ async def stop_job(conn: Connection, job_id: UUID) -> bool:
 async def mark_undone(conn: Connection, job_id: UUID, operator: str) -> None:
     """Record who took the job's retries back."""
     await conn.execute(
-        "update operator_job set undone_at = clock_timestamp(), undone_by = %s where job_id = %s",
+        "update public.operator_job set undone_at = clock_timestamp(), undone_by = %s"
+        " where job_id = %s",
         (operator, job_id),
     )
 
@@ -143,8 +144,8 @@ async def delete_old_jobs(conn: Connection, older_than: timedelta, limit: int) -
     """Delete up to *limit* jobs that ended more than *older_than* ago; how many there were."""
     cur = await conn.execute(
         """
-        delete from operator_job where job_id in (
-            select job_id from operator_job
+        delete from public.operator_job where job_id in (
+            select job_id from public.operator_job
             where state <> 'running' and finished_at < clock_timestamp() - %s
             order by created_at
             limit %s

@@ -231,7 +231,6 @@ class Portal:
                         answer_timeout=self._settings.answer_timeout,
                         max_size=POOL_SIZE,
                         timeout=POOL_WAIT_SECONDS,
-                        checked=True,
                     )
                     loop.call(pool.open)
                     starting.callback(lambda: loop.call(pool.close))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, raise_interrupts, stop_signals
+from app.signals import end_at_interrupts, stop_signals
 from app.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
@@ -245,5 +245,4 @@ def _statuses(text: str) -> tuple[CommandStatus, ...]:
 
 
 if __name__ == "__main__":
-    raise_interrupts()
     sys.exit(run_program(main))

@@ -54,7 +54,7 @@ async def find_run(pool: Pool, text: str) -> RecordedRun:
         await cur.execute(
             """
             select run_id, name, settings, versions, outcome
-            from load_test_run
+            from public.load_test_run
             where %(text)s = 'last' or name = %(text)s
             order by created_at desc, run_id desc
             limit 1
@@ -72,7 +72,7 @@ async def find_run(pool: Pool, text: str) -> RecordedRun:
         await cur.execute(
             """
             select run_id, name, settings, versions, outcome
-            from load_test_run
+            from public.load_test_run
             where run_id between %s and %s
                 and right(replace(run_id::text, '-', ''), length(%s)) = %s
             order by created_at desc, run_id desc
@@ -99,7 +99,8 @@ async def get_recorded(pool: Pool, run_id: UUID) -> RecordedRun | None:
     await settle_runs(pool)
     async with autocommit(pool) as conn, conn.cursor(row_factory=class_row(RecordedRun)) as cur:
         await cur.execute(
-            "select run_id, name, settings, versions, outcome from load_test_run where run_id = %s",
+            "select run_id, name, settings, versions, outcome from public.load_test_run"
+            " where run_id = %s",
             (run_id,),
         )
         return await cur.fetchone()
@@ -126,8 +127,8 @@ async def count_rows(pool: Pool, run_id: UUID) -> RowCount:
             with found as (
                 select count(*) as there,
                     count(*) filter (where c.status in ('PENDING', 'IN_PROGRESS')) as open
-                from load_test_run as r
-                join command_bus_command as c
+                from public.load_test_run as r
+                join public.command_bus_command as c
                     on c.created_at between r.created_at - interval '1 minute'
                         and coalesce(r.generated_at, clock_timestamp()) + interval '1 minute'
                 where r.run_id = %(run_id)s and c.batch_id = %(run_id)s
@@ -135,9 +136,9 @@ async def count_rows(pool: Pool, run_id: UUID) -> RowCount:
             gone as (
                 select coalesce(sum(g.pruned), 0)::bigint as pruned
                 from (
-                    select pruned from command_bus_batch where batch_id = %(run_id)s
+                    select pruned from public.command_bus_batch where batch_id = %(run_id)s
                     union all
-                    select pruned from command_bus_delta where batch_id = %(run_id)s
+                    select pruned from public.command_bus_delta where batch_id = %(run_id)s
                 ) as g
             )
             select found.there + gone.pruned, found.open from found, gone

@@ -63,8 +63,8 @@ async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> int:
             select t.domain, array_agg(t.command_id)
             from (
                 select t.domain, t.command_id
-                from command_bus_tsq as t
-                join command_bus_command as c
+                from public.command_bus_tsq as t
+                join public.command_bus_command as c
                     on c.command_id = t.command_id and c.domain = t.domain
                 where c.batch_id = %s
                 limit %s
@@ -97,8 +97,8 @@ async def cancel_waiting(pool: Pool, run_id: UUID, by: str, is_stopped: Callable
             pool,
             """
             select c.created_at, c.command_id, c.domain
-            from load_test_run as r
-            join command_bus_command as c
+            from public.load_test_run as r
+            join public.command_bus_command as c
                 on c.created_at between r.created_at - interval '1 minute'
                     and coalesce(r.generated_at, clock_timestamp()) + interval '1 minute'
             where r.run_id = %s and c.batch_id = r.run_id and c.status = 'PENDING'

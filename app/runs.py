@@ -88,7 +88,7 @@ async def create_run(
     async with autocommit(pool) as conn:
         await conn.execute(
             """
-            insert into load_test_run (run_id, name, origin, started_by, settings, versions)
+            insert into public.load_test_run (run_id, name, origin, started_by, settings, versions)
             select %s, %s, %s, %s, %s,
                 %s::jsonb || jsonb_build_object('postgresql', current_setting('server_version'))
             """,
@@ -163,7 +163,7 @@ async def request_cancel(pool: Pool, run_id: UUID, by: str) -> bool:
     async with autocommit(pool) as conn:
         cur = await conn.execute(
             """
-            update load_test_run
+            update public.load_test_run
             set cancel_requested_at = coalesce(cancel_requested_at, clock_timestamp()),
                 cancel_requested_by = coalesce(cancel_requested_by, %s)
             where run_id = %s and state = 'generating'
@@ -178,7 +178,7 @@ async def settle_runs(pool: Pool) -> None:
     async with autocommit(pool) as conn:
         await conn.execute(
             """
-            update load_test_run
+            update public.load_test_run
             set state = 'failed', generated_at = heartbeat_at
             where state = 'generating' and finished_at is null
                 and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
@@ -220,7 +220,7 @@ async def _report(pool: Pool, result: BulkResult, *, ended_as: RunState | None =
     async with autocommit(pool) as conn:
         cur = await conn.execute(
             """
-            update load_test_run
+            update public.load_test_run
             set heartbeat_at = clock_timestamp(), generated_count = %(created)s,
                 generation_ms = %(generation_ms)s, queue_ms = %(queue_ms)s,
                 state = coalesce(%(ended_as)s, state),
@@ -267,7 +267,7 @@ with ended as materialized (
     select r.run_id, r.created_at as began_at, r.generated_at, b.*
     from (
         select *
-        from load_test_run
+        from public.load_test_run
         where finished_at is null and state <> 'generating'
         order by created_at desc
         limit %(limit)s
@@ -276,7 +276,7 @@ with ended as materialized (
     where coalesce(b.pending + b.in_progress, 0) = 0
 ),
 timed as materialized (
-    select e.*, load_test_ended_at(
+    select e.*, public.load_test_ended_at(
         e.run_id, e.began_at, e.generated_at, e.sent, e.last_processed_at, %(exact_end_limit)s
     ) as ended_at
     from ended as e
@@ -286,7 +286,7 @@ measured as (
         round(greatest(extract(epoch from t.ended_at - t.began_at), 0.001), 3) as elapsed
     from timed as t
 )
-update load_test_run as r
+update public.load_test_run as r
 set finished_at = m.ended_at,
     state = case r.state when 'running' then 'finished' else r.state end,
     outcome = jsonb_build_object(
@@ -305,7 +305,7 @@ set finished_at = m.ended_at,
         'run_ms', coalesce(to_jsonb(m.run_ms), '[null, null, null]'),
         'total_ms', coalesce(to_jsonb(m.total_ms), '[null, null, null]')
     ),
-    series = load_test_series(coalesce(m.domain, 'test'), m.began_at, m.ended_at, %(points)s)
+    series = public.load_test_series(coalesce(m.domain, 'test'), m.began_at, m.ended_at, %(points)s)
 from measured as m
 where r.run_id = m.run_id and r.finished_at is null
 """

@@ -78,7 +78,7 @@ async def create_test_commands(conn: Connection, rows: Iterable[Mapping[str, Any
     with translate_errors():
         cur = await conn.execute(
             """
-            insert into test_command (command_id, payload, behavior)
+            insert into public.test_command (command_id, payload, behavior)
             select command_id, coalesce(payload, '{}'), behavior
             from jsonb_to_recordset(%s) as given (command_id uuid, payload jsonb, behavior jsonb)
             order by command_id
@@ -95,7 +95,7 @@ async def update_test_commands(conn: Connection, rows: Iterable[Mapping[str, Any
     with translate_errors():
         cur = await conn.execute(
             """
-            update test_command as test
+            update public.test_command as test
             set behavior = coalesce(given.behavior, test.behavior),
                 payload = coalesce(given.payload, test.payload)
             from jsonb_to_recordset(%s) as given (command_id uuid, payload jsonb, behavior jsonb)
@@ -110,7 +110,9 @@ async def update_test_commands(conn: Connection, rows: Iterable[Mapping[str, Any
 async def delete_test_commands(conn: Connection, command_ids: Iterable[UUID]) -> int:
     """Delete test commands; returns how many there were."""
     cur = await conn.execute(
-        "delete from test_command where command_id = any(%s)", (list(command_ids),), prepare=False
+        "delete from public.test_command where command_id = any(%s)",
+        (list(command_ids),),
+        prepare=False,
     )
     return cur.rowcount
 
@@ -119,9 +121,10 @@ async def delete_orphaned_test_commands(conn: Connection, command_ids: Iterable[
     """Delete those of the test commands whose command is gone; returns how many there were."""
     cur = await conn.execute(
         """
-        delete from test_command as test
+        delete from public.test_command as test
         where test.command_id = any(%s) and not exists (
-            select from command_bus_command as command where command.command_id = test.command_id
+            select from public.command_bus_command as command
+            where command.command_id = test.command_id
         )
         """,
         (list(command_ids),),
@@ -138,7 +141,7 @@ async def get_test_commands(
         await cur.execute(
             """
             select command_id, payload, behavior, created_at, processed_at, attempts, result
-            from test_command
+            from public.test_command
             where command_id = any(%s)
             """,
             (list(command_ids),),
@@ -154,11 +157,11 @@ async def begin_attempts(conn: Connection, command_ids: Iterable[UUID]) -> dict[
     """
     cur = await conn.execute(
         """
-        update test_command as test
+        update public.test_command as test
         set attempts = coalesce(test.attempts, 0) + 1
         from (
             select command_id
-            from test_command
+            from public.test_command
             where command_id = any(%s)
             order by command_id
             for no key update
@@ -180,7 +183,7 @@ async def finish_test_commands(conn: Connection, results: Mapping[UUID, Any]) ->
     ordered = sorted(results)
     cur = await conn.execute(
         """
-        update test_command as test
+        update public.test_command as test
         set processed_at = clock_timestamp(), result = given.result
         from jsonb_to_recordset(%s) as given (command_id uuid, result jsonb)
         where test.command_id = given.command_id
@@ -205,7 +208,7 @@ async def create_and_send_test_commands(
             """
             with chunk as materialized (select %(rows)s::jsonb as rows),
             tested as (
-                insert into test_command (command_id, payload, behavior)
+                insert into public.test_command (command_id, payload, behavior)
                 select given.command_id, given.data, given.behavior
                 from chunk, jsonb_to_recordset(chunk.rows)
                     as given (command_id uuid, data jsonb, behavior jsonb)
@@ -230,14 +233,14 @@ def _rows_json(rows: Iterable[Mapping[str, Any]]) -> Jsonb:
 async def read_configuration(conn: Connection) -> StoredConfiguration:
     """The configuration as it is stored."""
     async with conn.cursor(row_factory=class_row(StoredConfiguration)) as cur:
-        await cur.execute("select worker, retry, version from app_config")
+        await cur.execute("select worker, retry, version from public.app_config")
         [row] = await cur.fetchall()  # V003 inserts the one row, and nothing deletes it
     return row
 
 
 async def lock_configuration(conn: Connection) -> StoredConfiguration:
     """The same, locked until the caller's transaction ends."""
-    await conn.execute("select from app_config for update")
+    await conn.execute("select from public.app_config for update")
     return await read_configuration(conn)
 
 
@@ -249,11 +252,12 @@ async def write_configuration(
         await cur.execute(
             """
             with stored as (
-                update app_config set worker = %(worker)s, retry = %(retry)s, version = version + 1
+                update public.app_config
+                set worker = %(worker)s, retry = %(retry)s, version = version + 1
                 returning worker, retry, version
             ),
             remembered as (
-                insert into app_config_history (version, changed_by, worker, retry)
+                insert into public.app_config_history (version, changed_by, worker, retry)
                 select version, %(changed_by)s, worker, retry from stored
             )
             select worker, retry, version from stored
@@ -270,7 +274,7 @@ async def read_configuration_history(conn: Connection, limit: int) -> Sequence[C
         await cur.execute(
             """
             select version, changed_at, changed_by, worker, retry
-            from app_config_history
+            from public.app_config_history
             order by version desc
             limit %s
             """,

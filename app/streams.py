@@ -19,6 +19,8 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any, BinaryIO, TextIO, cast
 
+from app.signals import raise_interrupts
+
 QUEUE_BYTES = 4 * 1024 * 1024
 FLUSH_SECONDS = 2.0
 """So long the end of a program waits for what is still to be written."""
@@ -53,7 +55,11 @@ def never_wait(*, output: bool = True) -> None:
 
 
 def run_program(main: Callable[[], int]) -> int:
-    """The exit code of *main*; 1 and a line on standard error where its output was lost."""
+    """The exit code of *main*; 1 and a line on standard error where its output was lost.
+
+    Ctrl-C ends it with 130, and a reader that has gone with 141, as a shell counts these.
+    """
+    raise_interrupts()
     code = 0
     try:
         try:
@@ -64,7 +70,7 @@ def run_program(main: Callable[[], int]) -> int:
     except BrokenPipeError:
         _discard_output()
         return code or BROKEN_PIPE
-    except KeyboardInterrupt:  # while it waited for somebody to read its output
+    except KeyboardInterrupt:
         _discard_output()
         return 130
     except OutputError as exc:

@@ -27,6 +27,7 @@ from commandbus.errors import (
     UnknownDomainError,
     UnknownReplyQueueError,
     UnsuitableConnectionError,
+    UnsuitableDatabaseError,
 )
 from commandbus.handlers import HandlerContext, HandlerRegistry, default_registry, handler
 from commandbus.ids import uuid7
@@ -97,6 +98,7 @@ __all__ = [
     "UnknownDomainError",
     "UnknownReplyQueueError",
     "UnsuitableConnectionError",
+    "UnsuitableDatabaseError",
     "Worker",
     "create_pool",
     "default_registry",

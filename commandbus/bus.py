@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -39,6 +39,7 @@ from commandbus.models import (
 from commandbus.names import MAX_TYPE, check_domain, check_storable, check_text, uuid_of
 from commandbus.payload import decode_json, json_text
 from commandbus.poolers import mind_pooler
+from commandbus.pools import live_connection
 from commandbus.texts import shown
 
 if TYPE_CHECKING:
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 SEND_CHUNK = 1000
 SEND_CHUNK_BYTES = 64_000_000
@@ -58,10 +61,15 @@ class CommandBus:
     """Sends commands and reads what became of them.
 
     The pool belongs to the caller, who opens and closes it, on the event loop on which the bus is
-    used. Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
-    ``OperationalError``: a send may be repeated with the same ``command_id`` then, since a known
-    one with the same content is not sent twice. A call that the database has not answered within
-    *answer_timeout* seconds raises NoAnswerError, which is such a fault.
+    used. A connection that the server has ended meanwhile is passed over, and a call whose
+    connection breaks is made once more on another one: sending a known command again does nothing,
+    only ``created`` may be False then, though this call created it. Calls with *conn* and sets of
+    more than 1,000 are not repeated.
+
+    Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
+    ``OperationalError``: whether the command was sent is not known then, and it may be sent again
+    with the same ``command_id``. A call that the database has not answered within *answer_timeout*
+    seconds raises NoAnswerError, which is such a fault.
     """
 
     def __init__(
@@ -74,8 +82,8 @@ class CommandBus:
         self._pool = pool
         self._answer_timeout = answer_timeout
 
-    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
-        return store.translated(self._pool, within=self._answer_timeout)
+    async def _call(self, call: Callable[[AsyncConnection[TupleRow]], Awaitable[T]]) -> T:
+        return await store.repeated(self._pool, call, within=self._answer_timeout)
 
     async def send(
         self,
@@ -122,8 +130,7 @@ class CommandBus:
             _check_connection(conn)
             async with answered_within(self._answer_timeout):
                 return await store.send_command(conn, domain, row.text, batch_id)
-        async with self._autocommit() as own:
-            return await store.send_command(own, domain, row.text, batch_id)
+        return await self._call(lambda own: store.send_command(own, domain, row.text, batch_id))
 
     async def send_many(
         self,
@@ -162,9 +169,10 @@ class CommandBus:
                 found = await store.offer_commands(conn, domain, chunks[0], batch_id)
                 answers.update(_first_of_each(found, answers))
         elif chunks:
-            async with self._autocommit() as own:
-                found = await store.send_commands(own, domain, chunks[0], batch_id)
-                answers.update(_first_of_each(found, answers))
+            found = await self._call(
+                lambda own: store.send_commands(own, domain, chunks[0], batch_id)
+            )
+            answers.update(_first_of_each(found, answers))
         return [answers[UUID(row.command_id)] for row in rows]
 
     @asynccontextmanager
@@ -174,7 +182,7 @@ class CommandBus:
         if conn is not None:
             yield conn
             return
-        async with self._pool.connection() as own:
+        async with live_connection(self._pool) as own:
             yield own
 
     async def create_domain(self, name: str) -> None:
@@ -183,8 +191,7 @@ class CommandBus:
         Raises InvalidDomainError unless *name* matches ``^[a-z][a-z0-9_]{0,39}$``.
         """
         check_domain(name)
-        async with self._autocommit() as conn:
-            await store.create_domain(conn, name)
+        await self._call(lambda conn: store.create_domain(conn, name))
 
     async def delete_domain(self, name: str, *, with_replies: bool = False) -> None:
         """Delete a domain with its queues; what has ended in it stays until it is pruned.
@@ -194,7 +201,7 @@ class CommandBus:
         open commands of other domains will reply to it.
         """
         check_domain(name)
-        async with self._autocommit() as conn:
+        async with store.translated(self._pool, within=self._answer_timeout) as conn:
             await store.delete_domain(conn, name, with_replies=with_replies)
 
     async def get_reply_queue(self, domain: str) -> str:
@@ -203,15 +210,13 @@ class CommandBus:
         Raises UnknownDomainError.
         """
         check_storable("domain", domain)
-        async with self._autocommit() as conn:
-            return await queries.get_reply_queue(conn, domain)
+        return await self._call(lambda conn: queries.get_reply_queue(conn, domain))
 
     async def get_command(self, domain: str, command_id: UUID) -> CommandRecord | None:
         """The command as it stands, or None."""
         check_storable("domain", domain)
         command_id = uuid_of("command_id", command_id)
-        async with self._autocommit() as conn:
-            return await queries.get_command(conn, domain, command_id)
+        return await self._call(lambda conn: queries.get_command(conn, domain, command_id))
 
     async def query_commands(
         self,
@@ -248,8 +253,9 @@ class CommandBus:
         }
         check_whole("limit", limit, 1, MAX_PAGE)
         before = decode_cursor(cursor)
-        async with self._autocommit() as conn:
-            found = await queries.query_commands(conn, given, before=before, limit=limit + 1)
+        found = await self._call(
+            lambda conn: queries.query_commands(conn, given, before=before, limit=limit + 1)
+        )
         page = found[:limit]
         more = len(found) > limit
         return Page(
@@ -266,20 +272,17 @@ class CommandBus:
         """
         command_id = uuid_of("command_id", command_id)
         _check_if_given("domain", domain)
-        async with self._autocommit() as conn:
-            return await queries.get_audit_trail(conn, command_id, domain)
+        return await self._call(lambda conn: queries.get_audit_trail(conn, command_id, domain))
 
     async def count_by_status(self, domain: str | None = None) -> dict[CommandStatus, int]:
         """How many commands are in each status: exact, and cheap at any number."""
         _check_if_given("domain", domain)
-        async with self._autocommit() as conn:
-            return await queries.count_by_status(conn, domain)
+        return await self._call(lambda conn: queries.count_by_status(conn, domain))
 
     async def get_batch(self, batch_id: UUID) -> BatchProgress | None:
         """The counters and latencies of the commands sent with this *batch_id*, or None."""
         batch_id = uuid_of("batch_id", batch_id)
-        async with self._autocommit() as conn:
-            return await queries.get_batch(conn, batch_id)
+        return await self._call(lambda conn: queries.get_batch(conn, batch_id))
 
     async def read_replies(
         self, queue: str, *, limit: int = 10, visibility_timeout: int = 30
@@ -295,8 +298,9 @@ class CommandBus:
         check_storable("queue", queue)
         check_whole("limit", limit, 1, MAX_PAGE)
         check_whole("visibility_timeout", visibility_timeout, 0, MAX_LEASE_SECONDS)
-        async with self._autocommit() as conn:
-            messages = await queries.read_messages(conn, queue, visibility_timeout, limit)
+        messages = await self._call(
+            lambda conn: queries.read_messages(conn, queue, visibility_timeout, limit)
+        )
         replies: list[Reply] = []
         for msg_id, message in messages:
             try:
@@ -315,8 +319,7 @@ class CommandBus:
         """
         check_storable("queue", queue)
         msg_ids = [_msg_id(reply) for reply in replies]
-        async with self._autocommit() as conn:
-            return len(await queries.delete_messages(conn, queue, msg_ids))
+        return len(await self._call(lambda conn: queries.delete_messages(conn, queue, msg_ids)))
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
@@ -327,7 +330,7 @@ class CommandBus:
         """
         async with (
             answered_within(self._answer_timeout) as limit,
-            self._pool.connection() as conn,
+            live_connection(self._pool) as conn,
             store.transaction(conn),
         ):
             await mind_pooler(conn)

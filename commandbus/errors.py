@@ -95,6 +95,13 @@ class UnsuitableConnectionError(CommandBusError):
     """
 
 
+class UnsuitableDatabaseError(CommandBusError):
+    """Nothing can work for this role in this database: PGMQ is too old, or rows are hidden.
+
+    Nothing was claimed.
+    """
+
+
 class NotMigratedError(CommandBusError):
     """The database has no command bus, or one older than this library needs."""
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
@@ -47,6 +46,10 @@ class TroubleshootingQueue:
     of 1 to 200 characters, *reason* and *notes* are texts of at most 4,000. What is no such value
     raises InvalidCommandError or InvalidDomainError, and an unknown domain UnknownDomainError. A
     call that the database has not answered within *answer_timeout* seconds raises NoAnswerError.
+
+    What only reads is asked once more where its connection breaks. An action is not: psycopg's
+    ``OperationalError`` passes, and whether the action was done is not known. To do it again is
+    safe, but an InvalidStateError may then mean that the first call did it.
     """
 
     def __init__(
@@ -58,9 +61,6 @@ class TroubleshootingQueue:
         check_positive("answer_timeout", answer_timeout)
         self._pool = pool
         self._answer_timeout = answer_timeout
-
-    def _autocommit(self) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
-        return store.translated(self._pool, within=self._answer_timeout)
 
     async def list(
         self,
@@ -80,8 +80,11 @@ class TroubleshootingQueue:
         check_whole("limit", limit, 1, MAX_PAGE)
         filters = _given(domain, command_type, error_code, group_id)
         before = decode_cursor(cursor)
-        async with self._autocommit() as conn:
-            return await queries.list_troubled(conn, filters, before=before, limit=limit)
+        return await store.repeated(
+            self._pool,
+            lambda conn: queries.list_troubled(conn, filters, before=before, limit=limit),
+            within=self._answer_timeout,
+        )
 
     async def count(
         self,
@@ -93,8 +96,11 @@ class TroubleshootingQueue:
     ) -> int:
         """How many commands in the queue match."""
         filters = _given(domain, command_type, error_code, group_id)
-        async with self._autocommit() as conn:
-            return await queries.count_troubled(conn, filters)
+        return await store.repeated(
+            self._pool,
+            lambda conn: queries.count_troubled(conn, filters),
+            within=self._answer_timeout,
+        )
 
     async def operator_retry(
         self,
@@ -223,7 +229,7 @@ class TroubleshootingQueue:
     ) -> Sequence[OperatorResult]:
         check_domain(domain)
         check_text("operator", operator, 1, MAX_OPERATOR)
-        async with self._autocommit() as conn:
+        async with store.translated(self._pool, within=self._answer_timeout) as conn:
             return await store.operate(conn, function, domain, ids, operator, *args)
 
 

@@ -1,12 +1,21 @@
-"""Connection pools that notice soon that a server is back."""
+"""Connection pools that notice soon that a server is back, and give nobody a dead connection.
+
+A server that was restarted, or that ends sessions which are idle for long, leaves a pool full of
+connections that are over. Their sockets tell: asking the kernel costs a microsecond, where asking
+the server would cost each call a round trip.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
-from typing import Any
+import select
+import time
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
+from typing import TYPE_CHECKING, Any
 
+import psycopg
 from psycopg import AsyncConnection
+from psycopg.pq import ConnStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
@@ -15,24 +24,51 @@ from commandbus.limits import answered_within
 from commandbus.names import check_storable
 from commandbus.poolers import mind_pooler
 
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
 Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
 
 RECONNECT_SECONDS = 0.5
 CONFIGURE_SECONDS = 5.0
 MAX_CONNECTIONS = 262_143
 """A server has no more."""
+# What the server says before it ends a session fits into a few reads.
+MOST_READS = 8
 
 # The event loop itself holds tasks only weakly.
 _reconnecting: set[asyncio.Task[None]] = set()
+
+
+class LivePool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
+    """A pool that passes over connections which the server has ended, without a pause.
+
+    Each is replaced in the background. A connection that a network has forgotten without a word
+    looks alive; only the server could tell.
+    """
+
+    async def getconn(  # the name and the argument are those of the pool that it extends
+        self,
+        timeout: float | None = None,  # noqa: ASYNC109
+    ) -> AsyncConnection[TupleRow]:
+        seconds = self.timeout if timeout is None else timeout
+        deadline = time.monotonic() + seconds
+        conn = await super().getconn(seconds)
+        for _ in range(self.max_size):
+            if not is_lost(conn):
+                break
+            await self.putconn(conn)
+            conn = await super().getconn(max(deadline - time.monotonic(), 0.001))
+        return conn
 
 
 def create_pool(conninfo: str, **options: Any) -> Pool:
     """A pool for *conninfo*, not open, that tries twice a second to reach a server that is away.
 
     *options* are those of ``psycopg_pool.AsyncConnectionPool``, whose own pauses between attempts
-    double up to minutes: so long a worker could miss that the server is back. Behind a pooler its
-    connections prepare no statements. Raises ValueError for numbers that make no sense, and what
-    psycopg_pool raises.
+    double up to minutes: so long a worker could miss that the server is back. It gives nobody a
+    connection that the server has ended. Behind a pooler its connections prepare no statements.
+    Raises ValueError for numbers that make no sense, and what psycopg_pool raises.
     """
     check_storable("conninfo", conninfo)
     for name in options.keys() & {"min_size", "max_size"}:
@@ -40,7 +76,7 @@ def create_pool(conninfo: str, **options: Any) -> Pool:
             check_whole(name, options[name], 0, MAX_CONNECTIONS)
     for name in options.keys() & {"timeout", "max_lifetime", "max_idle"}:
         check_positive(name, options[name])
-    return AsyncConnectionPool(
+    return LivePool(
         conninfo,
         connection_class=AsyncConnection[TupleRow],
         reconnect_timeout=RECONNECT_SECONDS,
@@ -48,6 +84,53 @@ def create_pool(conninfo: str, **options: Any) -> Pool:
         open=False,
         **{"configure": _configure, **options},
     )
+
+
+def live_connection(pool: Pool) -> AbstractAsyncContextManager[AsyncConnection[TupleRow]]:
+    """``pool.connection()``, which passes over connections that the server has ended.
+
+    So does a pool of ``create_pool``; this is for the pools that somebody else has made.
+    """
+    return pool.connection() if isinstance(pool, LivePool) else _passing_over_lost(pool)
+
+
+@asynccontextmanager
+async def _passing_over_lost(pool: Pool) -> AsyncIterator[AsyncConnection[TupleRow]]:
+    for _ in range(pool.max_size):
+        async with pool.connection() as conn:
+            if not is_lost(conn):
+                yield conn
+                return
+    async with pool.connection() as conn:
+        yield conn
+
+
+def is_lost(conn: AsyncConnection[Any]) -> bool:
+    """Whether the server has ended *conn* while nobody used it; asks the kernel, not the server."""
+    pgconn = conn.pgconn
+    with suppress(psycopg.OperationalError):
+        for _ in range(MOST_READS):
+            if pgconn.status != ConnStatus.OK:
+                return True
+            if not _is_readable(pgconn.socket):
+                return False
+            # A notice, the reason why the session ends, or the end itself.
+            pgconn.consume_input()
+        return False
+    return True
+
+
+if hasattr(select, "poll"):
+
+    def _is_readable(socket: int) -> bool:
+        poll = select.poll()
+        poll.register(socket, select.POLLIN)
+        return bool(poll.poll(0))
+
+else:  # Windows, where the number of a socket may be of any size here
+
+    def _is_readable(socket: int) -> bool:
+        return bool(select.select([socket], [], [], 0)[0])
 
 
 async def _configure(conn: AsyncConnection[TupleRow]) -> None:

@@ -7,24 +7,28 @@ connection in autocommit mode each call is a transaction of its own, in one roun
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterable, Sequence
+import logging
+import time
+from collections.abc import Awaitable, Callable, Collection, Iterable, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar, cast
 from uuid import UUID
 
+import psycopg
 from psycopg import AsyncConnection, AsyncCursor, sql
 from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
 from commandbus.errors import (
+    NoAnswerError,
     TransactionRolledBackError,
     UnsuitableConnectionError,
     refusal_error,
     translate_errors,
 )
-from commandbus.limits import ANSWER_SECONDS, answered_within
+from commandbus.limits import AGAIN_SECONDS, ANSWER_SECONDS, answered_within
 from commandbus.models import (
     ClaimedCommand,
     Command,
@@ -37,25 +41,26 @@ from commandbus.models import (
 )
 from commandbus.payload import decode_json
 from commandbus.poolers import mind_pooler
+from commandbus.pools import Pool, live_connection
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from psycopg_pool import AsyncConnectionPool
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 Connection = AsyncConnection[TupleRow]
 
 
 @asynccontextmanager
-async def autocommit(
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], *, within: float = ANSWER_SECONDS
-) -> AsyncIterator[Connection]:
+async def autocommit(pool: Pool, *, within: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
     """A connection on which each call is a transaction of its own; no round trips for BEGIN.
 
-    Its rows are tuples, whatever they are for the pool's owner. Raises NoAnswerError when getting
-    it and using it took longer than *within* seconds.
+    Its rows are tuples, whatever they are for the pool's owner, and it is not one that the server
+    has ended. Raises NoAnswerError when getting it and using it took longer than *within* seconds.
     """
-    async with answered_within(within), pool.connection() as conn:
+    async with answered_within(within), live_connection(pool) as conn:
         before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
         await conn.set_autocommit(True)
         conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
@@ -69,9 +74,7 @@ async def autocommit(
 
 
 @asynccontextmanager
-async def translated(
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]], *, within: float
-) -> AsyncIterator[Connection]:
+async def translated(pool: Pool, *, within: float) -> AsyncIterator[Connection]:
     """The same, with the server's errors turned into ours, for what users call."""
     async with autocommit(pool, within=within) as conn:
         with translate_errors():
@@ -99,6 +102,26 @@ async def transaction(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
                 )
             case _:
                 pass
+
+
+async def repeated(pool: Pool, call: Callable[[Connection], Awaitable[T]], *, within: float) -> T:
+    """What *call* returns on a connection as `translated` gives it; both calls share *within*.
+
+    Where the connection breaks it is called once more on another one, so it must be one that does
+    no harm when it is done twice: what reads, or names by an id what it sends.
+    """
+    deadline = time.monotonic() + within
+    broken: Connection | None = None
+    try:
+        async with translated(pool, within=within) as conn:
+            broken = conn
+            return await call(conn)
+    except psycopg.OperationalError as exc:
+        if broken is None or not broken.broken or isinstance(exc, NoAnswerError):
+            raise
+        logger.info("call_repeated", extra={"error": str(exc).strip()})
+    async with translated(pool, within=max(deadline - time.monotonic(), AGAIN_SECONDS)) as conn:
+        return await call(conn)
 
 
 async def fetch(

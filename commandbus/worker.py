@@ -31,7 +31,7 @@ from commandbus.checks import (
     check_whole,
 )
 from commandbus.claiming import ClaimLoop
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import INFRASTRUCTURE_ERRORS, UnsuitableDatabaseError
 from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
@@ -40,6 +40,7 @@ from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import Outcome, first_ids
 from commandbus.names import check_domain
+from commandbus.obstacles import find_obstacles
 from commandbus.payload import MAX_RESULT_BYTES, json_text
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
@@ -251,8 +252,9 @@ class Worker:
         moment; who cancels it again waits for nothing.
         A worker runs once: RuntimeError the next time. Raises UnsuitableConnectionError where the
         pool's sessions have a DateStyle or client_encoding with which commands cannot be read or
-        are shared between transactions, NotMigratedError where the database lacks the bus, and
-        psycopg_pool's PoolClosed where the pool is not open.
+        are shared between transactions, NotMigratedError where the database lacks the bus,
+        UnsuitableDatabaseError where PGMQ is too old or row-level security hides rows from the
+        pool's role, and psycopg_pool's PoolClosed where the pool is not open.
         """
         if self._loop is not None:
             raise RuntimeError("a worker runs once; make another one")
@@ -344,6 +346,8 @@ class Worker:
         while not self._stopping:
             try:
                 async with store.autocommit(self._pool, within=self.call_seconds) as conn:
+                    if obstacles := await find_obstacles(conn):
+                        raise UnsuitableDatabaseError("; ".join(obstacles))
                     self.worker_id = await self._heartbeat.register(conn)
                     self.registered.set()
                     return True

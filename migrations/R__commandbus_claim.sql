@@ -23,6 +23,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -117,6 +118,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -160,7 +162,9 @@ begin
                 perform command_bus.exhaust(p_domain, r.command_id, r.budget);
                 v_drop := v_drop || r.seen_msg_id;
             else
-                perform pgmq.set_vt(p_queue, r.seen_msg_id, 0);
+                perform command_bus.set_visible_at(
+                    p_queue, array[r.seen_msg_id], clock_timestamp()
+                );
             end if;
         else
             v_lease_end := least(r.lease_until, v_now);
@@ -169,7 +173,9 @@ begin
                 -- Its worker may be dead or about to send its next heartbeat: ask again then.
                 update command_bus_command as c set lease_until = v_lease_end
                 where c.command_id = r.command_id and c.domain = p_domain;
-                perform pgmq.set_vt(p_queue, r.seen_msg_id, v_decidable_at);
+                perform command_bus.set_visible_at(
+                    p_queue, array[r.seen_msg_id], v_decidable_at
+                );
                 continue;
             end if;
             insert into command_bus_audit (
@@ -202,7 +208,7 @@ begin
     end if;
     v_again := array(select unnest(p_msg_ids) except select unnest(v_seen));
     if cardinality(v_again) > 0 then
-        perform pgmq.set_vt(p_queue, v_again, 0);
+        perform command_bus.set_visible_at(p_queue, v_again, clock_timestamp());
     end if;
 end;
 $$;
@@ -219,6 +225,7 @@ returns table (
 )
 language sql
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with claimed as (
         update command_bus_command as c
@@ -250,6 +257,7 @@ create or replace function command_bus.reject_messages(
 returns bigint[]
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -293,6 +301,7 @@ create or replace function command_bus.exhaust(p_domain text, p_command_id uuid,
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_now timestamptz := clock_timestamp();
@@ -351,6 +360,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -405,6 +415,7 @@ create or replace function command_bus.look_ahead(p_domain text)
 returns table (next_due_seconds float8, suspects boolean)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select
         (select extract(epoch from w.due_at - clock_timestamp())::float8

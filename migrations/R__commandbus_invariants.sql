@@ -70,6 +70,7 @@ create or replace function command_bus.find_violations()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 begin
     return query select * from command_bus.find_miscounts();
@@ -87,6 +88,7 @@ create or replace function command_bus.find_miscounts()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with recount as (
         select c.domain, c.status, count(*) as n from command_bus_command as c group by 1, 2
@@ -179,6 +181,7 @@ create or replace function command_bus.find_unlisted()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select 'the troubleshooting queue lists what is IN_TSQ',
         coalesce(c.domain, t.domain), coalesce(c.command_id, t.command_id),
@@ -217,6 +220,7 @@ create or replace function command_bus.find_illegal_trails()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with step as (
         select a.domain, a.command_id, a.event_type, a.attempt,
@@ -264,6 +268,7 @@ create or replace function command_bus.find_lost_messages()
 returns table (invariant text, domain text, command_id uuid, detail text)
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     d command_bus_domain;

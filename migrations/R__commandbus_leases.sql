@@ -11,6 +11,7 @@ create or replace function command_bus.renew_leases(
 returns table (command_id uuid, claim_no integer)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -41,7 +42,9 @@ begin
     if v_ids is null then
         return;
     end if;
-    perform pgmq.set_vt(v_queue, v_msg_ids, p_lease_seconds);
+    perform command_bus.set_visible_at(
+        v_queue, v_msg_ids, clock_timestamp() + make_interval(secs => p_lease_seconds)
+    );
     return query
     select t.command_id, t.claim_no
     from jsonb_to_recordset(p_tokens) as t (command_id uuid, claim_no integer)
@@ -55,6 +58,7 @@ create or replace function command_bus.claimed_by_worker(p_domain text, p_worker
 returns table (command_id uuid, msg_id bigint, claim_no integer)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -94,6 +98,7 @@ create or replace function command_bus.release_commands(
 returns integer
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -154,7 +159,7 @@ begin
         where command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain);
         perform pgmq.delete(v_queue, v_suspect_msg_ids);
     end if;
-    perform pgmq.set_vt(v_queue, v_msg_ids, 0);
+    perform command_bus.set_visible_at(v_queue, v_msg_ids, clock_timestamp());
     perform command_bus.wake_workers(p_domain);
     return cardinality(v_msg_ids);
 end;

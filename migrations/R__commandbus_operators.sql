@@ -11,6 +11,7 @@ create or replace function command_bus.operator_answers(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -36,6 +37,7 @@ create or replace function command_bus.lock_tsq_commands(p_domain text, p_ids uu
 returns uuid[]
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -67,6 +69,7 @@ create or replace function command_bus.operator_retry(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -123,6 +126,7 @@ create or replace function command_bus.undo_operator_retry(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -184,6 +188,7 @@ create or replace function command_bus.operator_cancel(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -210,6 +215,7 @@ create or replace function command_bus.cancel_pending(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -269,6 +275,7 @@ create or replace function command_bus.end_cancelled(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -305,6 +312,7 @@ create or replace function command_bus.operator_complete(
 returns table (command_id uuid, verdict text, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -363,6 +371,7 @@ create or replace function command_bus.record_operator(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off

@@ -15,6 +15,7 @@ create or replace function command_bus.requeue_lost_commands(
 returns table (command_id uuid, status command_bus.command_status)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare

@@ -40,6 +40,7 @@ returns table (
 language plpgsql
 security definer
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -114,6 +115,7 @@ create or replace function command_bus.delete_finished(
 returns table (command_ids uuid[], events bigint)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -203,6 +205,7 @@ returns table (command_ids uuid[], events bigint)
 language plpgsql
 security definer
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -260,6 +263,7 @@ returns table (kind text, deleted bigint)
 language plpgsql
 security definer
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare

@@ -21,6 +21,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -280,6 +281,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     r record;
@@ -368,6 +370,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -448,6 +451,7 @@ create or replace function command_bus.require_reply_queues(p_commands jsonb)
 returns void
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_names text[] := array(
@@ -468,6 +472,7 @@ create or replace function command_bus.promote_due(p_domain text, p_queue text, 
 returns integer
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off

@@ -11,6 +11,9 @@
 -- * Functions that join a set with the command table pin nested loops, and join by
 --   command_bus.has_key (V009): the planner estimates a set-returning function at 100 or 1,000 rows
 --   and would scan the whole table.
+-- * row_security = off: where a policy would hide rows from the role, PostgreSQL refuses the statement
+--   instead, since a row that is only hidden must not count as one that is not there.
+-- * Of PGMQ only functions that 1.5.1 has are called; commandbus/obstacles.py names them all.
 -- * SQLSTATEs of class QB are ours; commandbus/errors.py turns each into an exception.
 
 -- The command queue of a domain. Raises QB001 for an unknown domain.
@@ -18,6 +21,7 @@ create or replace function command_bus.command_queue(p_domain text)
 returns text
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_queue text;
@@ -46,6 +50,7 @@ create or replace function command_bus.create_domain(p_domain text)
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_stem text := p_domain;
@@ -76,6 +81,22 @@ begin
     end loop;
     insert into command_bus_domain (domain, command_queue, reply_queue)
     values (p_domain, v_stem || '__commands', v_stem || '__replies');
+end;
+$$;
+
+-- Messages become visible at p_at. PGMQ's set_vt takes a set of messages, or a time, only since 1.8
+-- and 1.10.
+create or replace function command_bus.set_visible_at(
+    p_queue text, p_msg_ids bigint[], p_at timestamptz
+)
+returns void
+language plpgsql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+begin
+    execute format('update pgmq.%I set vt = $1 where msg_id = any ($2)', 'q_' || p_queue)
+    using p_at, p_msg_ids;
 end;
 $$;
 
@@ -137,6 +158,7 @@ create or replace function command_bus.count_moved(
 returns void
 language sql
 set search_path = public, pg_temp
+set row_security = off
 as $$
     insert into command_bus_delta (
         at, domain, batch_id, pending, in_progress, completed, failed, in_tsq, cancelled

@@ -10,6 +10,7 @@ create or replace function command_bus.fold_deltas(p_limit integer default 20000
 returns integer
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_deltas command_bus_delta[];
@@ -132,6 +133,7 @@ create or replace function command_bus.fold_tsq_deltas(p_limit integer)
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_deltas command_bus_tsq_delta[];
@@ -172,6 +174,7 @@ returns table (
 )
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select coalesce(sum(pending), 0)::bigint, coalesce(sum(in_progress), 0)::bigint,
         coalesce(sum(completed), 0)::bigint, coalesce(sum(failed), 0)::bigint,
@@ -197,6 +200,7 @@ returns table (
 )
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select s.at, s.sent, s.processed, s.completed, s.retried, s.wait_us, s.run_us,
         s.hist_bucket, s.hist_count
@@ -223,6 +227,7 @@ returns table (
 )
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with part as (
         select b.domain, b.created_at, b.updated_at, b.first_processed_at, b.last_processed_at,
@@ -264,6 +269,7 @@ returns table (
 )
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with part as materialized (
         select * from command_bus.seconds_between(
@@ -305,6 +311,7 @@ returns table (
 )
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     with part as materialized (
         select to_timestamp(floor(extract(epoch from s.at) / p_step_seconds) * p_step_seconds)

@@ -8,6 +8,7 @@ create or replace function command_bus.enter_tsq(p_domain text, p_ids uuid[])
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -109,6 +110,7 @@ create or replace function command_bus.leave_tsq(p_domain text, p_ids uuid[])
 returns void
 language sql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off

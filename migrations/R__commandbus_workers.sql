@@ -9,6 +9,7 @@ create or replace function command_bus.register_worker(p_worker jsonb)
 returns bigint
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_worker_id bigint;
@@ -39,6 +40,7 @@ create or replace function command_bus.heartbeat(
 returns table (stop_requested boolean)
 language sql
 set search_path = public, pg_temp
+set row_security = off
 as $$
     update command_bus_worker
     set heartbeat_at = clock_timestamp(), running = p_running, running_count = p_running_count,
@@ -69,6 +71,7 @@ create or replace function command_bus.request_stop(p_worker_id bigint, p_by tex
 returns integer
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_count integer;
@@ -94,6 +97,7 @@ create or replace function command_bus.worker_stopped(p_worker_id bigint)
 returns void
 language sql
 set search_path = public, pg_temp
+set row_security = off
 as $$
     update command_bus_worker
     set stopped_at = clock_timestamp(), heartbeat_at = clock_timestamp(), running = '[]',

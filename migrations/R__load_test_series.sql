@@ -6,6 +6,7 @@ create or replace function load_test_series(
 returns jsonb
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select jsonb_build_object(
         'step_seconds', step.seconds,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, raise_interrupts
+from app.signals import end_at_interrupts
 from app.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
@@ -167,5 +167,4 @@ def _name(text: str) -> str:
 
 
 if __name__ == "__main__":
-    raise_interrupts()
     sys.exit(run_program(main))

@@ -2,39 +2,40 @@
 
 from __future__ import annotations
 
+from app.signals import end_at_interrupts
 from app.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
+    end_at_interrupts()
     set_up_streams()
 
 import argparse
-import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from app.config import ConfigurationError, Settings
+from app.config import ConfigurationError, LogFormat, Settings
 from app.database.errors import DatabaseError
 from app.database.migrations import examine, migration_lock, validate
+from app.database.obstacles import find_obstacles, refuse_obstacles
 from app.database.opening import connect, embedded_server, ensure_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
 from app.database.waiting import open_patiently
+from app.logs import configure_logging
 from app.visible import one_line
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; 0 where it did what it says, else 1 and one line on stderr."""
     options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    configure_logging(LogFormat.TEXT, "WARNING")
     run: Callable[[Settings, argparse.Namespace], int] = options.run
     try:
         return run(Settings.from_env(), options)
     except (ConfigurationError, DatabaseError) as exc:
         print(f"error: {one_line(str(exc))}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        return 130
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -98,12 +99,16 @@ def _status(settings: Settings, _: argparse.Namespace) -> int:
                 f"  {standing.version or 'R':<6} {standing.description:<40}"
                 f" {standing.state:<15} {when}".rstrip()
             )
+        obstacles = find_obstacles(conn)
+    for text in obstacles:
+        print(f"Not usable: {text}")
     comparison.refuse_problems()
-    return 0
+    return 1 if obstacles else 0
 
 
 def _validate(settings: Settings, _: argparse.Namespace) -> int:
     with _url_in_use(settings) as url, connect(url) as conn:
+        refuse_obstacles(conn)
         validate(conn)
     print("The database is what migrations/ says")
     return 0

@@ -88,10 +88,19 @@ def open_way(account: Account, *paths: Path) -> None:
     if not account.is_other:
         return
     for folder in {parent for path in paths for parent in path.parents}:
-        mode = folder.stat().st_mode
-        if not mode & stat.S_IXOTH:
+        found = folder.stat()
+        mode = found.st_mode
+        if not mode & stat.S_IXOTH and not (found.st_gid == account.gid and mode & stat.S_IXGRP):
             logger.info("folder_opened", extra={"path": str(folder), "user": account.name})
             folder.chmod(mode | stat.S_IXOTH)
+
+
+def open_home(account: Account, home: Path) -> None:
+    """Let *account* pass through *home*, by its group; nobody else gets in who could not before."""
+    found = home.stat()
+    if account.is_other and not found.st_mode & stat.S_IXOTH and found.st_uid == os.geteuid():
+        os.chown(home, -1, account.gid)
+        home.chmod(stat.S_IMODE(found.st_mode) & ~stat.S_IRWXG | stat.S_IXGRP)
 
 
 def open_programs(account: Account, folder: Path) -> None:

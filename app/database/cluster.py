@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psutil
 
-from app.database.account import Account, open_programs, open_way, server_account
+from app.database.account import Account, open_home, open_programs, open_way, server_account
 from app.database.errors import EmbeddedServerError, one_line
 from app.database.postmaster import PID_FILE, Postmaster, find_postmaster, server_processes, serves
 
@@ -139,6 +139,7 @@ class Cluster:
             # Each time another name: an initdb whose user was killed may still write to the last.
             unfinished = Path(tempfile.mkdtemp(prefix=UNFINISHED, dir=self.home))
             account.own(unfinished)
+            open_home(account, self.home)
             open_way(account, unfinished, programs)
             open_programs(account, programs)
             done = account.run(
@@ -183,6 +184,7 @@ class Cluster:
             self._write_settings(account)
             if socket_dir != self.data_dir:
                 _make_private(socket_dir, account)
+            open_home(account, self.home)
             open_way(account, self.data_dir, socket_dir, programs)
             open_programs(account, programs)
             if log.exists() and log.stat().st_size > MAX_LOG_BYTES:

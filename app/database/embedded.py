@@ -10,9 +10,11 @@ all killed, or that was left running on purpose, runs on until the next one join
 from __future__ import annotations
 
 import atexit
+import errno
 import fcntl
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,8 +24,14 @@ from app.database.cluster import PORT, Cluster
 from app.database.errors import EmbeddedServerError
 from app.database.postmaster import Postmaster
 from app.database.urls import DEFAULT_DATABASE, socket_url
+from app.private_files import OTHERS, PrivateFileError, make_own_folder, refuse_foreign
 
 logger = logging.getLogger(__name__)
+
+# Starting takes seconds, and so does stopping; whoever holds the lock for longer does neither.
+SAY_SECONDS = 5.0
+LOCK_SECONDS = 120.0
+POLL_SECONDS = 0.02
 
 
 class EmbeddedServer:
@@ -157,7 +165,9 @@ class EmbeddedServer:
     def _make_home(self) -> None:
         home = self._cluster.home
         try:
-            home.mkdir(parents=True, exist_ok=True)
+            make_own_folder(home)
+        except PrivateFileError as exc:
+            raise EmbeddedServerError(str(exc)) from exc
         except OSError as exc:
             raise EmbeddedServerError(f"DATA_DIR {home} cannot be created: {exc.strerror}") from exc
 
@@ -165,19 +175,54 @@ class EmbeddedServer:
     def _start_lock(self) -> Iterator[None]:
         lock = self._open("start.lock")
         try:
-            if not _try_lock(lock):
-                logger.info("database_busy", extra={"data_dir": str(self._cluster.home)})
-                fcntl.flock(lock, fcntl.LOCK_EX)
+            self._wait_for(lock)
             yield
         finally:
             os.close(lock)
 
+    def _wait_for(self, lock: int) -> None:
+        """Take the lock; raises EmbeddedServerError where it is held for long and nothing starts.
+
+        A server that recovers after a crash is busy as long as it lives.
+        """
+        began = time.monotonic()
+        say_at, until = began + SAY_SECONDS, began + LOCK_SECONDS
+        while not _try_lock(lock):
+            time.sleep(POLL_SECONDS)
+            now = time.monotonic()
+            home = self._cluster.home
+            if now >= say_at:
+                say_at = until + LOCK_SECONDS
+                told = {"data_dir": str(home), "held_by": lock_holder(lock)}
+                logger.warning("database_busy", extra=told)
+            if now >= until and self._cluster.running() is not None:
+                until = now + SAY_SECONDS
+            elif now >= until:
+                holder = lock_holder(lock)
+                raise EmbeddedServerError(
+                    f"{home / 'start.lock'} is held by {holder} for {LOCK_SECONDS:g} s, and no"
+                    " server starts; end that process and try again"
+                )
+
     def _open(self, name: str) -> int:
+        """A lock file of ours: nobody else may open it, and it leads nowhere else."""
         path = self._cluster.home / name
         try:
-            return os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            try:
+                found = os.fstat(descriptor)
+                refuse_foreign(path, found)
+                if found.st_mode & OTHERS and found.st_uid == os.geteuid():
+                    os.fchmod(descriptor, 0o600)
+            except BaseException:
+                os.close(descriptor)
+                raise
+        except PrivateFileError as exc:
+            raise EmbeddedServerError(str(exc)) from exc
         except OSError as exc:
-            raise EmbeddedServerError(f"{path} cannot be opened: {exc.strerror}") from exc
+            reason = "it is a symbolic link" if exc.errno == errno.ELOOP else exc.strerror
+            raise EmbeddedServerError(f"{path} cannot be opened: {reason}") from exc
+        return descriptor
 
     def _give_up(self, users: int) -> None:
         """Free our share of users.lock; stop the server if nobody else has one."""
@@ -193,6 +238,22 @@ class EmbeddedServer:
             return os.path.samestat(os.fstat(users), (self._cluster.home / "users.lock").stat())
         except FileNotFoundError:
             return False
+
+
+def lock_holder(descriptor: int) -> str:
+    """The processes that hold the lock of a file, for people."""
+    inode = str(os.fstat(descriptor).st_ino)
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except OSError:  # only Linux has it
+        lines = []
+    held = [
+        fields
+        for fields in map(str.split, lines)
+        if len(fields) > 5 and fields[1] == "FLOCK" and fields[5].rpartition(":")[2] == inode
+    ]
+    pids = sorted({int(fields[4]) for fields in held if fields[4].isdigit()} - {os.getpid()})
+    return f"process {', '.join(map(str, pids))}" if pids else "another process"
 
 
 def _try_lock(descriptor: int) -> bool:

@@ -22,6 +22,7 @@ from app.database.migrations import (
     migrate,
     migration_lock,
 )
+from app.database.obstacles import refuse_obstacles
 from app.database.pgmq import PgmqInstallation, install_pgmq
 from app.database.urls import (
     MAINTENANCE_DATABASES,
@@ -152,7 +153,10 @@ def embedded_server(settings: Settings) -> EmbeddedServer:
 def prepare(
     url: str, *, folder: Path = MIGRATIONS_FOLDER, on_step: Callable[[str], None]
 ) -> Preparation:
-    """Create the database of *url* where it is missing, put PGMQ into it and migrate it."""
+    """Create the database of *url* where it is missing, put PGMQ into it and migrate it.
+
+    Raises DatabaseError, before anything is migrated, where PGMQ is too old or rows are hidden.
+    """
     created = ensure_database(url)
     if created:
         on_step(f"Created database {database_name(url)}")
@@ -160,11 +164,14 @@ def prepare(
         pgmq = install_pgmq(conn)
         if pgmq is not None:
             on_step(f"Installed PGMQ {pgmq.version} by {pgmq.source}")
+        refuse_obstacles(conn)  # rows that are hidden would be migrated again
         applied = migrate(
             conn,
             folder,
             on_applied=lambda done: on_step(f"Applied {done.script} in {done.milliseconds} ms"),
         )
+        if applied:
+            refuse_obstacles(conn)  # somebody may have every new table secured as it is made
     return Preparation(created, pgmq, tuple(applied))
 
 

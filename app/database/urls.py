@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from urllib.parse import quote, urlencode
 
@@ -12,6 +13,11 @@ from app.database.errors import DatabaseError
 
 DEFAULT_DATABASE = "commandbus_e2e"
 MAINTENANCE_DATABASES = ("postgres", "template1")
+DEFAULT_PORT = "5432"
+SECRETS = frozenset(
+    {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
+)
+"""The parameters that are shown to nobody."""
 
 
 def socket_url(socket_dir: Path, port: int, database: str = DEFAULT_DATABASE) -> str:
@@ -21,9 +27,9 @@ def socket_url(socket_dir: Path, port: int, database: str = DEFAULT_DATABASE) ->
 
 
 def parameters(url: str) -> dict[str, str]:
-    """The connection parameters in *url*.
+    """The connection parameters in *url*, a URI or libpq's keywords and values.
 
-    Raises DatabaseError when it is no libpq URI; the text is not repeated, it may hold a password.
+    Raises DatabaseError when it is neither; the text is not repeated, it may hold a password.
     """
     try:
         values = {name: str(value) for name, value in conninfo_to_dict(url).items()}
@@ -31,8 +37,9 @@ def parameters(url: str) -> dict[str, str]:
         values = {}
     # A password with a "/" in it makes libpq take its beginning for the port and the rest for the
     # database; refused here, or it would be shown as such.
-    port_is_number = all(part.isdigit() for part in values.get("port", "0").split(","))
-    if not values or not port_is_number or "@" in url.partition("://")[2].partition("/")[2]:
+    ports_are_numbers = all(part.isdigit() for part in values.get("port", "").split(",") if part)
+    path = url.partition("://")[2].partition("?")[0].partition("/")[2]
+    if not values or not ports_are_numbers or "@" in path:
         raise DatabaseError(
             "DATABASE_URL is not a valid PostgreSQL URI; write"
             " postgresql://user:password@host:5432/database and percent-encode special characters"
@@ -41,24 +48,25 @@ def parameters(url: str) -> dict[str, str]:
 
 
 def database_name(url: str) -> str:
-    """The database that *url* names; DatabaseError when it names none."""
-    name = parameters(url).get("dbname")
-    if not name:
+    """The database that *url* names, or its environment or service file; else DatabaseError."""
+    values = parameters(url)
+    name = values.get("dbname") or os.environ.get("PGDATABASE")
+    if not name and not (values.get("service") or os.environ.get("PGSERVICE")):
         raise DatabaseError(
             f"DATABASE_URL names no database; add one, for example /{DEFAULT_DATABASE}"
         )
-    return name
+    return name or ""
 
 
 def build_url(values: dict[str, str], *, scheme: str = "postgresql") -> str:
     """A URI of the connection parameters *values*, each percent-encoded in its usual place."""
     rest = dict(values)
     login = quote(rest.pop("user", ""), safe="")
-    if "password" in rest:
+    if login and "password" in rest:  # a service file may name the user
         login += f":{quote(rest.pop('password'), safe='*')}"
     database = quote(rest.pop("dbname", ""), safe="")
     place = _network_place(rest)
-    query = urlencode(rest, quote_via=quote)
+    query = urlencode(rest, quote_via=quote, safe="*")
     return (
         f"{scheme}://{login}{'@' if login else ''}{place}/{database}{'?' if query else ''}{query}"
     )
@@ -80,13 +88,17 @@ def with_database(url: str, database: str) -> str:
 
 
 def sqlalchemy_url(url: str) -> str:
-    """*url* as SQLAlchemy's psycopg dialect takes it, Unix sockets included."""
-    return build_url(parameters(url), scheme="postgresql+psycopg")
+    """*url* as SQLAlchemy's psycopg dialect takes it, Unix sockets and several hosts included."""
+    values = parameters(url)
+    hosts = values.get("host", "").split(",")
+    if len(hosts) > 1:  # it wants a port for each
+        ports = values.get("port", "").split(",")
+        each = ports * len(hosts) if len(ports) == 1 else ports
+        values["port"] = ",".join(port or DEFAULT_PORT for port in each)
+    return build_url(values, scheme="postgresql+psycopg")
 
 
 def without_password(url: str) -> str:
     """*url* fit to be shown and logged."""
     values = parameters(url)
-    if "password" in values:
-        values["password"] = "***"
-    return build_url(values)
+    return build_url({name: "***" if name in SECRETS else values[name] for name in values})

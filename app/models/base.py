@@ -26,6 +26,8 @@ RECYCLE_SECONDS = 600
 class Base(DeclarativeBase):
     """What every mapped table derives from."""
 
+    # A role's own search_path, or a schema named like it, may lead to other tables of these names.
+    metadata = sa.MetaData(schema="public")
     # Whatever fits a URL's number fits the comparison, whether or not a row can have it.
     registry = registry(type_annotation_map={int: sa.BigInteger()})
 

@@ -117,7 +117,9 @@ def series_of(run: RunRow) -> dict[str, Any]:
         if recorded is not None:
             return dict(recorded)
     series: dict[str, Any] = db.session.scalar(
-        sa.text("select load_test_series(:domain, :began, coalesce(:ended, now()), :points)"),
+        sa.text(
+            "select public.load_test_series(:domain, :began, coalesce(:ended, now()), :points)"
+        ),
         {
             "domain": run.settings["domain"],
             "began": run.created_at,

@@ -16,6 +16,7 @@ from psycopg.rows import TupleRow
 
 from app.database import DatabaseError
 from app.database.migrations import MIGRATIONS_FOLDER, validate
+from app.database.obstacles import find_obstacles
 from app.database.pgmq import pgmq_is_installed
 from app.database_faults import failure_of
 from app.database_health import some_of
@@ -83,14 +84,18 @@ def _examined(conn: Connection[TupleRow]) -> Readiness:
         problems.append(f"The application's role may not use: {some_of(forbidden)}.")
     if missing or forbidden:
         logger.warning("not_ready", extra={"missing": missing, "forbidden": forbidden})
+    obstacles = find_obstacles(conn)
+    if obstacles:
+        logger.warning("not_ready", extra={"reason": "; ".join(obstacles)})
+        problems += obstacles
     read_only = conn.execute(
         "select pg_is_in_recovery() or current_setting('default_transaction_read_only')::boolean"
     ).fetchone()
     return Readiness(
         database=True,
         migrated=migrated,
-        pgmq=pgmq,
-        complete=not missing and not forbidden,
+        pgmq=pgmq and not any(text.startswith("PGMQ") for text in obstacles),
+        complete=not missing and not forbidden and not obstacles,
         read_only=read_only == (True,),
         problems=tuple(problems),
     )
@@ -122,24 +127,23 @@ def _functions() -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for text in texts for name in made.findall(text)))
 
 
-# A schema whose use is forbidden hides what is in it, so schemas come first. Names are looked for
-# as statements look for them, by the session's search path.
+# A schema whose use is forbidden hides what is in it, so schemas come first.
 _LOOK = """
 select format('schema %%s', n.nspname), false
 from pg_namespace as n
 where n.nspname in ('public', 'command_bus', 'pgmq') and not has_schema_privilege(n.oid, 'usage')
 union all
-select t.name, to_regclass(t.name) is null
+select t.name, to_regclass('public.' || t.name) is null
 from unnest(%(tables)s::text[]) as t (name)
-where case when to_regclass(t.name) is null then true
-           else not has_table_privilege(to_regclass(t.name), 'select') end
+where case when to_regclass('public.' || t.name) is null then true
+           else not has_table_privilege(to_regclass('public.' || t.name), 'select') end
 union all
 select c.name, true
 from unnest(%(columns)s::text[]) as c (name)
-where to_regclass(split_part(c.name, '.', 1)) is not null
+where to_regclass('public.' || split_part(c.name, '.', 1)) is not null
     and not exists (
         select from pg_attribute as a
-        where a.attrelid = to_regclass(split_part(c.name, '.', 1))
+        where a.attrelid = to_regclass('public.' || split_part(c.name, '.', 1))
             and a.attname = split_part(c.name, '.', 2) and not a.attisdropped
     )
 union all

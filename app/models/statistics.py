@@ -254,14 +254,14 @@ def latest_run() -> UUID | None:
             """
             select batch_id
             from (
-                select batch_id, created_at from command_bus_batch
+                select batch_id, created_at from public.command_bus_batch
                 union all
-                select batch_id, min(at) from command_bus_delta
+                select batch_id, min(at) from public.command_bus_delta
                 where batch_id is not null
-                    and batch_id not in (select batch_id from command_bus_batch)
+                    and batch_id not in (select batch_id from public.command_bus_batch)
                 group by batch_id
                 union all
-                select run_id, created_at from load_test_run
+                select run_id, created_at from public.load_test_run
                 where state = 'generating' and finished_at is null
             ) as run
             order by created_at desc, batch_id desc

@@ -141,6 +141,7 @@ troubled_delta = sa.table(
     sa.column("at", Time),
     sa.column("in_tsq", sa.Integer()),
     sa.column("entered", sa.Integer()),
+    schema="public",
 )
 
 

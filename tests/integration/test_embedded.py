@@ -18,7 +18,7 @@ import pytest
 import sqlalchemy
 
 from app.config import PROJECT_ROOT, Settings
-from app.database import Database, EmbeddedServerError, open_database
+from app.database import Database, EmbeddedServerError, embedded, open_database
 from app.database.account import SYSTEM_USER
 from app.database.embedded import EmbeddedServer
 from app.database.postmaster import PID_FILE
@@ -338,3 +338,87 @@ EmbeddedServer(Path(sys.argv[1])).join()
     subprocess.run([sys.executable, "-c", program, home], cwd=PROJECT_ROOT, check=True)
 
     assert EmbeddedServer(home).running() is None
+
+
+HOLDER = """
+import fcntl, os, sys
+
+descriptor = os.open(sys.argv[1], os.O_RDONLY | os.O_CREAT, 0o666)
+fcntl.flock(descriptor, fcntl.LOCK_EX)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def test_a_lock_that_somebody_keeps_is_not_waited_for_without_a_word_and_an_end(
+    home: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    home.mkdir()
+    monkeypatch.setattr(embedded, "SAY_SECONDS", 0.05)
+    monkeypatch.setattr(embedded, "LOCK_SECONDS", 0.2)
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDER, home / "start.lock"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    holder.stdout.readline()
+
+    with pytest.raises(EmbeddedServerError) as refused:
+        EmbeddedServer(home).join()
+    holder.communicate()
+
+    [told] = [record for record in caplog.records if record.message == "database_busy"]
+    assert told.levelname == "WARNING"
+    if sys.platform == "linux":
+        assert f"held by process {holder.pid} for" in str(refused.value)
+
+
+def test_nobody_else_gets_into_the_data_dir_or_its_locks(home: Path) -> None:
+    with EmbeddedServer(home):
+        folder = home.stat()
+        locks = [(home / name).stat().st_mode & 0o777 for name in ("start.lock", "users.lock")]
+
+    assert folder.st_mode & 0o007 == 0
+    assert folder.st_mode & 0o077 in (0, 0o010)  # the server's own user, where root started it
+    assert locks == [0o600, 0o600]
+
+
+def test_locks_of_an_older_release_are_closed_to_others(home: Path) -> None:
+    home.mkdir(mode=0o755)
+    (home / "start.lock").touch(0o644)
+
+    assert EmbeddedServer(home).stop() is False
+    assert (home / "start.lock").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_lock_that_is_a_symbolic_link_is_not_followed(home: Path, tmp_path: Path) -> None:
+    home.mkdir()
+    (home / "start.lock").symlink_to(tmp_path / "elsewhere")
+
+    with pytest.raises(EmbeddedServerError, match="symbolic link"):
+        EmbeddedServer(home).join()
+    assert not (tmp_path / "elsewhere").exists()
+    (home / "start.lock").unlink()  # for the fixture, which looks after the server
+
+
+@pytest.mark.skipif(os.getuid() != 0, reason="only root can give files away")
+def test_what_another_user_has_made_is_not_used(home: Path) -> None:
+    home.mkdir()
+    (home / "start.lock").touch()
+    os.chown(home / "start.lock", NOBODY, NOBODY)
+    with pytest.raises(EmbeddedServerError, match=r"start.lock belongs to user nobody"):
+        EmbeddedServer(home).join()
+    os.chown(home, NOBODY, NOBODY)
+    with pytest.raises(EmbeddedServerError, match=r"data belongs to user nobody"):
+        EmbeddedServer(home).join()
+    (home / "start.lock").unlink()  # for the fixture, which looks after the server
+    os.chown(home, 0, 0)
+
+
+def test_a_data_dir_into_which_anybody_may_put_files_is_refused(home: Path) -> None:
+    home.mkdir()
+    home.chmod(0o777)
+    with pytest.raises(EmbeddedServerError, match="run chmod 700"):
+        EmbeddedServer(home).join()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import dataclass
 from uuid import uuid4
@@ -12,13 +13,32 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
+from app import create_app
 from app.config import PROJECT_ROOT
+from app.database.obstacles import find_obstacles
 from app.database.urls import build_url, parameters
-from commandbus import CommandBus, CommandStatus
+from app.models import db
+from commandbus import (
+    CommandBus,
+    CommandStatus,
+    HandlerRegistry,
+    UnsuitableDatabaseError,
+    Worker,
+)
 from commandbus.ops import TroubleshootingQueue
-from tests.facts import DOMAIN, assert_books_balance, ended, events, rows, send, value
+from tests.facts import (
+    DOMAIN,
+    assert_books_balance,
+    claim,
+    ended,
+    events,
+    register,
+    rows,
+    send,
+    value,
+)
 from tests.integration.pruning import left, send_test
-from tests.programs import program
+from tests.programs import free_port, program
 
 PASSWORD = "s3cret"
 ROLES = (PROJECT_ROOT / "docs" / "roles.sql").read_text()
@@ -168,3 +188,90 @@ async def test_a_worker_that_may_not_prune_says_so_once_and_works_on(logins, poo
         " (pruning is granted to the owner and to the maintenance role)"
     )
     assert await left(pool) == {command_id}
+
+
+SECURE = "alter table {} enable row level security"
+
+
+async def test_no_program_starts_where_rows_are_hidden_from_its_role(logins, pool):
+    sent = await send(pool, 3)
+    await rows(pool, SECURE.format("command_bus_command"))
+    programs = {
+        ("-m", "app.worker"): logins.app,
+        ("-m", "app.database", "validate"): logins.app,
+        ("-m", "app.database", "migrate"): logins.app,
+        ("run.py", "--port", str(free_port())): logins.app,
+        ("-m", "app.prune", "--keep", "0"): logins.maintenance,
+    }
+
+    async def outcome(arguments: tuple[str, ...], url: str) -> tuple[int, str]:
+        async with program(*arguments, DATABASE_URL=url) as started:
+            return await started.ends(), started.output
+
+    for code, output in await asyncio.gather(*(outcome(*each) for each in programs.items())):
+        assert code == 1, output
+        assert len(output.splitlines()) == 1
+        assert "row-level security hides rows of command_bus_command from this role" in output
+
+    assert await value(pool, "select count(*) from command_bus_rejected") == 0
+    assert await value(pool, "select count(*) from pgmq.q_test__commands") == len(sent)
+
+
+async def test_a_message_is_not_rejected_because_its_command_is_hidden(logins, pool):
+    """Also where the rows were hidden only after the worker had started."""
+    async with AsyncConnectionPool(
+        logins.app, connection_class=AsyncConnection[TupleRow], min_size=1, open=False
+    ) as own:
+        [command_id] = await send(own)
+        worker_id = await register(own)
+        await rows(pool, SECURE.format("command_bus_command"))
+
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await claim(own, worker_id)
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            await send(own)
+        with pytest.raises(UnsuitableDatabaseError, match="command_bus_command"):
+            await Worker(own, domain=DOMAIN, handler_registry=HandlerRegistry()).run()
+        for table in ("pgmq.q_test__commands", "command_bus_domain", "command_bus_worker"):
+            await rows(pool, SECURE.format(table))
+        with pytest.raises(UnsuitableDatabaseError, match="command_bus_worker and 1 more"):
+            await Worker(own, domain=DOMAIN, handler_registry=HandlerRegistry()).run()
+
+    assert await value(pool, "select count(*) from command_bus_rejected") == 0
+    assert await events(pool, command_id) == ["SENT"]
+
+
+async def test_the_owner_is_hindered_only_where_policies_are_forced(logins, pool):
+    owner = parameters(logins.app)["user"]
+    await rows(pool, f'alter table command_bus_tsq owner to "{owner}"')
+    await rows(pool, SECURE.format("command_bus_tsq"))
+    with psycopg.connect(logins.app, autocommit=True) as conn:
+        assert find_obstacles(conn) == []
+        await rows(pool, "alter table command_bus_tsq force row level security")
+        [found] = find_obstacles(conn)
+    assert "command_bus_tsq" in found
+
+
+async def test_the_web_says_that_rows_are_hidden_and_shows_no_empty_list(logins, pool, tmp_path):
+    app = create_app({"database_url": logins.app, "data_dir": tmp_path, "secret_key": "tests"})
+    client = app.test_client()
+    try:
+        assert client.get("/health/ready").status_code == 200
+        await rows(pool, SECURE.format("command_bus_command"))
+        await rows(pool, SECURE.format("operator_job"))
+        ready = client.get("/health/ready")
+        pages = [client.get(path).status_code for path in ("/commands", "/api/v1/commands")]
+        sent = client.post("/api/v1/commands", json={"behavior": {"type": "success"}})
+    finally:
+        with app.app_context():
+            db.session.remove()
+            db.engine.dispose()
+        app.extensions["portal"].close()
+
+    assert ready.status_code == 503
+    assert ready.json is not None
+    assert ready.json["migrated"] is True
+    [obstacle] = ready.json["problems"]
+    assert "command_bus_command, operator_job" in obstacle
+    assert pages == [503, 503]
+    assert sent.status_code == 503

@@ -67,6 +67,20 @@ async def test_every_function_looks_names_up_in_a_fixed_path_first(pool):
     assert open_ones == []
 
 
+async def test_no_function_takes_rows_that_a_policy_hides_for_rows_that_are_not_there(pool):
+    open_ones = await rows(
+        pool,
+        """
+        select p.proname from pg_proc as p
+        where p.pronamespace in ('command_bus'::regnamespace, 'public'::regnamespace)
+            and exists (select from unnest(p.proconfig) as each where each ^@ 'search_path=')
+            and 'row_security=off' <> all (p.proconfig)
+        """,
+    )
+
+    assert open_ones == []
+
+
 @pytest.fixture(scope="module")
 def filled_database_url(server_url: str, template_database: str):
     """A database with thousands of finished commands and some that wait to be claimed."""

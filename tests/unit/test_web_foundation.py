@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import stat
 from html.parser import HTMLParser
+from pathlib import Path
 
 import psycopg
 import pytest
@@ -407,3 +409,32 @@ def test_an_unchanged_refresh_costs_an_empty_answer(client):
     )
 
     assert (second.status_code, second.data) == (304, b"")
+
+
+def test_a_secret_key_that_leads_elsewhere_or_was_made_by_another_user_is_refused(
+    tmp_path: Path,
+) -> None:
+    elsewhere, home = tmp_path / "elsewhere", tmp_path / "data"
+    elsewhere.touch(0o600)
+    home.mkdir()
+    (home / "secret_key").symlink_to(elsewhere)
+    with pytest.raises(ConfigurationError, match="symbolic link"):
+        kept_secret_key(home)
+    (home / "secret_key").unlink()
+    kept_secret_key(home)
+    if os.getuid() == 0:  # only root can give files away
+        os.chown(home / "secret_key", 65534, 65534)
+        with pytest.raises(ConfigurationError, match="secret_key belongs to user nobody"):
+            kept_secret_key(home)
+        os.chown(home, 65534, 65534)
+        with pytest.raises(ConfigurationError, match="data belongs to user nobody"):
+            kept_secret_key(home)
+    home.chmod(0o777)
+    with pytest.raises(ConfigurationError):
+        kept_secret_key(home)
+
+
+def test_a_new_data_dir_is_its_owners_alone(tmp_path: Path) -> None:
+    kept_secret_key(tmp_path / "data")
+
+    assert (tmp_path / "data").stat().st_mode & 0o077 == 0
