@@ -228,7 +228,7 @@ def recent_faults() -> list[Check]:
 
 def _told(fault: Fault) -> str:
     """The sentence of *fault*; whoever wanted a change learns what is known of it."""
-    if request.method in ("GET", "HEAD", "OPTIONS") or fault.changed_nothing:
+    if request.method in READING_METHODS or fault.changed_nothing:
         return fault.sentence
     return f"{fault.sentence} Whether anything was changed is not known: look before you try again."
 
