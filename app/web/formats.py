@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from app.clock import now
 
@@ -107,8 +109,21 @@ def short_id(value: object) -> str:
 
 
 def pretty_json(value: Any) -> str:
-    """JSON as people read it; what JSON cannot say is shown as its text."""
-    return json.dumps(value, indent=2, ensure_ascii=False, default=str)
+    """JSON as people read it, each number digit by digit; else what JSON cannot say is its text."""
+    numbers: dict[str, str] = {}
+    mark = uuid4().hex
+
+    def shown(other: object) -> str:
+        if not isinstance(other, Decimal):
+            return str(other)
+        key = f"{mark}-{len(numbers)}"
+        numbers[f'"{key}"'] = f"{other:f}"
+        return key
+
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=shown)
+    for key, number_text in numbers.items():
+        text = text.replace(key, number_text)
+    return text
 
 
 def _largest_unit(total: int) -> tuple[int, str]:

@@ -5,13 +5,22 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterator, Mapping
+from decimal import Decimal
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from commandbus.payload import MAX_RESULT_BYTES, MAX_TEXT, clean_text, plain_json, result_json
+from commandbus.payload import (
+    MAX_RESULT_BYTES,
+    MAX_TEXT,
+    clean_text,
+    decode_json,
+    json_text,
+    plain_json,
+    result_json,
+)
 
 anything = st.recursive(
     st.none()
@@ -152,10 +161,46 @@ def test_text_is_bounded(text: str, limit: int):
         (b"x", "b'x'"),
         ({1: {2: "x"}}, {"1": {"2": "x"}}),
         ({(1, 2): 3}, {"(1, 2)": 3}),
+        ({1: "a", "1": "b"}, {"1": "a", "1 (2)": "b"}),
+        (
+            [{"a": ({None: 1, "null": 2, True: 3, "true": 4},)}],
+            [{"a": [{"null": 1, "null (2)": 2, "true": 3, "true (2)": 4}]}],
+        ),
+        ({"\0": 1, "\ufffd": 2}, {"\ufffd": 1, "\ufffd (2)": 2}),
+        (
+            {"x" * 300: 1, "x" * 301: 2, "\0": 3},
+            {"x" * 199 + "…": 1, "x" * 199 + "… (2)": 2, "\ufffd": 3},
+        ),
     ],
 )
 def test_what_json_cannot_hold_becomes_something_close(value: Any, stored: Any):
     assert storable(result_json(value)) == stored
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12345678901234567.89", Decimal("12345678901234567.89")),
+        ("-0.1234567890123456789", Decimal("-0.1234567890123456789")),
+        ("0.1", 0.1),
+        ("0.30000000000000004", 0.30000000000000004),
+        ("0.00000010", 1e-7),
+        ("1.50", 1.5),
+        ("9" * 400, int("9" * 400)),
+        ("9" * 400 + ".5", Decimal("9" * 400 + ".5")),
+    ],
+)
+def test_stored_numbers_are_read_digit_by_digit(text: str, number: object):
+    [found] = decode_json(f"[{text}]")
+
+    assert (type(found), found) == (type(number), number)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_float_that_was_sent_is_read_as_a_float(number: float):
+    found = decode_json(json_text("data", number))
+
+    assert (type(found), found) == (float, number)
 
 
 def test_a_huge_number_becomes_text():
