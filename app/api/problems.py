@@ -71,7 +71,13 @@ def wrong_state(error: InvalidStateError) -> Response:
 
 @bp.errorhandler(UnknownReplyQueueError)
 def unknown_reply_queue(_: UnknownReplyQueueError) -> Response:
-    return answer(_refused("reply_to", "unknown_reply_queue", "There is no such reply queue"))
+    return answer(
+        _refused(
+            "reply_to",
+            "unknown_reply_queue",
+            "There is no such reply queue, and a queue of commands is none",
+        )
+    )
 
 
 @bp.errorhandler(UnknownDomainError)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from functools import partial
 from typing import Any
@@ -17,6 +16,7 @@ from sqlalchemy.orm import DeclarativeBase, registry
 
 from app.clock import DatabaseClock
 from app.portal import Portal, connect_to_read
+from commandbus.payload import decode_json
 
 READABLE_DEPTH = 100
 RECYCLE_SECONDS = 600
@@ -70,7 +70,7 @@ def readable_json(text: str | bytes) -> Any:
     list in which such a command stands must not break.
     """
     try:
-        value = json.loads(text)
+        value = decode_json(text if isinstance(text, str) else text.decode())
     except (ValueError, RecursionError) as exc:
         return {"_unreadable": type(exc).__name__, "size_bytes": len(text)}
     if _deeper_than(value, READABLE_DEPTH):

@@ -20,7 +20,7 @@ from app.portal import call, current_bus
 from commandbus.bus import CommandBus
 from commandbus.errors import DuplicateCommandError
 from commandbus.ids import uuid7
-from commandbus.models import NewCommand, SendResult
+from commandbus.models import SendResult
 
 DOMAIN = "test"
 
@@ -108,14 +108,6 @@ async def send_test_command(
     DuplicateCommandError where the content differs, of which the behaviour is a part.
     """
     command_id = command_id or uuid7()
-    command = NewCommand(
-        command_type=COMMAND_TYPE,
-        command_id=command_id,
-        data=payload,
-        correlation_id=correlation_id,
-        reply_to=reply_to,
-        max_attempts=max_attempts,
-    )
     async with bus.transaction() as conn:
         row = {"command_id": command_id, "behavior": behavior.to_json(), "payload": payload}
         written = await store.create_test_commands(conn, [row])
@@ -124,7 +116,16 @@ async def send_test_command(
             known = (await store.get_test_commands(conn, [command_id])).get(command_id)
             if known is None or not Behavior.model_validate(known.behavior).same_as(behavior):
                 raise DuplicateCommandError(f"command {command_id} exists with another behavior")
-        [result] = await bus.send_many(DOMAIN, [command], conn=conn)
+        result = await bus.send(
+            DOMAIN,
+            COMMAND_TYPE,
+            command_id,
+            payload,
+            correlation_id=correlation_id,
+            reply_to=reply_to,
+            max_attempts=max_attempts,
+            conn=conn,
+        )
         if written and not result.created:
             raise DuplicateCommandError(f"command {command_id} exists without a behavior")
         if result.created and not written:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
-from commandbus.payload import MAX_DEPTH, is_deep
+from app import strict_json
 
 MAX_JSON_BYTES = 256 * 1024
 
@@ -31,32 +30,9 @@ def json_value(form: Mapping[str, Any], name: str) -> Any:
     if len(text.encode(errors="replace")) > MAX_JSON_BYTES:
         raise FormError("At most 256 KB of JSON.")
     try:
-        value = json.loads(text, parse_constant=_no_constant)
-        again = json.dumps(value, ensure_ascii=False, allow_nan=False)
-    except json.JSONDecodeError as exc:
-        raise FormError(
-            f"Not valid JSON at line {exc.lineno}, column {exc.colno}: {exc.msg}."
-        ) from exc
-    except (ValueError, RecursionError) as exc:
-        raise FormError("JSON that cannot be stored: too deep, or a number too large.") from exc
-    if is_deep(again, value):
-        raise FormError(f"Nested more than {MAX_DEPTH} deep.")
-    if not _is_storable(value):
-        raise FormError("Text must not hold NUL characters or lone surrogates.")
-    return value
-
-
-def _is_storable(value: Any) -> bool:
-    match value:
-        case str():
-            return _UNSTORABLE.search(value) is None
-        case list():
-            return all(map(_is_storable, value))
-        case dict():
-            return all(map(_is_storable, [*value, *value.values()]))
-        case _:
-            return True
-
-
-def _no_constant(name: str) -> NoReturn:
-    raise ValueError(f"{name} is not JSON")
+        return strict_json.parse(text)
+    except strict_json.MalformedJsonError as exc:
+        reason = str(exc)
+        raise FormError(f"{reason[0].upper()}{reason[1:]}.") from exc
+    except strict_json.UnstorableJsonError as exc:
+        raise FormError(str(exc)) from exc

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from typing import Any
+from uuid import uuid4
 
 from markupsafe import Markup, escape
 
@@ -119,8 +121,21 @@ def short_id(value: object) -> str:
 
 
 def pretty_json(value: Any) -> str:
-    """JSON as people read it; what JSON cannot say is shown as its text."""
-    return visible_json(json.dumps(value, indent=2, ensure_ascii=False, default=str))
+    """JSON as people read it, each number digit by digit; else what JSON cannot say is its text."""
+    numbers: dict[str, str] = {}
+    mark = uuid4().hex
+
+    def spelled(other: object) -> str:
+        if not isinstance(other, Decimal):
+            return str(other)
+        key = f"{mark}-{len(numbers)}"
+        numbers[f'"{key}"'] = f"{other:f}"
+        return key
+
+    text = json.dumps(value, indent=2, ensure_ascii=False, default=spelled)
+    for key, number_text in numbers.items():
+        text = text.replace(key, number_text)
+    return visible_json(text)
 
 
 def as_given(value: object) -> Markup:

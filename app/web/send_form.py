@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from pydantic import ValidationError
 from app.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
 from app.bulk import MAX_COUNT, BulkOrder
 from app.runs import LONGEST_NAME, is_name
+from app.web.form_values import FormError, json_value
 from commandbus import uuid7
 
 MIXED = {
@@ -45,7 +45,6 @@ LABELS = {
 LARGEST_BUDGET = 1_000
 MOST_DIGITS = 12
 _PERCENT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,3})?|\.[0-9]{1,3}")
-PAYLOAD_BYTES = 262_144
 # Which behaviours use which field; the others do not show it.
 ERROR_TYPES = "|".join(
     kind.value for kind in PUBLIC_TYPES if kind not in (BehaviorType.SUCCESS, BehaviorType.TIMEOUT)
@@ -146,16 +145,12 @@ def _behavior(form: Form, timeout_ms: int) -> Behavior | None:
 
 
 def _payload(form: Form) -> dict[str, Any]:
-    text = form.text("payload")
-    if not text:
-        return {}
-    if len(text.encode("utf-8", "replace")) > PAYLOAD_BYTES:
-        form.errors["payload"] = "The payload is larger than 256 KB"
-        return {}
     try:
-        payload = json.loads(text)
-    except (ValueError, RecursionError):
-        form.errors["payload"] = "This is not JSON"
+        payload = json_value(form.values, "payload")
+    except FormError as exc:
+        form.errors["payload"] = str(exc)
+        return {}
+    if payload is None and not form.text("payload"):
         return {}
     if not isinstance(payload, dict):
         form.errors["payload"] = "The payload is a JSON object: {…}"

@@ -61,7 +61,7 @@ def test_what_cannot_be_sent_is_said_and_nothing_typed_is_lost(make_live_page):
     page.get_by_role("spinbutton", name="Execution time").fill("25")
     page.get_by_role("button", name="Send", exact=True).click()
 
-    expect(page.locator("#payload-error")).to_contain_text("not JSON")
+    expect(page.locator("#payload-error")).to_contain_text("Not valid JSON")
     expect(page.get_by_label("Payload")).to_have_value("{not json")
     expect(page.get_by_role("spinbutton", name="Execution time")).to_have_value("25")
     assert page.request.get("/api/v1/stats").json()["counts"]["PENDING"] == 0

@@ -158,7 +158,7 @@ SOON = NOW + timedelta(seconds=130)
         ),
         (
             replace(FACTS, budget=None),
-            "It is in the queue for attempt 2; 2 workers of domain test can take it.",
+            "It is in the queue for attempt 2; 2 workers of domain test run.",
         ),
         (replace(RUNNING, budget=None), "Worker w-7 has run attempt 1 for 3 s."),
         (

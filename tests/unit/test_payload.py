@@ -27,6 +27,8 @@ from commandbus.payload import (
     MAX_TEXT,
     UnstorableValueError,
     clean_text,
+    decode_json,
+    json_text,
     plain_json,
     result_json,
 )
@@ -226,6 +228,32 @@ def test_what_json_cannot_hold_is_converted_by_a_rule(value: Any, stored: Any):
     assert storable(result_json(value)) == stored
     if len(str(stored)) < 900:
         assert plain_json(value) == stored
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        ("12345678901234567.89", Decimal("12345678901234567.89")),
+        ("-0.1234567890123456789", Decimal("-0.1234567890123456789")),
+        ("0.1", 0.1),
+        ("0.30000000000000004", 0.30000000000000004),
+        ("0.00000010", 1e-7),
+        ("1.50", 1.5),
+        ("9" * 400, int("9" * 400)),
+        ("9" * 400 + ".5", Decimal("9" * 400 + ".5")),
+    ],
+)
+def test_stored_numbers_are_read_digit_by_digit(text: str, number: object):
+    [found] = decode_json(f"[{text}]")
+
+    assert (type(found), found) == (type(number), number)
+
+
+@given(st.floats(allow_nan=False, allow_infinity=False))
+def test_every_float_that_was_sent_is_read_as_a_float(number: float):
+    found = decode_json(json_text("data", number))
+
+    assert (type(found), found) == (float, number)
 
 
 async def coroutine() -> None:

@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 
 from app.api.body import MAX_DEPTH, parse_json
 from app.errors import Problem
+from app.web.form_values import FormError, json_value
+from app.web.send_form import Form, read_single
 
 STORABLE = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
 VALUES = st.recursive(
@@ -54,6 +56,10 @@ def test_no_bytes_are_a_fault_of_ours(raw: bytes) -> None:
         ('"\\u0000"', 422),
         ('{"a": ["\\ud800"]}', 422),
         ('{"\\udc00": 1}', 422),
+        ('{"a": 12345678901234567.89}', 422),
+        ('{"a": [0.1234567890123456789]}', 422),
+        ('{"a": 1e-400}', 422),
+        ('{"a": 1e-99999999999999999999}', 422),
     ],
 )
 def test_what_is_refused_is_refused_for_its_reason(text: str, status: int) -> None:
@@ -73,3 +79,59 @@ def test_the_refused_place_is_named() -> None:
     with pytest.raises(Problem) as refused:
         parse_json(b'{"payload": {"items": ["fine", "\\u0000"]}}')
     assert refused.value.errors[0]["field"] == "payload.items.1"
+
+
+def test_a_number_that_would_be_rounded_is_named_with_what_to_do() -> None:
+    with pytest.raises(Problem) as refused:
+        parse_json(b'{"payload": {"amount": 12345678901234567.89}}')
+    [error] = refused.value.errors
+    assert (error["field"], error["code"]) == ("payload.amount", "number_not_exact")
+    assert (
+        "12345678901234567.89 has more digits than are kept; write it as text" in error["message"]
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["0.1", "1e5", "1E-7", "0.30000000000000004", "1.7976931348623157e308", "-0.0", "5e-324"],
+)
+def test_a_number_that_a_float_holds_is_taken_however_it_is_written(text: str) -> None:
+    assert parse_json(text.encode()) == float(text)
+
+
+# The fields of forms are read in the same way
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{", "Not valid JSON"),
+        ('{"a": NaN}', "NaN is no value of JSON"),
+        ('{"a": 1, "a": 2}', "a key stands twice"),
+        ('{"a": 12345678901234567.89}', "has more digits than are kept"),
+        ('{"a": "\\u0000"}', "NUL"),
+        ("[" * 200_000, "Nested more than 64 deep"),
+        ("[1]", "JSON object"),
+        ("null", "JSON object"),
+        ('"%s"' % ("x" * 262_144), "256 KB"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_the_payload_of_a_form_is_refused_for_its_reason(text: str, reason: str) -> None:
+    form = Form({"type": "success", "payload": text})
+
+    assert read_single(form, timeout_ms=35_000) is None
+    assert reason in form.errors["payload"]
+
+
+def test_a_form_without_a_payload_sends_an_empty_one() -> None:
+    command = read_single(Form({"type": "success", "payload": " "}), timeout_ms=35_000)
+
+    assert command is not None
+    assert command.payload == {}
+
+
+@pytest.mark.parametrize("text", ["1234567890.12345678901", '{"a": 1, "a": 2}', "{", "NaN"])
+def test_the_result_of_a_form_is_refused_likewise(text: str) -> None:
+    with pytest.raises(FormError):
+        json_value({"result": text}, "result")

@@ -6,6 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
+from app.models.base import readable_json
 from app.web import formats
 from app.web.vocabulary import EVENTS, STATUSES, event_of, status_of
 from commandbus.models import AuditEventType, CommandStatus
@@ -84,3 +85,9 @@ def test_what_this_version_does_not_know_is_shown_by_its_own_name():
     assert status_of("ON_HOLD").label == "On hold"
     assert event_of("PAUSED_BY_OPERATOR").label == "Paused by operator"
     assert event_of("SENT") is EVENTS["SENT"]
+
+
+def test_stored_json_is_shown_with_its_numbers_digit_by_digit():
+    text = '{\n  "amount": 12345678901234567.89,\n  "share": 0.5,\n  "name": "Ä"\n}'
+
+    assert formats.pretty_json(readable_json(text)) == text
