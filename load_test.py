@@ -31,7 +31,7 @@ from app.logs import configure_logging
 from app.options import whole_number
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
-from app.runs import LONGEST_NAME, is_name
+from app.runs import LONGEST_NAME, RunGivenUpError, is_name
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
@@ -45,6 +45,7 @@ EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     DatabaseError,
     CommandBusError,
     ComparisonError,
+    RunGivenUpError,
     RunNotFoundError,
     *INFRASTRUCTURE_ERRORS,
 )
