@@ -23,6 +23,8 @@ from pathlib import Path
 from waitress.server import create_server
 
 from app import create_app
+from app.abandoned import AbandonedWork
+from app.bulk_operations import current_runner
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
@@ -88,6 +90,9 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         _say_ready(settings, database, workers)
         portal = app.extensions["portal"]
         portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
+        with app.app_context():
+            abandoned = AbandonedWork(portal.pool, current_runner())
+        portal.start("abandoned-work", abandoned.run, is_endless=True)
         if not early_stop.came:
             server.run()  # returns after KeyboardInterrupt
         server.close()

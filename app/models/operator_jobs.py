@@ -36,6 +36,7 @@ class OperatorJob(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Time)
     undone_at: Mapped[datetime | None] = mapped_column(Time)
     undone_by: Mapped[str | None]
+    runner: Mapped[UUID | None]
     cursor: Mapped[str | None]
     done: Mapped[int]
     changed: Mapped[Any] = mapped_column(JSONB)
@@ -86,6 +87,8 @@ class JobRow:
 
     summary: JobSummary
     chosen: list[tuple[str, UUID]] | None
+    runner: UUID | None
+    """Which process works on it."""
     cursor: str | None
     skipped: list[dict[str, Any]]
     """Of those that had changed, the first hundred: domain, command_id, status."""
@@ -102,15 +105,19 @@ _SUMMARY = [
 
 def get_job(job_id: UUID) -> JobRow | None:
     """One job, or None."""
-    query = sa.select(*_SUMMARY, OperatorJob.chosen, OperatorJob.cursor, OperatorJob.skipped).where(
-        OperatorJob.job_id == job_id
-    )
+    query = sa.select(
+        *_SUMMARY,
+        OperatorJob.chosen,
+        OperatorJob.runner,
+        OperatorJob.cursor,
+        OperatorJob.skipped,
+    ).where(OperatorJob.job_id == job_id)
     row = db.session.execute(query).one_or_none()
     if row is None:
         return None
-    *summary, chosen, cursor, skipped = row
+    *summary, chosen, runner, cursor, skipped = row
     keys = None if chosen is None else [(domain, UUID(text)) for domain, text in chosen]
-    return JobRow(_summary(summary), keys, cursor, skipped)
+    return JobRow(_summary(summary), keys, runner, cursor, skipped)
 
 
 def list_jobs(limit: int = 50, before: UUID | None = None) -> list[JobSummary]:
