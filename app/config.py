@@ -60,7 +60,7 @@ class Settings:
     trusted_proxies: tuple[str, ...] = ()
     # Calls of the API that change something, a minute, for each user or address; 0: no limit.
     rate_limit_per_minute: int = 30_000
-    # Failed attempts to sign in, a minute, from each address.
+    # Wrong passwords, a minute, for each name from each address (see app/rate_limits.py).
     sign_in_failures_per_minute: int = 10
     # Seconds: how long a request, or a call of a worker, waits for the database.
     answer_timeout: int = 15
