@@ -20,8 +20,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from waitress.server import create_server
-
 from app import create_app
 from app.abandoned import AbandonedWork
 from app.bulk_operations import current_runner
@@ -30,6 +28,7 @@ from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError, open_database
 from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
+from app.http_server import BoundedServer
 from app.logs import configure_logging
 from app.options import whole_number
 from app.processes import WorkerProcesses
@@ -75,11 +74,10 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         workers = WorkerProcesses(settings)
         app.extensions["worker_processes"] = workers
         stack.enter_context(_looked_after(workers))
-        server = create_server(
+        server = BoundedServer(
             app,
-            sockets=[listening],
+            listening,
             threads=WEB_THREADS,
-            ident=None,
             # The application refuses what announces more than it takes; this is for what does not.
             max_request_body_size=8 * MAX_REQUEST_BYTES,
             # Whom to believe them is decided in app.proxies.
