@@ -233,7 +233,7 @@ def _say_ready(settings: Settings, database: Database, workers: WorkerProcesses)
     where = "embedded, " if database.is_embedded else ""
     users = settings.credentials_file or "none: everybody on this machine may operate"
     _say(
-        f"\nCommand Bus is ready: http://{host}:{settings.port}\n"
+        f"\nCommand Bus is ready: http://{host}:{settings.port}{settings.url_prefix}\n"
         f"  database  {where}{database}\n"
         f"  workers   {running}\n"
         f"  sign-in   {users}\n"

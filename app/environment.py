@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from dotenv import dotenv_values
 from app.private_files import PrivateFileError, read_private
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
+
+_URL_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]{1,100}){1,10}", re.ASCII)
 
 
 class ConfigurationError(Exception):
@@ -67,6 +70,14 @@ class Values:
                 ) from exc
         return self.names(name)
 
+    def url_prefix(self, name: str) -> str:
+        """A path without a slash at its end; empty for the root."""
+        value = self.text(name)
+        prefix = url_prefix(value or "")
+        if prefix is None:
+            raise ConfigurationError(f"{name} must be a path such as /bus, not {value!r}")
+        return prefix
+
     def names(self, name: str) -> tuple[str, ...]:
         """Names separated by commas."""
         return tuple(
@@ -113,6 +124,14 @@ class Values:
                 " postgresql://user:password@localhost:5432/commandbus_e2e"
             )
         return value
+
+
+def url_prefix(text: str) -> str | None:
+    """*text* with a slash before it and none behind; empty for the root, None for no such path."""
+    path = (text if text.startswith("/") else f"/{text}").removesuffix("/")
+    if not path:
+        return ""
+    return path if _URL_PREFIX.fullmatch(path) else None
 
 
 def environment(

@@ -43,7 +43,12 @@ class Identity:
 
 
 class CookieSessions(SecureCookieSessionInterface):
-    """Flask's sessions; where the browser came by TLS, their cookie never travels without it."""
+    """Flask's sessions; where the browser came by TLS, their cookie never travels without it, and
+    where the application lives below a prefix, it goes to nothing beside it.
+    """
+
+    def get_cookie_path(self, app: Flask) -> str:  # noqa: ARG002
+        return request.script_root or "/"
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         return request.is_secure

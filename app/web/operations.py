@@ -24,6 +24,7 @@ from app.errors import Problem, wants_json
 from app.models import TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.portal import call, current_tsq
+from app.proxies import path_and_query
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
 from app.web.form_values import FormError, json_value, text_value
@@ -102,7 +103,7 @@ def cancel_pending(command_id: UUID) -> ResponseReturnValue:
     return render_template(
         "pages/tsq_action.html",
         **_form_context(Action.CANCEL, 1, errors),
-        target=request.full_path.rstrip("?"),
+        target=path_and_query(),
         fields=[],
         back=back,
     )
