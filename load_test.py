@@ -37,7 +37,7 @@ from app.logs import configure_logging
 from app.options import InvalidOptionError, whole_number
 from app.processes import WorkerProcesses
 from app.recorded_runs import RunNotFoundError
-from app.runs import LONGEST_NAME, is_name
+from app.runs import LONGEST_NAME, RunGivenUpError, is_name
 from app.visible import one_line
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
@@ -55,6 +55,7 @@ EXPECTED_ERRORS: tuple[type[Exception], ...] = (
     CommandBusError,
     ComparisonError,
     InvalidOptionError,
+    RunGivenUpError,
     RunNotFoundError,
     *INFRASTRUCTURE_ERRORS,
 )

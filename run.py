@@ -24,15 +24,16 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-from waitress.server import create_server
-
 from app import create_app
+from app.abandoned import AbandonedWork
+from app.bulk_operations import current_runner
 from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError
 from app.database.waiting import open_patiently
 from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
+from app.http_server import BoundedServer
 from app.logs import configure_logging
 from app.options import whole_number
 from app.patience import ASKING
@@ -79,11 +80,10 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         workers = Supervisor(WorkerProcesses(settings), on_given_up=_end_this_process)
         app.extensions["worker_processes"] = workers
         stack.enter_context(_stopped_at_the_end(workers))
-        server = create_server(
+        server = BoundedServer(
             app,
-            sockets=[listening],
+            listening,
             threads=WEB_THREADS,
-            ident=None,
             # The application refuses what announces more than it takes; this is for what does not.
             max_request_body_size=8 * MAX_REQUEST_BYTES,
             # Whom to believe them is decided in app.proxies.
@@ -97,6 +97,9 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
         _say_ready(settings, database, workers)
         portal = app.extensions["portal"]
         portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
+        with app.app_context():
+            abandoned = AbandonedWork(portal.pool, current_runner())
+        portal.start("abandoned-work", abandoned.run, is_endless=True)
         if not early_stop.came:
             server.run()  # returns after KeyboardInterrupt
         server.close()
@@ -230,7 +233,7 @@ def _say_ready(settings: Settings, database: Database, workers: Supervisor) -> N
     where = "embedded, " if database.is_embedded else ""
     users = settings.credentials_file or "none: everybody on this machine may operate"
     _say(
-        f"\nCommand Bus is ready: http://{host}:{settings.port}\n"
+        f"\nCommand Bus is ready: http://{host}:{settings.port}{settings.url_prefix}\n"
         f"  database  {where}{database}\n"
         f"  workers   {running}\n"
         f"  sign-in   {users}\n"

@@ -11,6 +11,7 @@ from flask.typing import ResponseReturnValue
 from app import identity
 from app.credentials import Role
 from app.errors import Problem, wants_json
+from app.proxies import path_and_query
 
 __all__ = ["Role", "current_role", "may_operate", "operator", "public", "required_role", "viewer"]
 
@@ -74,7 +75,7 @@ def _enforce() -> ResponseReturnValue | None:
         raise Problem(403, "operators_only", OPERATORS_ONLY)
     if wants_json() or _is_fetched():
         raise Problem(401, detail=SIGN_IN_FIRST, headers={"WWW-Authenticate": _challenge()})
-    back = request.full_path.rstrip("?") if request.method == "GET" else None
+    back = path_and_query() if request.method == "GET" else None
     return redirect(url_for("web.login", next=back), 303)
 
 

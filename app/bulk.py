@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from typing import Any
 from uuid import UUID
@@ -96,12 +96,14 @@ async def generate(
     *,
     on_progress: Callable[[BulkResult], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
+    record: Callable[[AsyncConnection[TupleRow], BulkResult], Awaitable[None]] | None = None,
 ) -> BulkResult:
     """Create the test commands of *order* and send their commands, 1,000 in each transaction.
 
-    *on_progress* hears of every chunk; when *is_cancelled* says so before a chunk, what was sent
-    stays and the rest is not. Memory does not grow with the count. Raises what sending raises; the
-    chunks before stay.
+    *record* is called inside each chunk's transaction with what has been made, that chunk included;
+    what it raises takes the chunk back. *on_progress* hears of every chunk; when *is_cancelled*
+    says so before a chunk, what was sent stays and the rest is not. Memory does not grow with the
+    count. Raises what sending raises; the chunks before stay.
     """
     result = BulkResult(order.batch_id)
     templates = {kind: _row_template(order, kind) for kind in order.types()}
@@ -121,6 +123,8 @@ async def generate(
                 await store.create_and_send_test_commands(
                     conn, order.domain, f"[{rows}]", order.batch_id
                 )
+                if record is not None:
+                    await record(conn, replace(result, created=result.created + len(kinds)))
             result.generation_seconds += generated - began
             result.queue_seconds += time.perf_counter() - generated
             result.created += len(kinds)

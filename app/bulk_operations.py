@@ -1,8 +1,10 @@
 """Operators' actions on sets of troubled commands: at once, or as a job that goes on by itself.
 
 Every action is recorded as a job. Up to AT_ONCE commands are dealt with in one transaction within
-the request. More are dealt with in chunks by a thread of the process that was asked; when that
-process dies, the next one that looks takes the job over (`JobRunner.adopt`).
+the request. More are dealt with in chunks by a thread of the process that was asked. A chunk is one
+transaction, which does nothing unless the job still stands where it was read. So when that process
+dies or freezes, any other takes the job over (`JobRunner.adopt`, app.abandoned), and one that comes
+back finds that it has lost the job.
 """
 
 from __future__ import annotations
@@ -10,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
@@ -22,6 +24,7 @@ import psycopg
 import sqlalchemy.exc
 from flask import Flask, current_app
 from psycopg.types.json import Jsonb
+from psycopg_pool import PoolTimeout
 
 from app import job_store
 from app.database import DatabaseError
@@ -29,7 +32,7 @@ from app.models import TroubledFilters, count_troubled, queue_moment, troubled_k
 from app.models.operator_jobs import JobRow, get_job
 from app.models.paging import Total
 from app.pools import Pool
-from app.portal import DatabaseSlowError, Portal, current_portal, unless_refused
+from app.portal import DatabaseSlowError, Portal, current_portal
 from commandbus import store, uuid7
 from commandbus.models import OperatorResult, OperatorVerdict
 
@@ -44,6 +47,8 @@ CHOOSE_SECONDS = 3.0
 UNDO_SECONDS = 10.0
 """For so long a retry from a page waits, and can be undone."""
 LOOK_EVERY_SECONDS = 5.0
+MOST_AT_ONCE = 4
+"""So many jobs a process works on at once; each holds a connection, which pages need, too."""
 _PAUSE_SECONDS = 1.0
 _FAULTS = (
     psycopg.Error,
@@ -208,74 +213,121 @@ def undo(job: JobRow, operator: str) -> Outcome:
 
 
 class JobRunner:
-    """The jobs that this process works on, each in a thread of its own."""
+    """The jobs that this process works on, each in a thread of its own; MOST_AT_ONCE at a time."""
 
     def __init__(self, app: Flask) -> None:
         self.id = uuid4()
+        self.lease_seconds: float = app.config.get("JOB_LEASE_SECONDS", job_store.LEASE_SECONDS)
         self._app = app
         self._lock = threading.Lock()
         self._running: set[UUID] = set()
+        self._waiting: deque[UUID] = deque()
         self._looked_at = -LOOK_EVERY_SECONDS
 
     def start(self, job_id: UUID) -> None:
-        """Work on a job that belongs to this runner, until it ends."""
+        """Work on a job that belongs to this runner, until it ends or is somebody else's."""
         with self._lock:
-            if job_id in self._running:
+            if job_id in self._running or job_id in self._waiting:
+                return
+            if len(self._running) >= MOST_AT_ONCE:
+                self._waiting.append(job_id)
                 return
             self._running.add(job_id)
-        name = f"operator-job-{job_id}"
-        threading.Thread(target=self._work, args=(job_id,), name=name, daemon=True).start()
+        self._start_thread(job_id)
 
     def adopt(self) -> None:
-        """Take over the jobs whose process has died; looks for them every few seconds only."""
+        """Begin to take over the jobs whose process has died; looks for them every few seconds.
+
+        For pages of an application that no watch of app.abandoned runs beside. They wait for
+        nothing, and what goes wrong here is no matter of theirs.
+        """
         now = time.monotonic()
         with self._lock:
             if now - self._looked_at < LOOK_EVERY_SECONDS:
                 return
             self._looked_at = now
-        portal = cast(Portal, self._app.extensions["portal"])
+        portal = self._portal
+        pool = portal.pool
 
-        async def adopt_jobs() -> list[UUID]:
-            async with store.autocommit(portal.pool) as conn:
-                return await job_store.adopt_jobs(conn, self.id)
+        async def adopt_soon() -> None:
+            try:
+                await self.adopt_now(pool)
+            except (psycopg.Error, PoolTimeout) as exc:
+                logger.info("abandoned_jobs_not_seen", extra={"error": str(exc).strip()})
 
-        adopted: list[UUID] = []
-        with unless_refused():
-            adopted = portal.call(adopt_jobs)
+        portal.start("operator-jobs", adopt_soon)
+
+    async def adopt_now(self, pool: Pool) -> None:
+        """Take over some of the jobs whose process has died, as many as there is room for."""
+        with self._lock:
+            own = [*self._running, *self._waiting]
+        room = MOST_AT_ONCE - len(own)
+        if room <= 0:
+            return
+        async with store.autocommit(pool) as conn:
+            adopted = await job_store.adopt_jobs(
+                conn, self.id, lease_seconds=self.lease_seconds, but=own, limit=room
+            )
         for job_id in adopted:
             logger.warning("operator_job_adopted", extra={"job_id": str(job_id)})
             self.start(job_id)
 
+    @property
+    def _portal(self) -> Portal:
+        return cast(Portal, self._app.extensions["portal"])
+
+    def _start_thread(self, job_id: UUID) -> None:
+        name = f"operator-job-{job_id}"
+        threading.Thread(target=self._work, args=(job_id,), name=name, daemon=True).start()
+
     def _work(self, job_id: UUID) -> None:
-        portal = cast(Portal, self._app.extensions["portal"])
-        deadline = time.monotonic() + job_store.SILENT_SECONDS / 2
+        portal = self._portal
+        closing = portal.closing
+        is_faulty = False
         try:
-            while True:
+            while not closing.is_set():
                 try:
                     if not self._step(portal, job_id):
                         return
-                    deadline = time.monotonic() + job_store.SILENT_SECONDS / 2
-                except _FAULTS:
-                    # Whoever looks later may adopt it; until then the database may be back.
-                    if time.monotonic() > deadline:
-                        raise
-                    time.sleep(_PAUSE_SECONDS)
+                    is_faulty = False
+                except _FAULTS as exc:
+                    # It goes on when the database is back, unless another process was faster.
+                    if not is_faulty and not closing.is_set():
+                        extra = {"job_id": str(job_id), "error": str(exc).strip()}
+                        logger.warning("operator_job_waits", extra=extra)
+                    is_faulty = True
+                    closing.wait(_PAUSE_SECONDS)
         except Exception:
             logger.exception("operator_job_left", extra={"job_id": str(job_id)})
         finally:
-            with self._lock:
-                self._running.discard(job_id)
+            self._ended(job_id)
+
+    def _ended(self, job_id: UUID) -> None:
+        with self._lock:
+            self._running.discard(job_id)
+            following = self._waiting.popleft() if self._waiting else None
+            if following is not None:
+                self._running.add(following)
+        if following is not None:
+            self._start_thread(following)
 
     def _step(self, portal: Portal, job_id: UUID) -> bool:
-        """Deal with one chunk; whether there is another."""
+        """Deal with one chunk; whether there may be another for this process."""
         with self._app.app_context():
             job = get_job(job_id)
-            if job is None or job.summary.state != "running" or job.summary.filter is None:
+            if (
+                job is None
+                or job.runner != self.id
+                or job.summary.state != "running"
+                or job.summary.filter is None
+            ):
                 return False
             filters = _filters(job.summary.filter, job.entered_until)
             keys, cursor = troubled_keys(filters, CHUNK, job.cursor)
         chosen = [(key.domain, key.command_id) for key in keys]
-        going_on: bool = portal.call(_continue, portal.pool, job, self.id, chosen, cursor)
+        going_on: bool = portal.call(
+            _continue, portal.pool, job, self.id, chosen, cursor, self.lease_seconds
+        )
         return going_on
 
 
@@ -331,9 +383,17 @@ async def _begin(
 
 
 async def _continue(
-    pool: Pool, job: JobRow, runner: UUID, chosen: Sequence[CommandKey], cursor: str | None
+    pool: Pool,
+    job: JobRow,
+    runner: UUID,
+    chosen: Sequence[CommandKey],
+    cursor: str | None,
+    lease_seconds: float,
 ) -> bool:
-    """Deal with a chunk, unless the job is over or somebody else's; whether there is another."""
+    """Deal with a chunk, unless the job has moved since *job* was read; False when it is over.
+
+    Where it has moved nothing is done, and reading it anew tells whose it is.
+    """
     summary = job.summary
     order = Order(
         action=Action(summary.action),
@@ -343,8 +403,10 @@ async def _continue(
     )
     outcome = Outcome(changed=Counter(summary.changed), skipped=list(job.skipped))
     async with pool.connection() as conn, conn.transaction():
-        if not await job_store.lock_job(conn, summary.job_id, runner):
-            return False
+        if not await job_store.lock_job(
+            conn, summary.job_id, runner, job.cursor, lease_seconds=lease_seconds
+        ):
+            return True
         await _act(conn, order, chosen, outcome)
         await _record(conn, summary.job_id, outcome, outcome.done, cursor)
     return cursor is not None

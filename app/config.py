@@ -60,9 +60,12 @@ class Settings:
     session_hours: int = 12
     # Addresses and networks of reverse proxies, whose word on the client's address and TLS counts.
     trusted_proxies: tuple[str, ...] = ()
+    # The path below which a proxy serves the web application, such as /bus, where no trusted proxy
+    # says it with X-Forwarded-Prefix.
+    url_prefix: str = ""
     # Calls of the API that change something, a minute, for each user or address; 0: no limit.
     rate_limit_per_minute: int = 30_000
-    # Failed attempts to sign in, a minute, from each address.
+    # Wrong passwords, a minute, for each name from each address (see app/rate_limits.py).
     sign_in_failures_per_minute: int = 10
     # Seconds: how long a request, or a call of a worker, waits for the database.
     answer_timeout: int = 15
@@ -104,6 +107,7 @@ class Settings:
             credentials_file=values.optional_path("CREDENTIALS_FILE"),
             session_hours=values.integer("SESSION_HOURS", cls.session_hours, low=1, high=720),
             trusted_proxies=values.networks("TRUSTED_PROXIES"),
+            url_prefix=values.url_prefix("URL_PREFIX"),
             rate_limit_per_minute=values.integer(
                 "RATE_LIMIT_PER_MINUTE", cls.rate_limit_per_minute, low=0, high=10_000_000
             ),

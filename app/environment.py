@@ -18,6 +18,8 @@ _DRIVER = re.compile(r"^(postgres(?:ql)?)\+\w+://")
 
 PROJECT_ROOT = Path(__file__).resolve().parent.parent
 
+_URL_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]{1,100}){1,10}", re.ASCII)
+
 
 class ConfigurationError(Exception):
     """A setting that cannot be used; the message is one line for the user and holds no secret."""
@@ -71,6 +73,14 @@ class Values:
                     f" not {given!r}"
                 ) from exc
         return self.names(name)
+
+    def url_prefix(self, name: str) -> str:
+        """A path without a slash at its end; empty for the root."""
+        value = self.text(name)
+        prefix = url_prefix(value or "")
+        if prefix is None:
+            raise ConfigurationError(f"{name} must be a path such as /bus, not {value!r}")
+        return prefix
 
     def names(self, name: str) -> tuple[str, ...]:
         """Names separated by commas."""
@@ -131,6 +141,14 @@ def _is_conninfo(value: str) -> bool:
         return "://" not in value.partition("=")[0] and bool(conninfo_to_dict(value))
     except psycopg.Error:
         return False
+
+
+def url_prefix(text: str) -> str | None:
+    """*text* with a slash before it and none behind; empty for the root, None for no such path."""
+    path = (text if text.startswith("/") else f"/{text}").removesuffix("/")
+    if not path:
+        return ""
+    return path if _URL_PREFIX.fullmatch(path) else None
 
 
 def environment(

@@ -24,6 +24,7 @@ from werkzeug.datastructures import Authorization
 from app import rate_limits
 from app.config import Settings
 from app.credentials import CredentialsFile, Role, User
+from app.credentials.users import normal_name
 from app.signed_out import SignedOut
 
 logger = logging.getLogger(__name__)
@@ -42,7 +43,12 @@ class Identity:
 
 
 class CookieSessions(SecureCookieSessionInterface):
-    """Flask's sessions; where the browser came by TLS, their cookie never travels without it."""
+    """Flask's sessions; where the browser came by TLS, their cookie never travels without it, and
+    where the application lives below a prefix, it goes to nothing beside it.
+    """
+
+    def get_cookie_path(self, app: Flask) -> str:  # noqa: ARG002
+        return request.script_root or "/"
 
     def get_cookie_secure(self, app: Flask) -> bool:  # noqa: ARG002
         return request.is_secure
@@ -166,26 +172,31 @@ def _authorized(given: Authorization | None) -> User | None:
     if given is not None and given.type == "basic":
         return _with_password(given.username or "", given.password or "")
     if given is not None and given.type == "bearer":
-        rate_limits.refuse_after_failures()
+        # Nobody guesses 256 bits, so a right one passes whatever was tried before.
         user = _sign_ins().file.current().with_token(given.token or "")
         if user is None:
-            _refuse("token")
+            _log_refusal("token")
+            rate_limits.count_bad_header()
         return user
-    _refuse("header")
+    _log_refusal("header")
+    rate_limits.count_bad_header()
     return None
 
 
 def _with_password(name: str, password: str) -> User | None:
-    rate_limits.refuse_after_failures()
+    name = normal_name(name)
     users, memory = _sign_ins().file.current(), _sign_ins().passwords
-    known = users.get(name)
-    if known is not None and memory.holds(known, password):
-        return known
-    user = users.with_password(name, password)
+    with rate_limits.password_attempt(name) as attempt:
+        user = users.get(name)
+        if user is None or not memory.holds(user, password):
+            with rate_limits.unknown_password_attempt() as unknown:
+                user = users.with_password(name, password)
+                unknown.failed = user is None
+            if user is not None:
+                memory.add(user, password)
+        attempt.failed = user is None
     if user is None:
-        _refuse("password")
-    else:
-        memory.add(user, password)
+        _log_refusal("password")
     return user
 
 
@@ -204,10 +215,9 @@ def _of_session() -> User | None:
     return user if is_valid else None
 
 
-def _refuse(what: str) -> None:
+def _log_refusal(what: str) -> None:
     # The name that was tried is not logged: it may be a password in the wrong field.
     logger.warning("sign_in_refused", extra={"by": what, "address": rate_limits.address()})
-    rate_limits.count_failure()
 
 
 def _sign_ins() -> SignIns:

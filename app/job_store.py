@@ -13,7 +13,7 @@ from psycopg.types.json import Jsonb
 
 Connection = AsyncConnection[TupleRow]
 
-SILENT_SECONDS = 15
+LEASE_SECONDS = 15.0
 """A running job without a sign of life for so long has lost its process."""
 
 
@@ -61,15 +61,29 @@ async def create_job(
     )
 
 
-async def lock_job(conn: Connection, job_id: UUID, runner: UUID) -> bool:
-    """Whether the job is running and *runner*'s; if so, it stays so in this transaction."""
+async def lock_job(
+    conn: Connection, job_id: UUID, runner: UUID, cursor: str | None, *, lease_seconds: float
+) -> bool:
+    """Whether the job is *runner*'s, is running and stands at *cursor*; if so, it stays so in this
+    transaction.
+
+    A process that froze since it read the job finds it elsewhere and deals with nothing twice. One
+    that freezes now loses its session, and with it the lock, after *lease_seconds*.
+    """
     cur = await conn.execute(
         """
-        select from public.operator_job
-        where job_id = %s and runner = %s and state = 'running'
+        select set_config('idle_in_transaction_session_timeout', %(milliseconds)s, true)
+        from public.operator_job
+        where job_id = %(job_id)s and runner = %(runner)s and state = 'running'
+            and cursor is not distinct from %(cursor)s
         for update
         """,
-        (job_id, runner),
+        {
+            "job_id": job_id,
+            "runner": runner,
+            "cursor": cursor,
+            "milliseconds": str(round(lease_seconds * 1000)),
+        },
     )
     return await cur.fetchone() is not None
 
@@ -103,19 +117,55 @@ async def record_chunk(
     )
 
 
-async def adopt_jobs(conn: Connection, runner: UUID) -> list[UUID]:
-    """Give *runner* the running jobs whose process has died; returns their ids."""
+async def adopt_jobs(
+    conn: Connection, runner: UUID, *, lease_seconds: float, but: Sequence[UUID], limit: int
+) -> list[UUID]:
+    """Give *runner* up to *limit* running jobs whose process has died; returns their ids.
+
+    *but*: those that it works on itself. One that is locked has a process that deals with a chunk.
+    """
     cur = await conn.execute(
         """
         update public.operator_job
-        set runner = %s, heartbeat_at = clock_timestamp()
-        where state = 'running'
-            and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
+        set runner = %(runner)s, heartbeat_at = clock_timestamp()
+        where job_id in (
+            select job_id
+            from public.operator_job
+            where state = 'running' and job_id <> all(%(but)s)
+                and heartbeat_at < clock_timestamp() - make_interval(secs => %(lease_seconds)s)
+            order by heartbeat_at
+            limit %(limit)s
+            for update skip locked
+        )
         returning job_id
         """,
-        (runner, SILENT_SECONDS),
+        {"runner": runner, "lease_seconds": lease_seconds, "but": list(but), "limit": limit},
     )
     return [row[0] for row in await cur.fetchall()]
+
+
+async def has_abandoned_work(
+    conn: Connection, *, lease_seconds: float, run_seconds: float
+) -> tuple[bool, bool]:
+    """Whether a job, and whether the generation of a run, was silent for so many seconds."""
+    cur = await conn.execute(
+        """
+        select
+            exists (
+                select from public.operator_job
+                where state = 'running'
+                    and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
+            ),
+            exists (
+                select from load_test_run
+                where finished_at is null and state = 'generating'
+                    and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
+            )
+        """,
+        (lease_seconds, run_seconds),
+    )
+    [(jobs, runs)] = await cur.fetchall()
+    return jobs, runs
 
 
 async def stop_job(conn: Connection, job_id: UUID) -> bool:

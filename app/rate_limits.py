@@ -5,8 +5,11 @@ The counts are this process's own: of several web processes each allows as much.
 
 from __future__ import annotations
 
+import hashlib
 import ipaddress
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import cast
 
@@ -18,6 +21,10 @@ from limits.strategies import FixedWindowRateLimiter
 from app.config import Settings
 from app.errors import Problem
 from app.security import API_PREFIX, SAFE_METHODS
+from app.sign_in_limits import Attempt, Bound, SignInLimits, TooManyFailuresError
+
+NAMES_AT_AN_ADDRESS = 10
+"""The failures of all names at one address may be so many times those of one name."""
 
 
 @dataclass(frozen=True)
@@ -25,8 +32,9 @@ class Limits:
     """The limits of an application, and what was used of them."""
 
     writes: RateLimitItem | None
-    failures: RateLimitItem
     used: FixedWindowRateLimiter
+    failures: int
+    failed: SignInLimits
 
 
 def init_app(app: Flask) -> None:
@@ -35,8 +43,9 @@ def init_app(app: Flask) -> None:
     writes = settings.rate_limit_per_minute
     app.extensions["limits"] = Limits(
         writes=RateLimitItemPerMinute(writes) if writes else None,
-        failures=RateLimitItemPerMinute(settings.sign_in_failures_per_minute),
         used=FixedWindowRateLimiter(MemoryStorage()),
+        failures=settings.sign_in_failures_per_minute,
+        failed=SignInLimits(),
     )
     app.before_request(_limit_writes)
 
@@ -53,17 +62,48 @@ def address() -> str:
     return given
 
 
-def refuse_after_failures() -> None:
-    """Raises Problem 429 where the address has failed to sign in too often in this minute."""
-    limits = _limits()
-    if not limits.used.test(limits.failures, "sign-in", address()):
-        raise _too_many(limits.failures, "sign-in", address())
+@contextmanager
+def password_attempt(name: str) -> Iterator[Attempt]:
+    """A password for *name* is tried meanwhile; it counts unless it is said to be right.
+
+    Counted for this name at this address, so that nobody behind the same address is kept out by
+    guesses at another's password. Raises Problem 429 where there were too many already.
+    """
+    with _answered(), _limits().failed.attempt(_bound("password", name)) as attempt:
+        yield attempt
 
 
-def count_failure() -> None:
-    """Somebody at this address failed to sign in."""
-    limits = _limits()
-    limits.used.hit(limits.failures, "sign-in", address())
+@contextmanager
+def unknown_password_attempt() -> Iterator[Attempt]:
+    """The same for all names at this address together: each try takes time, and guessing one
+    password for many names is guessing, too.
+    """
+    bound = Bound(("passwords", address()), NAMES_AT_AN_ADDRESS * _limits().failures)
+    with _answered(), _limits().failed.attempt(bound) as attempt:
+        yield attempt
+
+
+def count_bad_header() -> None:
+    """Somebody at this address sent a token that nobody has, or a header that says nothing.
+
+    Raises Problem 429 where there were too many already.
+    """
+    with _answered():
+        _limits().failed.count(_bound("header"))
+
+
+def _bound(*what: str) -> Bound:
+    # A digest, as a name may be long.
+    digests = [hashlib.sha256(part.encode("utf-8", "surrogatepass")).hexdigest() for part in what]
+    return Bound((address(), *digests), _limits().failures)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    try:
+        yield
+    except TooManyFailuresError as exc:
+        raise _too_many(exc.limit, exc.seconds) from exc
 
 
 def _limit_writes() -> None:
@@ -78,15 +118,15 @@ def _limit_writes() -> None:
     identity = g.get("identity")
     caller = f"address {address()}" if identity is None else f"user {identity.name}"
     if not limits.used.hit(limits.writes, "writes", caller):
-        raise _too_many(limits.writes, "writes", caller)
+        window = limits.used.get_window_stats(limits.writes, "writes", caller)
+        seconds = max(1, round(window.reset_time - time.time() + 0.5))
+        raise _too_many(limits.writes.amount, seconds)
 
 
-def _too_many(limit: RateLimitItem, *what: str) -> Problem:
-    window = _limits().used.get_window_stats(limit, *what)
-    seconds = max(1, round(window.reset_time - time.time() + 0.5))
+def _too_many(amount: int, seconds: int) -> Problem:
     return Problem(
         429,
-        detail=f"At most {limit.amount:,} in a minute. Try again in {seconds} seconds.",
+        detail=f"At most {amount:,} in a minute. Try again in {seconds} seconds.",
         headers={"Retry-After": str(seconds)},
     )
 

@@ -32,7 +32,6 @@ logger = logging.getLogger(__name__)
 
 Connection = AsyncConnection[TupleRow]
 
-REPORT_SECONDS = 0.5
 SILENT_SECONDS = 30
 """A generation without a sign of life for so long has died with its process."""
 EXACT_END_LIMIT = 20_000
@@ -62,6 +61,16 @@ class Origin(StrEnum):
     CLI = "cli"
     API = "api"
     PAGE = "page"
+
+
+class RunGivenUpError(Exception):
+    """The generation of a run was silent for so long that others recorded its end."""
+
+    def __init__(self, run_id: UUID) -> None:
+        super().__init__(
+            f"The generation of run {run_id} stood still for more than {SILENT_SECONDS} seconds and"
+            " was recorded as failed. What was sent before is processed; nothing more is sent."
+        )
 
 
 def is_name(text: str) -> bool:
@@ -110,13 +119,15 @@ async def generate_run(
     on_progress: Callable[[BulkResult], None] | None = None,
     is_cancelled: Callable[[], bool] | None = None,
 ) -> BulkResult:
-    """Generate the commands of a recorded run, and keep its row up to date meanwhile.
+    """Generate the commands of a recorded run; each chunk and the run's row are one transaction.
 
-    A cancellation that any process asked for is obeyed within a second; *is_cancelled* is the
-    caller's own. Raises what generating raises; the run is recorded as failed then.
+    A cancellation that any process asked for is obeyed after the chunk under way; *is_cancelled* is
+    the caller's own. Raises what generating raises; the run is recorded as failed then. Raises
+    RunGivenUpError where this process was silent for so long that the run's end was recorded: no
+    more commands are sent for it then.
     """
     so_far = BulkResult(order.batch_id)
-    asked = asyncio.Event()
+    is_asked = False
 
     def look(result: BulkResult) -> None:
         nonlocal so_far
@@ -124,33 +135,28 @@ async def generate_run(
         if on_progress is not None:
             on_progress(result)
 
-    async def report() -> None:
-        while not asked.is_set():
-            await asyncio.sleep(REPORT_SECONDS)
-            try:
-                if await _report(pool, so_far):
-                    asked.set()
-            except (psycopg.OperationalError, PoolTimeout):
-                logger.warning("run_report_failed", extra={"run_id": str(order.batch_id)})
-            except PoolClosed:
-                return
+    async def record(conn: Connection, result: BulkResult) -> None:
+        nonlocal is_asked
+        is_asked = await _record(conn, result)
 
-    reporter = asyncio.create_task(report(), name="run-report")
     state = RunState.FAILED
     try:
         result = await generate(
             pool,
             order,
             on_progress=look,
-            is_cancelled=lambda: asked.is_set() or (is_cancelled is not None and is_cancelled()),
+            is_cancelled=lambda: is_asked or (is_cancelled is not None and is_cancelled()),
+            record=record,
         )
         state = RunState.CANCELLED if result.cancelled else RunState.RUNNING
         return result
     finally:
-        reporter.cancel()
-        await asyncio.gather(reporter, return_exceptions=True)
         try:
-            await _report(pool, so_far, ended_as=state)
+            async with autocommit(pool) as conn:
+                await _record(conn, so_far, ended_as=state)
+        except RunGivenUpError:
+            if state is not RunState.FAILED:  # otherwise it is on its way already
+                raise
         except (psycopg.Error, PoolTimeout, PoolClosed) as exc:
             # Its silence will tell that the generation is over.
             logger.warning(
@@ -180,8 +186,14 @@ async def settle_runs(pool: Pool) -> None:
             """
             update public.load_test_run
             set state = 'failed', generated_at = heartbeat_at
-            where state = 'generating' and finished_at is null
-                and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
+            where run_id in (
+                select run_id
+                from public.load_test_run
+                where finished_at is null and state = 'generating'
+                    and heartbeat_at < clock_timestamp() - make_interval(secs => %s)
+                -- One that is locked is being written by its generation just now.
+                for update skip locked
+            )
             """,
             (SILENT_SECONDS,),
         )
@@ -215,31 +227,39 @@ async def settle_while_working(pool: Pool, recorded: Callable[[], int]) -> None:
             before, due = now, now != before
 
 
-async def _report(pool: Pool, result: BulkResult, *, ended_as: RunState | None = None) -> bool:
-    """Write how far the generation is; returns whether somebody wants it cancelled."""
-    async with autocommit(pool) as conn:
-        cur = await conn.execute(
-            """
-            update public.load_test_run
-            set heartbeat_at = clock_timestamp(), generated_count = %(created)s,
-                generation_ms = %(generation_ms)s, queue_ms = %(queue_ms)s,
-                state = coalesce(%(ended_as)s, state),
-                generated_at = case
-                    when %(ended_as)s::text is not null then clock_timestamp() else generated_at
-                end
-            where run_id = %(run_id)s
-            returning cancel_requested_at is not null
-            """,
-            {
-                "run_id": result.batch_id,
-                "created": result.created,
-                "generation_ms": round(result.generation_seconds * 1000),
-                "queue_ms": round(result.queue_seconds * 1000),
-                "ended_as": ended_as,
-            },
-        )
-        row = await cur.fetchone()
-    return row is not None and bool(row[0])
+async def _record(
+    conn: Connection, result: BulkResult, *, ended_as: RunState | None = None
+) -> bool:
+    """Write how far the generation is; returns whether somebody wants it cancelled.
+
+    Raises RunGivenUpError where the run is not being generated any more.
+    """
+    cur = await conn.execute(
+        """
+        update public.load_test_run
+        set heartbeat_at = clock_timestamp(),
+            -- The commit of a chunk may have happened although its answer was lost.
+            generated_count = greatest(generated_count, %(created)s),
+            generation_ms = %(generation_ms)s, queue_ms = %(queue_ms)s,
+            state = coalesce(%(ended_as)s, state),
+            generated_at = case
+                when %(ended_as)s::text is not null then clock_timestamp() else generated_at
+            end
+        where run_id = %(run_id)s and state = 'generating'
+        returning cancel_requested_at is not null
+        """,
+        {
+            "run_id": result.batch_id,
+            "created": result.created,
+            "generation_ms": round(result.generation_seconds * 1000),
+            "queue_ms": round(result.queue_seconds * 1000),
+            "ended_as": ended_as,
+        },
+    )
+    row = await cur.fetchone()
+    if row is None:
+        raise RunGivenUpError(result.batch_id)
+    return bool(row[0])
 
 
 def _settings(order: BulkOrder, workers: Mapping[str, Any] | None) -> dict[str, Any]:

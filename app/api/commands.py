@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from flask import request
+
 from app import access, load_tests
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
@@ -84,7 +86,11 @@ def bulk(body: schemas.BulkCommands) -> Any:
             behavior_distribution=distribution.to_json(),
             name=body.name,
         )
-        return started, 202, {"Location": f"/api/v1/load-tests/{order.batch_id}"}
+        return (
+            started,
+            202,
+            {"Location": f"{request.script_root}/api/v1/load-tests/{order.batch_id}"},
+        )
     created = answers.CreatedCommands(
         created=made.created,
         command_ids=made.command_ids,

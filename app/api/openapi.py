@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from flask import Flask, Response, current_app, json
+from flask import Flask, Response, current_app, json, request
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 
@@ -26,7 +26,10 @@ SECURITY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
 @access.public
 def document() -> Any:
     """What this API takes and answers, for programs that read OpenAPI."""
-    return Response(json.dumps(api_document(current_app)), mimetype="application/json")
+    described = api_document(current_app)
+    if request.script_root:
+        described = {**described, "servers": [{"url": request.script_root}]}
+    return Response(json.dumps(described), mimetype="application/json")
 
 
 def describe(app: Flask) -> None:

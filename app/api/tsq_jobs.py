@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
+from flask import request
+
 from app import access, bulk_operations
 from app.api import answers, bp, schemas
 from app.api.routing import JobPath
@@ -44,7 +46,8 @@ def stop_job(path: JobPath, body: schemas.Empty) -> Any:  # noqa: ARG001 - read,
 
 def job_started(job_id: UUID) -> tuple[answers.JobDetailItem, int, dict[str, str]]:
     """The answer to an order that goes on in the background, with where to follow it."""
-    return _item(_found(job_id)), 202, {"Location": f"/api/v1/tsq/jobs/{job_id}"}
+    location = f"{request.script_root}/api/v1/tsq/jobs/{job_id}"
+    return _item(_found(job_id)), 202, {"Location": location}
 
 
 def _item(row: JobRow) -> answers.JobDetailItem:

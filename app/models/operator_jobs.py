@@ -38,6 +38,7 @@ class OperatorJob(Base):
     finished_at: Mapped[datetime | None] = mapped_column(Time)
     undone_at: Mapped[datetime | None] = mapped_column(Time)
     undone_by: Mapped[str | None]
+    runner: Mapped[UUID | None]
     cursor: Mapped[str | None]
     done: Mapped[int]
     changed: Mapped[Any] = mapped_column(JSONB)
@@ -91,6 +92,8 @@ class JobRow:
     chosen: list[tuple[str, UUID]] | None
     entered_until: datetime | None
     """A job on a filter means what had come into the queue by then; None: whatever matches."""
+    runner: UUID | None
+    """Which process works on it."""
     cursor: str | None
     skipped: list[dict[str, Any]]
     """Of those that had changed, the first hundred: domain, command_id, status."""
@@ -111,14 +114,20 @@ _SUMMARY = [
 
 def get_job(job_id: UUID) -> JobRow | None:
     """One job, or None."""
-    own = [OperatorJob.chosen, OperatorJob.entered_until, OperatorJob.cursor, OperatorJob.skipped]
-    query = sa.select(*_SUMMARY, *own).where(OperatorJob.job_id == job_id)
+    query = sa.select(
+        *_SUMMARY,
+        OperatorJob.chosen,
+        OperatorJob.entered_until,
+        OperatorJob.runner,
+        OperatorJob.cursor,
+        OperatorJob.skipped,
+    ).where(OperatorJob.job_id == job_id)
     row = db.session.execute(query).one_or_none()
     if row is None:
         return None
-    *summary, chosen, entered_until, cursor, skipped = row
+    *summary, chosen, entered_until, runner, cursor, skipped = row
     keys = None if chosen is None else [(domain, UUID(text)) for domain, text in chosen]
-    return JobRow(_summary(summary), keys, entered_until, cursor, skipped)
+    return JobRow(_summary(summary), keys, entered_until, runner, cursor, skipped)
 
 
 def list_jobs(limit: int = 50, before: UUID | None = None) -> list[JobSummary]:

@@ -44,11 +44,11 @@ def api_docs_context() -> dict[str, Any]:
     app = cast(OpenAPI, current_app)
     # It changes with the program alone, and reading it takes longer than all the rest.
     read = app.extensions.setdefault("api_docs", lru_cache(maxsize=4)(partial(_read, app.api_doc)))
-    return cast(dict[str, Any], read(request.host_url))
+    return cast(dict[str, Any], read(request.url_root))
 
 
-def _read(document: dict[str, Any], host_url: str) -> dict[str, Any]:
-    reader = Reader(document, host_url)
+def _read(document: dict[str, Any], root_url: str) -> dict[str, Any]:
+    reader = Reader(document, root_url)
     known = {anchor: position for position, anchor in enumerate(ORDER)}
     sections = sorted(reader.sections(), key=lambda section: known.get(section.anchor, len(known)))
     return {
@@ -58,5 +58,5 @@ def _read(document: dict[str, Any], host_url: str) -> dict[str, Any]:
         "titles": TITLES,
         "leads": LEADS,
         "problem": reader.problem(),
-        "origin": host_url.rstrip("/"),
+        "origin": root_url.rstrip("/"),
     }

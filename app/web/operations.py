@@ -25,6 +25,7 @@ from app.models import TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
 from app.portal import call, current_tsq
+from app.proxies import path_and_query
 from app.visible import visible
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
@@ -105,7 +106,7 @@ def cancel_pending(command_id: UUID) -> ResponseReturnValue:
     return render_template(
         "pages/tsq_action.html",
         **_form_context(Action.CANCEL, Total(1, is_exact=True), False, errors),
-        target=request.full_path.rstrip("?"),
+        target=path_and_query(),
         fields=[],
         back=back,
     )

@@ -48,7 +48,12 @@ def clean_operator(name: str) -> str:
 def remember_theme(response: Response, theme: str) -> None:
     # Scripts set this cookie too, hence not HttpOnly.
     response.set_cookie(
-        THEME_COOKIE, theme, max_age=YEAR_SECONDS, samesite="Lax", secure=request.is_secure
+        THEME_COOKIE,
+        theme,
+        max_age=YEAR_SECONDS,
+        path=request.script_root or "/",
+        samesite="Lax",
+        secure=request.is_secure,
     )
 
 
@@ -57,6 +62,7 @@ def remember_operator(response: Response, name: str) -> None:
         OPERATOR_COOKIE,
         quote(name),
         max_age=YEAR_SECONDS,
+        path=request.script_root or "/",
         samesite="Lax",
         httponly=True,
         secure=request.is_secure,

@@ -9,8 +9,10 @@ import signal
 import socket
 import sys
 import urllib.request
+from contextlib import ExitStack
 
 import psutil
+import psycopg
 import pytest
 import requests
 from psycopg.conninfo import conninfo_to_dict
@@ -19,6 +21,7 @@ import run
 from app.config import PROJECT_ROOT
 from tests.credentials import OPERATOR, PASSWORDS, TOKENS, bearer, credentials_file
 from tests.programs import free_port, program
+from tests.waiting import until
 
 
 @pytest.fixture(name="free_port")
@@ -47,6 +50,32 @@ async def test_the_web_alone_is_ready_and_stops_cleanly(database_url, free_port)
         assert await running.ends() == 0
     assert running.lines[-1] == "Stopped"
     assert "Traceback" not in running.output
+
+
+async def test_the_web_answers_beside_half_sent_requests_and_takes_over_abandoned_jobs(
+    database_url, free_port
+):
+    abandoned = """
+        insert into operator_job (job_id, action, operator, arguments, filter, expected, runner,
+            heartbeat_at)
+        values (gen_random_uuid(), 'cancel', 'ann', '{"reason": "closed"}', '{}', 0,
+            gen_random_uuid(), now() - interval '1 minute')
+        """
+    async with started(free_port, DATABASE_URL=database_url) as running:
+        await running.says("is ready")
+        with ExitStack() as halves, psycopg.connect(database_url, autocommit=True) as conn:
+            for _ in range(150):
+                half = socket.create_connection(("127.0.0.1", free_port))
+                half.sendall(b"POST /api/v1/commands HTTP/1.1\r\nHost: localhost\r\n")
+                halves.enter_context(half)
+            conn.execute(abandoned)
+
+            status, _ = await asyncio.to_thread(get, f"http://127.0.0.1:{free_port}/commands")
+
+            assert status == 200
+            # Nobody opens a page of it.
+            state = "select state from operator_job"
+            await until(lambda: conn.execute(state).fetchall() == [("finished",)], seconds=30)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -8,8 +8,16 @@ from uuid import UUID
 
 import pytest
 
+from app import store
 from app.bulk import BulkOrder, generate
-from app.runs import Origin, create_run, generate_run, request_cancel, settle_runs
+from app.runs import (
+    Origin,
+    RunGivenUpError,
+    create_run,
+    generate_run,
+    request_cancel,
+    settle_runs,
+)
 from commandbus import CommandBus
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import Pool, claim, completed, failed, register, rows, settle, value
@@ -135,6 +143,36 @@ async def test_a_generation_that_died_with_its_process_ends_as_failed(pool):
     outcome = await column(pool, order, "outcome")
     assert outcome["counts"]["COMPLETED"] == 1_000
     assert await column(pool, order, "state") == "failed"
+
+
+async def test_a_generation_that_comes_back_after_it_was_recorded_as_failed_sends_nothing_more(
+    pool, monkeypatch
+):
+    order = BulkOrder(count=5_000)
+    await record(pool, order)
+    froze = asyncio.Event()
+    goes_on = asyncio.Event()
+    send_chunk = store.create_and_send_test_commands
+
+    async def freeze(*arguments: Any) -> int:
+        if await column(pool, order, "generated_count") == 2_000:
+            froze.set()
+            await goes_on.wait()
+        return await send_chunk(*arguments)
+
+    monkeypatch.setattr(store, "create_and_send_test_commands", freeze)
+    generation = asyncio.create_task(generate_run(pool, order))
+    await froze.wait()
+    await rows(pool, "update load_test_run set heartbeat_at = now() - interval '1 minute'")
+    await settle_runs(pool)
+    goes_on.set()
+
+    with pytest.raises(RunGivenUpError, match="nothing more is sent"):
+        await generation
+
+    assert await column(pool, order, "state") == "failed"
+    assert await column(pool, order, "generated_count") == 2_000
+    assert await value(pool, "select count(*) from command_bus_command") == 2_000
 
 
 async def test_a_generation_that_fails_is_recorded_as_failed(pool):

@@ -71,6 +71,11 @@ def test_sqlalchemys_spelling_of_a_url_is_accepted() -> None:
         ("SESSION_HOURS", "0"),
         ("RATE_LIMIT_PER_MINUTE", "-1"),
         ("SIGN_IN_FAILURES_PER_MINUTE", "0"),
+        ("URL_PREFIX", "//evil.example"),
+        ("URL_PREFIX", "https://example.org/bus"),
+        ("URL_PREFIX", "/a/../b"),
+        ("URL_PREFIX", "/a b"),
+        ("URL_PREFIX", "/bus#x"),
         ("PORT", "http"),
         ("PORT", "0"),
         ("PORT", "65536"),
@@ -83,6 +88,14 @@ def test_sqlalchemys_spelling_of_a_url_is_accepted() -> None:
 def test_a_bad_value_is_named_with_its_setting(name: str, value: str) -> None:
     with pytest.raises(ConfigurationError, match=f"{name} must be .*{value!r}"):
         Settings.from_env({name: value}, env_file=None)
+
+
+@pytest.mark.parametrize(
+    ("value", "prefix"),
+    [("bus", "/bus"), ("/bus/", "/bus"), ("/a/b-c.d_e", "/a/b-c.d_e"), ("/", ""), ("", "")],
+)
+def test_a_prefix_is_a_path_without_a_slash_at_its_end(value: str, prefix: str) -> None:
+    assert Settings.from_env({"URL_PREFIX": value}, env_file=None).url_prefix == prefix
 
 
 def test_a_bad_database_url_is_refused_without_repeating_its_password() -> None:

@@ -39,6 +39,11 @@ export function announce(text) {
   if (place && text) place.textContent = text;
 }
 
+// Where the application is mounted, taken from the brand's link to the dashboard.
+export function basePath() {
+  return (document.querySelector('.brand')?.getAttribute('href') ?? '/').replace(/\/$/, '');
+}
+
 // Creates an icon of the sprite that the page itself uses.
 export function icon(name) {
   const namespace = 'http://www.w3.org/2000/svg';

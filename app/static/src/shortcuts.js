@@ -1,6 +1,7 @@
 // Keyboard shortcuts; none fires while one types, in a dialog, or together with Ctrl, Alt or Meta.
 
 import { refreshAll } from './live.js';
+import { basePath } from './shell.js';
 
 const SEQUENCE_MILLISECONDS = 1200;
 const GO = { d: '/', c: '/commands', t: '/troubleshooting' };
@@ -43,9 +44,4 @@ export function startShortcuts() {
 function isTyping(target) {
   return target instanceof HTMLElement
     && (target.isContentEditable || target.matches('textarea, select, input:not([type=checkbox], [type=radio], [type=button], [type=submit])'));
-}
-
-// Where the application is mounted, taken from the brand's link to the dashboard.
-function basePath() {
-  return (document.querySelector('.brand')?.getAttribute('href') ?? '/').replace(/\/$/, '');
 }

@@ -1,5 +1,7 @@
 // Light, system or dark: applied at once, remembered here and for the server, the same in all tabs.
 
+import { basePath } from './shell.js';
+
 const YEAR_SECONDS = 365 * 24 * 60 * 60;
 
 export function startTheme() {
@@ -21,7 +23,7 @@ export function chooseTheme(theme) {
   } catch {
     // Storage is switched off; the cookie remembers.
   }
-  document.cookie = `theme=${theme}; Path=/; Max-Age=${YEAR_SECONDS}; SameSite=Lax`;
+  document.cookie = `theme=${theme}; Path=${basePath() || '/'}; Max-Age=${YEAR_SECONDS}; SameSite=Lax`;
   apply(theme);
 }
 

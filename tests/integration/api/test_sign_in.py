@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import logging
 import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -314,9 +316,11 @@ def test_who_fails_too_often_has_to_wait_and_so_does_the_right_password(make_app
     assert client.get(COMMANDS, headers=basic(OPERATOR, "wrong")).status_code == 401
 
     page = sign_in(client, OPERATOR)
-    call = client.get(COMMANDS, headers=bearer(OPERATOR))
-    other = client.get(
-        COMMANDS, headers=bearer(OPERATOR), environ_base={"REMOTE_ADDR": "198.51.100.7"}
+    call = client.get(COMMANDS, headers=basic(OPERATOR, PASSWORDS[OPERATOR]))
+    elsewhere = client.get(
+        COMMANDS,
+        headers=basic(OPERATOR, PASSWORDS[OPERATOR]),
+        environ_base={"REMOTE_ADDR": "198.51.100.7"},
     )
 
     assert page.status_code == 429
@@ -324,7 +328,61 @@ def test_who_fails_too_often_has_to_wait_and_so_does_the_right_password(make_app
     assert (call.status_code, call.mimetype) == (429, PROBLEM_TYPE)
     assert 1 <= int(call.headers["Retry-After"]) <= 60
     assert 1 <= int(page.headers["Retry-After"]) <= 60
-    assert other.status_code == 200
+    assert elsewhere.status_code == 200
+
+
+def test_failures_of_one_caller_do_not_keep_out_the_others_behind_the_same_address(make_app):
+    app = make_app(sign_in_failures_per_minute=2)
+    client = app.test_client()
+    signed_in = app.test_client()
+    sign_in(signed_in, OPERATOR)
+    wrong = [{"Authorization": "Bearer guessed"}, basic(VIEWER, "wrong"), basic("nobody", "wrong")]
+    tried = [
+        [client.get(COMMANDS, headers=headers).status_code for _ in range(3)] for headers in wrong
+    ]
+
+    assert tried == [[401, 401, 429]] * 3
+    assert signed_in.get("/commands").status_code == 200
+    for headers in (bearer(OPERATOR), bearer(VIEWER), basic(OPERATOR, PASSWORDS[OPERATOR])):
+        assert client.get(COMMANDS, headers=headers).status_code == 200
+
+
+def test_one_password_for_many_names_is_guessing_too(make_app):
+    client = make_app(sign_in_failures_per_minute=1).test_client()
+    for _ in range(2):  # the second time from memory, in which nobody guesses
+        known = client.get(COMMANDS, headers=basic(OPERATOR, PASSWORDS[OPERATOR]))
+    statuses = [
+        client.get(COMMANDS, headers=basic(f"name-{number}", "wrong")).status_code
+        for number in range(11)
+    ]
+
+    assert known.status_code == 200
+    assert statuses == [401] * 10 + [429]
+    assert client.get(COMMANDS, headers=basic(OPERATOR, PASSWORDS[OPERATOR])).status_code == 200
+
+
+@pytest.mark.parametrize("headers", [basic(OPERATOR, "wrong"), {"Authorization": "Bearer wrong"}])
+def test_many_guesses_at_once_are_no_more_than_the_limit(make_app, headers):
+    app: Flask = make_app(sign_in_failures_per_minute=5)
+
+    def guess(_: int) -> TestResponse:
+        return app.test_client().get(COMMANDS, headers=headers)
+
+    with ThreadPoolExecutor(20) as threads:
+        statuses = Counter(answer.status_code for answer in threads.map(guess, range(20)))
+
+    assert statuses == {401: 5, 429: 15}
+
+
+def test_many_right_passwords_at_once_all_pass(make_app):
+    app: Flask = make_app(sign_in_failures_per_minute=1)
+
+    def call(_: int) -> TestResponse:
+        headers = basic(OPERATOR, PASSWORDS[OPERATOR])
+        return app.test_client().get("/api/v1/config", headers=headers)
+
+    with ThreadPoolExecutor(6) as threads:
+        assert {answer.status_code for answer in threads.map(call, range(12))} == {200}
 
 
 def test_who_changes_too_much_in_a_minute_has_to_wait(make_app):
@@ -373,7 +431,7 @@ def test_only_a_trusted_proxy_says_where_a_request_comes_from(make_app):
     assert [answer.status_code for answer in statuses] == [201, 429]
 
 
-def test_another_host_or_prefix_is_not_taken_from_a_proxy(make_app):
+def test_another_host_is_not_taken_from_a_proxy_and_no_other_site_as_prefix(make_app):
     client = make_app(trusted_proxies=("127.0.0.1",)).test_client()
     headers = {"X-Forwarded-Host": "evil.example", "X-Forwarded-Prefix": "//evil.example"}
     answer = client.get("/commands", headers=headers)
@@ -421,8 +479,9 @@ def test_the_examples_for_people_carry_the_token(client):
     assert "Authorization: Bearer $TOKEN" in client.get("/api-docs").text
 
 
-def test_every_operation_asks_for_credentials_and_answers_as_described(app):
+def test_every_operation_asks_for_credentials_and_answers_as_described(make_app):
     """With each operation schemathesis tries wrong and missing credentials, too."""
+    app = make_app(sign_in_failures_per_minute=1_000)
     document = schemathesis.openapi.from_wsgi("/api/v1/openapi.json", app)
     for found in document.exclude(path="/api/v1/workers", method="POST").get_all_operations():
         assert isinstance(found, Ok), found
