@@ -19,6 +19,7 @@ from commandbus.pruning_store import delete_batch
 from commandbus.store import autocommit
 
 AT_ONCE = 500
+REASON = "its load test was interrupted"
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,8 +87,8 @@ async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> int:
 async def cancel_waiting(pool: Pool, run_id: UUID, by: str, is_stopped: Callable[[], bool]) -> int:
     """Cancel the commands of a run that no worker has taken; returns how many.
 
-    *is_stopped* is asked before each. One transaction for each command: a worker may take any of
-    them meanwhile, which then is run.
+    *is_stopped* is asked before each portion. A worker may take any of them meanwhile, which then
+    is run. What somebody else holds is cancelled one by one.
     """
     tsq = TroubleshootingQueue(pool)
     count = 0
@@ -114,17 +115,34 @@ async def cancel_waiting(pool: Pool, run_id: UUID, by: str, is_stopped: Callable
             last and last[1],
             AT_ONCE,
         )
+        cancelled: set[UUID] = set()
+        for domain in {row[2] for row in waiting}:
+            if is_stopped():
+                return count
+            ids = [row[1] for row in waiting if row[2] == domain]
+            cancelled |= await _cancel_queued(pool, domain, ids, by)
+        count += len(cancelled)
         for _, command_id, domain in waiting:
+            if command_id in cancelled:
+                continue
             if is_stopped():
                 return count
             try:
-                await tsq.cancel_pending(domain, command_id, by, "its load test was interrupted")
+                await tsq.cancel_pending(domain, command_id, by, REASON)
             except (CommandNotFoundError, InvalidStateError):  # it is pending no longer
                 continue
             count += 1
         if not waiting:
             return count
         last = waiting[-1]
+
+
+async def _cancel_queued(pool: Pool, domain: str, ids: list[UUID], by: str) -> set[UUID]:
+    """Cancel those of *ids* that wait in the queue and that nobody holds now; returns them."""
+    found = await _rows(
+        pool, "select * from command_bus.cancel_queued(%s, %s, %s, %s)", domain, ids, by, REASON
+    )
+    return {row[0] for row in found}
 
 
 async def _rows(pool: Pool, query: LiteralString, *parameters: object) -> list[TupleRow]:

@@ -268,6 +268,55 @@ begin
 end;
 $$;
 
+-- Cancel those of a set whose messages wait in the queue and which nobody holds now; returns them.
+-- It waits for no lock, so what is left (claimed, waiting for its time, parked, or locked at this
+-- moment) is for cancel_pending. Raises QB001 unknown domain.
+create or replace function command_bus.cancel_queued(
+    p_domain text, p_ids uuid[], p_operator text, p_reason text
+)
+returns setof uuid
+language plpgsql
+set search_path = public, pg_temp
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+declare
+    v_queue text := command_bus.command_queue(p_domain);
+    v_msg_ids bigint[];
+    v_ids uuid[];
+begin
+    -- Locks in the common order: the messages first, then the commands.
+    v_msg_ids := array(
+        select c.msg_id from command_bus_command as c
+        where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'PENDING'
+            and c.msg_id is not null
+    );
+    execute format(
+        'select array(select msg_id from pgmq.%I where msg_id = any ($1)'
+        ' order by msg_id for update skip locked)',
+        'q_' || v_queue
+    ) into v_msg_ids using v_msg_ids;
+    v_ids := array(
+        select c.command_id from command_bus_command as c
+        where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'PENDING'
+            and c.msg_id = any (v_msg_ids)
+        order by c.command_id
+        for update skip locked
+    );
+    if cardinality(v_ids) > 0 then
+        perform pgmq.delete(v_queue, array(
+            select c.msg_id from command_bus_command as c
+            where c.command_id = any (v_ids) and c.domain = p_domain
+        ));
+        perform command_bus.end_cancelled(p_domain, v_ids, 'PENDING', p_operator, p_reason);
+    end if;
+    return query select unnest(v_ids);
+end;
+$$;
+
 -- The common end of both cancellations, for locked commands.
 create or replace function command_bus.end_cancelled(
     p_domain text, p_ids uuid[], p_from command_bus.command_status, p_operator text, p_reason text

@@ -8,7 +8,9 @@ One database is migrated for the whole run; each test that asks for a database g
 
 from __future__ import annotations
 
+import importlib.util
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -33,8 +35,46 @@ RUN_VARIABLE = "COMMANDBUS_TEST_RUN"
 _ADVISORY_LOCK = int.from_bytes(b"tests")
 
 
-def pytest_configure() -> None:
+# The tests of requirements.txt alone are those that need none of these (requirements-dev.txt).
+DEVELOPMENT_PACKAGES = (
+    "axe_playwright_python", "hypothesis", "playwright", "requests", "schemathesis",
+)  # fmt: skip
+_MISSING = [name for name in DEVELOPMENT_PACKAGES if importlib.util.find_spec(name) is None]
+_NEEDS_MISSING = re.compile(rf"^(?:import|from) (?:{'|'.join(_MISSING)})\b", re.MULTILINE)
+_not_collected: list[str] = []
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What pytest-timeout adds is known without it, too, so that the settings hold for both."""
+    if importlib.util.find_spec("pytest_timeout") is None:
+        parser.addini("timeout", "what pytest-timeout would take as its default")
+
+
+def pytest_configure(config: pytest.Config) -> None:
     os.environ.setdefault(RUN_VARIABLE, uuid4().hex[:12])
+    if not config.pluginmanager.hasplugin("timeout"):
+        config.addinivalue_line("markers", "timeout(seconds): for pytest-timeout, if it is there")
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    """Leave out what cannot be imported here; the end of the run tells of it."""
+    if not _MISSING:
+        return None
+    # What a folder's conftest.py needs, all of its tests do.
+    file = collection_path / "conftest.py" if collection_path.is_dir() else collection_path
+    if file.suffix != ".py" or not file.is_file() or not _NEEDS_MISSING.search(file.read_text()):
+        return None
+    _not_collected.append(str(collection_path.relative_to(Path(__file__).parent.parent)))
+    return True
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Say what was left out, and why."""
+    if _not_collected:
+        terminalreporter.write_line(
+            f"Not collected, as {', '.join(_MISSING)} of requirements-dev.txt are missing:"
+            f" {', '.join(sorted(_not_collected))}"
+        )
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

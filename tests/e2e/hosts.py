@@ -5,6 +5,7 @@ Root on Linux is needed to make a namespace; elsewhere `needs` says what is miss
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import secrets
 import shutil
@@ -17,7 +18,6 @@ from pathlib import Path
 from urllib.parse import quote
 
 import psycopg
-import trustme
 from psycopg.rows import TupleRow
 
 from tests.waiting import eventually_now
@@ -31,6 +31,8 @@ _NETWORK = "198.18"
 
 def needs() -> str | None:
     """What this machine lacks for several hosts, or None."""
+    if importlib.util.find_spec("trustme") is None:
+        return "certificates need the package trustme of requirements-dev.txt"
     if os.geteuid() != 0:
         return "making a network namespace needs root"
     if shutil.which("ip") is None or shutil.which("unshare") is None:
@@ -117,6 +119,8 @@ def tls_server(folder: Path, addresses: list[str]) -> Iterator[TlsServer]:
     assert programs is not None
     data = folder / "data"
     server = TlsServer(secrets.token_urlsafe(16), folder / "authority.pem")
+    import trustme  # not in requirements.txt, with which the other suites run
+
     authority = trustme.CA()
     authority.cert_pem.write_to_path(server.authority)
     certificate = authority.issue_cert(*addresses)

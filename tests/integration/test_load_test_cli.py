@@ -17,7 +17,7 @@ from app.runs import Origin, create_run, generate_run
 from commandbus import CommandBus, CommandStatus
 from commandbus.ops import TroubleshootingQueue
 from load_test import _parser
-from tests.facts import claim, completed, failed, register, rows, settle, value
+from tests.facts import claim, completed, failed, register, release, rows, settle, value
 from tests.programs import ROOT, program
 
 KEYS = [
@@ -308,7 +308,9 @@ async def test_only_what_waits_is_cancelled(database_url, pool):
     await create_run(pool, order, origin=Origin.CLI, name="to be cancelled")
     await generate_run(pool, order)
     worker = await register(pool)
-    [taken] = await claim(pool, worker, limit=1)
+    [taken, given_back, delayed] = await claim(pool, worker, limit=3)
+    await release(pool, worker, [given_back])
+    await settle(pool, worker, failed(delayed, "transient", retry_delay_ms=3_600_000))
     other = BulkOrder(count=1)
     await create_run(pool, other, origin=Origin.CLI)
     await generate_run(pool, other)
@@ -317,6 +319,7 @@ async def test_only_what_waits_is_cancelled(database_url, pool):
     async with program(*arguments, DATABASE_URL=database_url) as cancelling:
         assert await cancelling.ends() == 0
     assert "Cancelled 1,199 commands of run" in cancelling.output
+    assert await rows(pool, "select * from command_bus.find_violations()") == []
 
     await settle(pool, worker, completed(taken))
     counts = await CommandBus(pool).count_by_status()
