@@ -29,6 +29,7 @@ class Attempt:
         "abandoned",
         "claimed",
         "deadline",
+        "ended",
         "handler",
         "lease_seconds",
         "started",
@@ -55,6 +56,8 @@ class Attempt:
         self.started: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.abandoned = False
+        self.ended = False
+        """Whether there is an outcome, which is recorded or will be."""
         own = None if handler is None else handler.timeout
         self.timeout = timeout if own is None else own
         self._limit: asyncio.Timeout | None = None

@@ -78,6 +78,39 @@ as $$
     select pg_notify('command_bus_' || p_domain, '');
 $$;
 
+-- Tell the workers of a domain that something is due in p_seconds, when the transaction commits. They
+-- look once a second anyway, so only what is due sooner is worth it.
+create or replace function command_bus.tell_due(p_domain text, p_seconds float8)
+returns void
+language sql
+set search_path = public, pg_temp
+as $$
+    select pg_notify('command_bus_' || p_domain, p_seconds::text) where p_seconds < 2;
+$$;
+
+-- Let messages become visible at a time; those that somebody has locked stay as they are. Returns
+-- the others.
+create or replace function command_bus.show_messages(
+    p_queue text, p_msg_ids bigint[], p_at timestamptz
+)
+returns setof bigint
+language plpgsql
+set search_path = public, pg_temp
+as $$
+begin
+    return query execute format(
+        $query$
+        update pgmq.%1$I set vt = $2
+        where msg_id = any (array(
+            select msg_id from pgmq.%1$I where msg_id = any ($1) order by msg_id
+            for update skip locked
+        ))
+        returning msg_id
+        $query$, 'q_' || p_queue
+    ) using p_msg_ids, p_at;
+end;
+$$;
+
 -- The histogram bucket of a duration: b stands for (1.03^(b-1), 1.03^b] microseconds, so that the
 -- middle of a bucket is never further than 1.5 % from the true value.
 create or replace function command_bus.bucket(p_microseconds bigint)

@@ -10,6 +10,7 @@ create or replace function command_bus.fold_deltas(p_limit integer default 20000
 returns integer
 language plpgsql
 set search_path = public, pg_temp
+set lock_timeout = '500ms'
 as $$
 declare
     v_deltas command_bus_delta[];
@@ -18,6 +19,7 @@ begin
         return 0;
     end if;
     perform command_bus.fold_tsq_deltas(p_limit);
+    perform command_bus.fold_worker_deltas();
     with gone as (
         delete from command_bus_delta
         where ctid = any (array(select ctid from command_bus_delta limit p_limit))
