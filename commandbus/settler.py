@@ -274,7 +274,7 @@ class Settler:
     ) -> list[Settlement]:
         completed = [o for o in group if o.kind is OutcomeKind.SUCCESS]
         failed = [o for o in group if o.kind is not OutcomeKind.SUCCESS]
-        settle = store.settle_apart if apart else store.settle_commands
+        settle = store.settle_commands_apart if apart else store.settle_commands
         async with self._connections.autocommit(task, within=self._answer_timeout()) as conn:
             return await settle(
                 conn,

@@ -245,11 +245,11 @@ async def settle_commands(
     return await _settle(conn, query, (domain, worker_id, completed, failed))
 
 
-async def settle_apart(
+async def settle_commands_apart(
     conn: Connection, domain: str, worker_id: int, completed: str, failed: str
 ) -> list[Settlement]:
     """The same after it met a lock: what does not need what is locked is recorded."""
-    query = "select * from command_bus.settle_apart(%s, %s, %s::jsonb, %s::jsonb)"
+    query = "select * from command_bus.settle_commands_apart(%s, %s, %s::jsonb, %s::jsonb)"
     return await _settle(conn, query, (domain, worker_id, completed, failed))
 
 

@@ -24,23 +24,41 @@ as $$
 declare
     v_until timestamptz := clock_timestamp() + make_interval(secs => p_lease_seconds);
     v_queue text := command_bus.command_queue(p_domain);
-    v_held uuid[] := command_bus.hold_attempts(p_domain, p_tokens);
+    v_held uuid[];
     v_ids uuid[];
     v_msg_ids bigint[];
     v_renewed bigint[];
 begin
-    update command_bus_command as c
-    set lease_until = v_until
-    from unnest(v_held) as h (command_id)
-    where command_bus.has_key(c.command_id, c.domain, h.command_id, p_domain);
+    with token as materialized (
+        select * from jsonb_to_recordset(p_tokens)
+            as t (command_id uuid, msg_id bigint, claim_no integer)
+        order by t.command_id
+    ),
+    renewed as (
+        update command_bus_command as c
+        set lease_until = v_until
+        from token as t
+        where command_bus.has_key(c.command_id, c.domain, t.command_id, p_domain)
+            and c.msg_id = t.msg_id
+            and c.claim_no = t.claim_no and c.status = 'IN_PROGRESS'
+            and c.xmax = 0  -- see settle
+        returning c.command_id
+    )
+    select coalesce(array_agg(r.command_id), '{}') into v_held from renewed as r;
+    if cardinality(v_held) < jsonb_array_length(p_tokens) then
+        update command_bus_command as c
+        set lease_until = v_until
+        from unnest(command_bus.hold_attempts(p_domain, p_tokens)) as h (command_id)
+        where command_bus.has_key(c.command_id, c.domain, h.command_id, p_domain);
 
-    -- The message is the lease. Where a command is locked by somebody else, its message is locked
-    -- first: nobody can claim it then, so what is read after that stays true.
-    perform command_bus.hold_messages(v_queue, array(
-        select t.msg_id
-        from jsonb_to_recordset(p_tokens) as t (command_id uuid, msg_id bigint)
-        where t.command_id <> all (v_held)
-    ));
+        -- The message is the lease. Where a command is locked by somebody else, its message is
+        -- locked first: nobody can claim it then, so what is read after that stays true.
+        perform command_bus.hold_messages(v_queue, array(
+            select t.msg_id
+            from jsonb_to_recordset(p_tokens) as t (command_id uuid, msg_id bigint)
+            where t.command_id <> all (v_held)
+        ));
+    end if;
     with token as materialized (
         select * from jsonb_to_recordset(p_tokens)
             as t (command_id uuid, msg_id bigint, claim_no integer)

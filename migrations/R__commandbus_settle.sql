@@ -10,7 +10,7 @@
 --   xmax (it was locked once, perhaps still is); those that have one are looked at apart.
 -- * The row of the worker is left alone while it is locked (count_for_worker).
 -- * What else is locked (a message, a reply queue, a table) ends the call after lock_timeout, and the
---   worker calls settle_apart.
+--   worker calls settle_commands_apart.
 
 -- Record a set of outcomes. Elements of both: {command_id, msg_id, claim_no, run_us}; p_completed
 -- adds {result}, p_failed adds {kind: business|permanent|transient, error_type, error_code,
@@ -165,8 +165,10 @@ $$;
 
 -- The same as settle_commands_v2 for what met a lock in it: every part that can be recorded without
 -- the others is tried by itself, so that a locked reply queue or table holds up only those that need
--- it. These are answered "locked". Raises 55P03 where a table is locked that all of them need.
-create or replace function command_bus.settle_apart(
+-- it. These are answered "locked". Tables are asked for first and not waited for: while this waited
+-- with rows in its hands, their leases could not be renewed.
+-- Raises 55P03 where a table is locked that all of them need.
+create or replace function command_bus.settle_commands_apart(
     p_domain text, p_worker_id bigint, p_completed jsonb, p_failed jsonb
 )
 returns table (
@@ -184,8 +186,13 @@ as $$
 #variable_conflict use_column
 declare
     v_locked_replies text[] := '{}';
+    v_reply_table text;
     part record;
 begin
+    execute format(
+        'lock table command_bus_command, command_bus_audit, command_bus_delta, pgmq.%I'
+        ' in row exclusive mode nowait', 'q_' || command_bus.command_queue(p_domain)
+    );
     for part in
         select o.kind, case when o.kind in ('success', 'business') then c.reply_to end as reply_to,
             jsonb_agg(o.outcome) as outcomes
@@ -203,6 +210,16 @@ begin
             if part.reply_to = any (v_locked_replies) then
                 raise lock_not_available;
             end if;
+            v_reply_table := 'pgmq.' || quote_ident('q_' || lower(part.reply_to));
+            if to_regclass(v_reply_table) is not null then
+                execute format('lock table %s in row exclusive mode nowait', v_reply_table);
+            end if;
+            if part.kind = 'business' then
+                lock table command_bus_unsuccessful in row exclusive mode nowait;
+            elsif part.kind <> 'success' then
+                lock table command_bus_waiting, command_bus_rejected, command_bus_tsq,
+                    command_bus_tsq_delta, command_bus_tsq_group in row exclusive mode nowait;
+            end if;
             return query
             select *
             from command_bus.settle_commands_v2(
@@ -211,10 +228,6 @@ begin
                 case when part.kind = 'success' then '[]' else part.outcomes end, true
             );
         exception when lock_not_available then
-            execute format(
-                'lock table command_bus_command, command_bus_audit, command_bus_delta, pgmq.%I'
-                ' in row exclusive mode nowait', 'q_' || command_bus.command_queue(p_domain)
-            );
             v_locked_replies := v_locked_replies || part.reply_to;
             return query
             select o.command_id, o.claim_no, 'locked', null::command_bus.command_status
