@@ -23,7 +23,7 @@ from app.runs import settle_while_working
 from app.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from commandbus import Worker
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 from commandbus.limits import end_tasks
 
 logger = logging.getLogger(__name__)
@@ -52,7 +52,7 @@ def wait_for_database(settings: Settings, seconds: float) -> Database:
         except DatabaseError as exc:
             if not exc.may_pass or time.monotonic() + delay > deadline:
                 raise
-            logger.warning("database_away", extra={"error": str(exc), "retry_seconds": delay})
+            logger.warning("database_away", extra={"error": one_line(exc), "retry_seconds": delay})
         time.sleep(delay)
         delay = min(delay * 2, LONGEST_RETRY_SECONDS)
 
@@ -192,10 +192,10 @@ class FollowedConfiguration:
             try:
                 changed = await self.read()
             except INFRASTRUCTURE_ERRORS as exc:
-                logger.warning("configuration_not_read", extra={"error": str(exc)})
+                logger.warning("configuration_not_read", extra={"error": one_line(exc)})
                 continue
             except InvalidOptionError as exc:
-                logger.error("configuration_refused", extra={"error": str(exc)})
+                logger.error("configuration_refused", extra={"error": one_line(exc)})
                 continue
             if changed:
                 worker.configure(**self.worker_options())
