@@ -9,6 +9,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Hashable, Mapping
 from typing import Generic, NamedTuple, TypeVar
 
+from commandbus.errors import one_line
+
 logger = logging.getLogger(__name__)
 
 K = TypeVar("K", bound=Hashable)
@@ -100,7 +102,7 @@ class Coalescer(Generic[K, V, R]):
                     return
                 logger.warning(
                     "set_call_retried",
-                    extra={"size": len(calls), "error": " ".join(str(exc).split())},
+                    extra={"size": len(calls), "error": one_line(exc)},
                 )
                 await asyncio.sleep(pause * (0.5 + random.random() / 2))  # nosec B311
                 pause = min(pause * 2, LONGEST_PAUSE_SECONDS)

@@ -19,6 +19,7 @@ from psycopg.rows import TupleRow, dict_row
 from psycopg_pool import PoolTimeout
 
 from app.pools import Pool
+from commandbus.errors import one_line
 from commandbus.store import autocommit
 
 logger = logging.getLogger(__name__)
@@ -293,7 +294,7 @@ class HealthWatch:
             try:
                 self.tell(await look(self._pool))
             except (psycopg.Error, PoolTimeout) as exc:
-                logger.info("database_health_not_seen", extra={"error": str(exc).strip()})
+                logger.info("database_health_not_seen", extra={"error": one_line(exc)})
             await asyncio.sleep(every)
 
     def tell(self, checks: Sequence[Check]) -> None:

@@ -30,7 +30,7 @@ from app.recorded_runs import RecordedRun, count_rows, find_run, get_recorded
 from app.run_cleanup import cancel_waiting, delete_commands
 from app.runs import Origin, create_run, generate_run
 from commandbus import BatchProgress, CommandBus, CommandStatus
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 
 logger = logging.getLogger(__name__)
 
@@ -246,7 +246,7 @@ async def _look(run: Run, bus: CommandBus) -> None:
     except INFRASTRUCTURE_ERRORS as exc:
         logger.warning(
             "progress_unknown",
-            extra={"run_id": str(run.plan.order.batch_id), "error": str(exc).strip()},
+            extra={"run_id": str(run.plan.order.batch_id), "error": one_line(exc)},
         )
         await asyncio.sleep(AWAY_SECONDS)
 

@@ -18,6 +18,7 @@ from app import job_store, store
 from app.options import choose, option, options_of
 from app.pools import network_options
 from commandbus import CommandBusError, CommandStatus, pruning_store
+from commandbus.errors import one_line
 from commandbus.limits import answered_within
 from commandbus.poolers import mind_pooler
 from commandbus.retention import BATCH_SIZE, OnPruned, Pruned, Pruner, RetentionRule
@@ -191,7 +192,7 @@ class RetentionSchedule:
                 if not await self._run_once_chosen():
                     return
             except (psycopg.Error, CommandBusError) as exc:
-                logger.error("retention_failed", extra={"error": str(exc).strip()})
+                logger.error("retention_failed", extra={"error": one_line(exc)})
             await asyncio.sleep(self._config.interval)
 
     async def _run_once_chosen(self) -> bool:

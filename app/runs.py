@@ -25,6 +25,7 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from app.bulk import BulkOrder, BulkResult, generate
 from app.config import ConfigStore
 from app.pools import Pool
+from commandbus.errors import one_line
 from commandbus.store import autocommit
 from commandbus.version import VERSION
 
@@ -160,7 +161,8 @@ async def generate_run(
         except (psycopg.Error, PoolTimeout, PoolClosed) as exc:
             # Its silence will tell that the generation is over.
             logger.warning(
-                "run_end_not_recorded", extra={"run_id": str(order.batch_id), "error": str(exc)}
+                "run_end_not_recorded",
+                extra={"run_id": str(order.batch_id), "error": one_line(exc)},
             )
 
 
@@ -222,7 +224,7 @@ async def settle_while_working(pool: Pool, recorded: Callable[[], int]) -> None:
         try:
             await settle_runs(pool)
         except (psycopg.Error, PoolTimeout) as exc:
-            logger.warning("runs_not_settled", extra={"error": str(exc).strip()})
+            logger.warning("runs_not_settled", extra={"error": one_line(exc)})
         else:
             before, due = now, now != before
 

@@ -27,7 +27,7 @@ from app.runs import settle_while_working
 from app.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from commandbus import Worker, store
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 from commandbus.limits import end_tasks
 
 logger = logging.getLogger(__name__)
@@ -205,10 +205,10 @@ class FollowedConfiguration:
             try:
                 changed = await self.read()
             except INFRASTRUCTURE_ERRORS as exc:
-                logger.warning("configuration_not_read", extra={"error": str(exc)})
+                logger.warning("configuration_not_read", extra={"error": one_line(exc)})
                 continue
             except InvalidOptionError as exc:
-                logger.error("configuration_refused", extra={"error": str(exc)})
+                logger.error("configuration_refused", extra={"error": one_line(exc)})
                 continue
             if changed:
                 worker.configure(**self.worker_options())

@@ -37,6 +37,7 @@ class Attempt:
         "abandoned",
         "claimed",
         "deadline",
+        "ended",
         "handler",
         "lease_seconds",
         "started",
@@ -63,6 +64,8 @@ class Attempt:
         self.started: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.abandoned = False
+        self.ended = False
+        """Whether there is an outcome, which is recorded or will be."""
         own = None if handler is None else handler.timeout
         self.timeout = timeout if own is None else own
         self._limit: asyncio.Timeout | None = None

@@ -14,9 +14,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import store
+from commandbus.alarm import Alarm
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import DATABASE_ERRORS, SETUP_ERRORS, one_line
 from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
@@ -33,8 +34,20 @@ logger = logging.getLogger(__name__)
 
 # So long a worker at first waits for its handlers to end, to run a suspect alone.
 IDLE_SECONDS = 5.0
+# A worker that has nothing to wait for looks again so soon for a suspect that somebody has locked.
+SUSPECT_SECONDS = 1.0
+# How long a worker waits that finds something due and cannot have it: first, and at most.
+HELD_SECONDS = 0.05
+LONGEST_HELD_SECONDS = 0.5
+# How often it looks whether outcomes still wait, while it claims nothing because of them.
+BEHIND_SECONDS = 0.05
+# So many rejected messages of a claim are told one by one.
+TOLD_REJECTED = 10
 
-Claim = Callable[[AsyncConnection[TupleRow], int, int], Awaitable[list[ClaimedCommand]]]
+Claim = Callable[
+    [AsyncConnection[TupleRow], int, int],
+    Awaitable[tuple[list[ClaimedCommand], list[store.RejectedMessage]]],
+]
 
 
 class ClaimLoop:
@@ -49,6 +62,8 @@ class ClaimLoop:
         slots: Slots,
         leases: Leases,
         heartbeat: Heartbeat,
+        alarm: Alarm,
+        is_behind: Callable[[], bool],
         wake: asyncio.Event,
     ) -> None:
         self._pool = pool
@@ -57,16 +72,22 @@ class ClaimLoop:
         self._slots = slots
         self._leases = leases
         self._heartbeat = heartbeat
+        self._alarm = alarm
+        self._is_behind = is_behind
         self._wake = wake
         self._backoff = Backoff()
         self._telling = Telling()
         self._looking = Telling()
+        self._held_seconds = HELD_SECONDS
         self._patience = IDLE_SECONDS
         self._suspects_after = 0.0
 
     async def run(self) -> None:
         """Claim until the worker is stopped."""
         while not self._worker.is_stopping:
+            if self._is_behind():
+                await self._wait_for_outcomes()
+                continue
             if self._seconds_to_suspects() == 0:
                 await self._run_suspects()
             self._wake.clear()
@@ -76,8 +97,22 @@ class ClaimLoop:
                 await self._pause(self._worker.poll_interval)
                 continue
             claimed = await self._claim_commands(room)
+            if claimed:
+                self._held_seconds = HELD_SECONDS
             if claimed is not None and claimed < room:
                 await self._pause(await self._idle_seconds())
+
+    async def _wait_for_outcomes(self) -> None:
+        """Claim nothing while outcomes wait to be recorded: their leases are held, more would end.
+
+        What is ready goes on, or is given back when it has waited too long.
+        """
+        logger.warning("claims_wait_for_outcomes", extra=self._worker.ids)
+        while self._is_behind() and not self._worker.is_stopping:
+            self._wake.clear()
+            await self._leases.give_back(self._slots.take_stale())
+            await self._pause(BEHIND_SECONDS)
+        logger.info("claims_go_on", extra=self._worker.ids)
 
     async def _pause(self, seconds: float) -> None:
         """Wait until something wakes the worker, at most *seconds*."""
@@ -91,7 +126,7 @@ class ClaimLoop:
         """Claim up to *limit* commands into the slots; how many, None after a fault."""
         domain, worker_id = self._worker.domain, self._worker.registered_id
         return await self._claim(
-            lambda conn, seconds, max_attempts: store.claim_commands(
+            lambda conn, seconds, max_attempts: store.claim_or_reject(
                 conn, domain, worker_id, limit, seconds, max_attempts
             )
         )
@@ -99,11 +134,16 @@ class ClaimLoop:
     async def _claim_suspect(self) -> int | None:
         """Claim a suspect into the slots, if there is any; how many, None after a fault."""
         domain, worker_id = self._worker.domain, self._worker.registered_id
-        return await self._claim(
-            lambda conn, seconds, max_attempts: store.claim_suspect(
-                conn, domain, worker_id, seconds, max_attempts
+
+        async def claim(
+            conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
+        ) -> tuple[list[ClaimedCommand], list[store.RejectedMessage]]:
+            return (
+                await store.claim_suspect(conn, domain, worker_id, seconds, max_attempts),
+                [],
             )
-        )
+
+        return await self._claim(claim)
 
     async def _claim(self, claim: Claim) -> int | None:
         """Put into the slots what *claim* gives; how many, None after a fault, waited out.
@@ -119,23 +159,48 @@ class ClaimLoop:
                 self._leases.doubted_if_broken(conn),
             ):
                 await self._leases.give_back_unknown(conn, self._slots.held_tokens)
-                claimed = await claim(conn, seconds, worker.retry_policy.max_attempts)
+                claimed, rejected = await claim(conn, seconds, worker.retry_policy.max_attempts)
                 # Before anything is waited for: a stop in that moment must find them.
                 self._slots.add(self._attempts(claimed, asked_at, seconds))
-        except INFRASTRUCTURE_ERRORS as exc:
+        except SETUP_ERRORS:
+            raise
+        except DATABASE_ERRORS as exc:
             if self._pool.closed:
                 raise  # it will not open again
             delay = self._backoff.next_delay()
             if self._telling.is_news(exc):
                 logger.warning(
                     "claim_retried",
-                    extra={**worker.ids, "error": str(exc).strip(), "delay_seconds": delay},
+                    extra={**worker.ids, "error": one_line(exc), "delay_seconds": delay},
                 )
             await worker.back_off(delay)
             return None
         self._backoff.reset()
         self._telling.reset()
+        self._tell_rejected(rejected)
         return len(claimed)
+
+    def _tell_rejected(self, rejected: list[store.RejectedMessage]) -> None:
+        for message in rejected[:TOLD_REJECTED]:
+            logger.warning(
+                "message_rejected",
+                extra={
+                    **self._worker.ids,
+                    "msg_id": message.msg_id,
+                    "command_id": message.command_id and str(message.command_id),
+                    "reason": message.reason,
+                },
+            )
+        if len(rejected) > TOLD_REJECTED:
+            logger.warning(
+                "messages_rejected",
+                extra={
+                    **self._worker.ids,
+                    "count": len(rejected),
+                    "first_msg_id": rejected[0].msg_id,
+                    "last_msg_id": rejected[-1].msg_id,
+                },
+            )
 
     def _attempts(
         self, claimed: list[ClaimedCommand], asked_at: float, seconds: int
@@ -155,18 +220,33 @@ class ClaimLoop:
         ]
 
     async def _idle_seconds(self) -> float:
-        """How long an idle worker may sleep: until the next due command, or poll_interval."""
+        """How long an idle worker may sleep, unless it is woken; the alarm does when one is due."""
         worker = self._worker
+        # Messages of others are looked for by the heartbeat; it may be late only for the leases
+        # that just ended here.
+        messages = worker.running_count == 0 or self._slots.waits_for_leases
         try:
             async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
-                due, self._heartbeat.suspects_wait = await store.look_ahead(conn, worker.domain)
-        except INFRASTRUCTURE_ERRORS as exc:
+                due, self._heartbeat.suspects_wait = await store.look_ahead(
+                    conn, worker.domain, messages=messages
+                )
+        except DATABASE_ERRORS as exc:
             if self._looking.is_news(exc):
-                logger.warning("look_ahead_failed", extra={**worker.ids, "error": str(exc).strip()})
+                logger.warning("look_ahead_failed", extra={**worker.ids, "error": one_line(exc)})
             return worker.poll_interval
         self._looking.reset()
-        seconds = worker.poll_interval if due is None else max(due, 0.001)
-        return min(seconds, worker.poll_interval, self._seconds_to_suspects())
+        seconds = min(worker.poll_interval, self._seconds_to_suspects())
+        if due is not None and due <= 0:
+            # It was due before the claim, too, or came a moment later; or somebody has locked it.
+            held = self._held_seconds
+            self._held_seconds = min(held * 2, LONGEST_HELD_SECONDS)
+            return min(seconds, held)
+        self._held_seconds = HELD_SECONDS
+        if messages:
+            self._alarm.looked(due)
+        elif due is not None:
+            self._alarm.told(due)
+        return seconds
 
     def _seconds_to_suspects(self) -> float:
         """How long until the worker tries to run suspects; for ever where none waits."""
@@ -182,6 +262,7 @@ class ClaimLoop:
         before for as long as it waited, and has twice the patience then, up to a lease.
         """
         patience = min(self._patience, self._worker.visibility_timeout)
+        idle = not self._slots.running_count
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
         await self.wait_until_idle(
@@ -195,7 +276,9 @@ class ClaimLoop:
             self._slots.start_alone()
             await self.wait_until_idle(lambda: not self._worker.is_stopping)
         if claimed is not None:
-            self._suspects_after = time.monotonic() + patience
+            # One that has nothing to wait for loses nothing by looking again soon.
+            pause = min(SUSPECT_SECONDS, patience) if idle else patience
+            self._suspects_after = time.monotonic() + pause
             self._patience = patience * 2
         # Nothing is there but what a stop, or a fault after the claim, kept from starting alone.
         await self._leases.give_back(self._slots.take_ready())

@@ -177,6 +177,39 @@ INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
     MissingQueueError,
 )
 
+# Whatever the database or a pool may answer to a call. A worker tries again, unless SETUP_ERRORS
+# end it: a fault (a trigger's, a missing right, a server that is out of memory) can be mended.
+DATABASE_ERRORS: tuple[type[Exception], ...] = (psycopg.Error, CommandBusError)
+
+# What only another set-up can change: a worker ends with it.
+SETUP_ERRORS: tuple[type[Exception], ...] = (
+    UnsuitableConnectionError,
+    NotMigratedError,
+    UnknownDomainError,
+)
+
+# The server says by it that a lock, or the end of a statement, was waited for too long.
+LOCK_ERRORS: tuple[type[Exception], ...] = (pg.LockNotAvailable, pg.QueryCanceled, NoAnswerError)
+
+
+def is_about_the_value(error: BaseException) -> bool:
+    """Whether the database says of what it was given that it cannot hold it.
+
+    Data exceptions (SQLSTATE class 22) and exceeded limits of the server (54), nothing else.
+    """
+    cause = error if isinstance(error, psycopg.Error) else error.__cause__
+    if not isinstance(cause, psycopg.Error):
+        return False
+    if cause.sqlstate is None:
+        return isinstance(cause, psycopg.DataError)  # psycopg itself refused to send it
+    return cause.sqlstate[:2] in ("22", "54")
+
+
+def one_line(error: BaseException) -> str:
+    """What went wrong, on one line: of the server's message without the SQL that it quotes."""
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((said or str(error)).split())
+
 
 def refusal_error(refusal: dict[str, str]) -> CommandBusError:
     """The error that a refusal stands for; SQL answers one where it raises none."""

@@ -13,13 +13,13 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import store
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.alarm import Alarm
+from commandbus.errors import DATABASE_ERRORS, one_line
 from commandbus.telling import Telling
 from commandbus.version import VERSION
+from commandbus.worker_connections import WorkerConnections
 
 if TYPE_CHECKING:
-    from psycopg_pool import AsyncConnectionPool
-
     from commandbus.worker import Worker
 
 logger = logging.getLogger(__name__)
@@ -32,14 +32,14 @@ class Heartbeat:
     """Tells the database once a second that the worker lives and what it runs.
 
     With the same call it learns of a requested stop; then it folds counters, which one worker does
-    for all, and looks whether commands wait to be run alone.
+    for all, and looks when the next command is due, so that an idle worker sleeps no longer than
+    that, and whether commands wait to be run alone.
     """
 
-    def __init__(
-        self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]], worker: Worker
-    ) -> None:
-        self._pool = pool
+    def __init__(self, connections: WorkerConnections, worker: Worker, alarm: Alarm) -> None:
+        self._connections = connections
         self._worker = worker
+        self._alarm = alarm
         self._recorded_before = 0
         self._beaten_at = time.monotonic()
         self._telling = Telling()
@@ -65,12 +65,12 @@ class Heartbeat:
         """Say that the worker stopped; where that fails, the end of its heartbeats says it."""
         worker = self._worker
         try:
-            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+            async with self._connections.autocommit(
+                "heartbeat", within=worker.call_seconds
+            ) as conn:
                 await store.worker_stopped(conn, worker.registered_id)
-        except INFRASTRUCTURE_ERRORS as exc:
-            logger.warning(
-                "worker_stop_not_recorded", extra={**worker.ids, "error": str(exc).strip()}
-            )
+        except DATABASE_ERRORS as exc:
+            logger.warning("worker_stop_not_recorded", extra={**worker.ids, "error": one_line(exc)})
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -78,18 +78,18 @@ class Heartbeat:
             await asyncio.sleep(HEARTBEAT_SECONDS)
             try:
                 await self._beat()
-            except INFRASTRUCTURE_ERRORS as exc:
+            except DATABASE_ERRORS as exc:
                 if self._telling.is_news(exc):
                     logger.warning(
                         "heartbeat_failed",
-                        extra={"worker_id": self._worker.worker_id, "error": str(exc).strip()},
+                        extra={"worker_id": self._worker.worker_id, "error": one_line(exc)},
                     )
             else:
                 self._telling.reset()
 
     async def _beat(self) -> None:
         worker = self._worker
-        async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+        async with self._connections.autocommit("heartbeat", within=worker.call_seconds) as conn:
             stop = await store.heartbeat(
                 conn,
                 worker.registered_id,
@@ -99,8 +99,17 @@ class Heartbeat:
                 concurrency=worker.concurrency,
                 settings=worker.settings,
             )
-            await store.fold_deltas(conn)
-            _, self.suspects_wait = await store.look_ahead(conn, worker.domain)
+            try:
+                await store.fold_deltas(conn)
+            except DATABASE_ERRORS as exc:
+                if conn.closed:
+                    raise
+                logger.warning("counters_not_folded", extra={**worker.ids, "error": one_line(exc)})
+            due, self.suspects_wait = await store.look_ahead(
+                conn, worker.domain, messages=worker.has_room
+            )
+            self._alarm.looked(due)
+        await self._connections.close_unused()
         if self.suspects_wait:
             worker.wake()
         if stop is None:

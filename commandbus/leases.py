@@ -15,13 +15,12 @@ from psycopg.rows import TupleRow
 from commandbus import store
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import DATABASE_ERRORS, one_line
 from commandbus.models import ClaimedCommand
+from commandbus.worker_connections import WorkerConnections
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from psycopg_pool import AsyncConnectionPool
 
     from commandbus.worker import Worker
 
@@ -44,10 +43,8 @@ Held = Callable[[], Set[tuple[int, int]]]
 class Leases:
     """The leases of one worker's attempts, in the database."""
 
-    def __init__(
-        self, pool: AsyncConnectionPool[AsyncConnection[TupleRow]], worker: Worker
-    ) -> None:
-        self._pool = pool
+    def __init__(self, connections: WorkerConnections, worker: Worker) -> None:
+        self._connections = connections
         self._worker = worker
         self._doubted_at: float | None = None
         self._doubted_sessions: set[int] = set()
@@ -76,14 +73,14 @@ class Leases:
         while True:
             try:
                 return await self._renew([attempt], seconds) == 1
-            except INFRASTRUCTURE_ERRORS as exc:
+            except DATABASE_ERRORS as exc:
                 delay = backoff.next_delay()
                 logger.warning(
                     "renewal_failed",
                     extra={
                         **self._worker.ids,
                         **attempt.claimed.log_fields,
-                        "error": str(exc).strip(),
+                        "error": one_line(exc),
                         "delay_seconds": delay,
                     },
                 )
@@ -95,7 +92,7 @@ class Leases:
         worker = self._worker
         asked_at = time.monotonic()
         within = min(worker.call_seconds, max(seconds / 4, SHORTEST_SECONDS))
-        async with store.autocommit(self._pool, within=within) as conn:
+        async with self._connections.autocommit("leases", within=within) as conn:
             held = await store.renew_leases(
                 conn,
                 worker.domain,
@@ -110,7 +107,11 @@ class Leases:
         return len(held)
 
     async def keep(self) -> None:
-        """Renew the leases of handlers that asked for it, three times within each, for ever."""
+        """Renew leases three times within each, for ever.
+
+        Those of handlers that asked for it, and of what has ended and is not recorded yet: a
+        handler that has run must not run again because something keeps its outcome waiting.
+        """
         worker = self._worker
         while True:
             await asyncio.sleep(LOOK_SECONDS)
@@ -118,18 +119,18 @@ class Leases:
             # Never made shorter: the handler may have asked for more, or the option have changed.
             attempts = [
                 attempt
-                for attempt in worker.running
-                if attempt.auto_renew and attempt.deadline < now + seconds
+                for attempt in (*worker.running, *worker.unrecorded)
+                if (attempt.auto_renew or attempt.ended) and attempt.deadline < now + seconds
             ]
             # All of them as soon as one needs it, so that one call does for many.
             if not any(each.deadline - now < each.lease_seconds * RENEW_PART for each in attempts):
                 continue
             try:
                 await self._renew(attempts, seconds)
-            except INFRASTRUCTURE_ERRORS as exc:
+            except DATABASE_ERRORS as exc:
                 logger.warning(
                     "renewal_failed",
-                    extra={**worker.ids, "count": len(attempts), "error": str(exc).strip()},
+                    extra={**worker.ids, "count": len(attempts), "error": one_line(exc)},
                 )
 
     async def give_back(self, claimed: list[ClaimedCommand]) -> None:
@@ -139,18 +140,21 @@ class Leases:
         worker = self._worker
         try:
             async with (
-                store.autocommit(self._pool, within=worker.call_seconds) as conn,
+                self._connections.autocommit("leases", within=worker.call_seconds) as conn,
                 self.doubted_if_broken(conn),
             ):
                 count = await store.release_commands(
                     conn, worker.domain, worker.registered_id, store.tokens_of(claimed)
                 )
-        except INFRASTRUCTURE_ERRORS as exc:
+        except DATABASE_ERRORS as exc:
             logger.warning(
                 "release_failed",
-                extra={**worker.ids, "count": len(claimed), "error": str(exc).strip()},
+                extra={**worker.ids, "count": len(claimed), "error": one_line(exc)},
             )
         else:
+            if count < len(claimed):
+                # Somebody has locked the others, or they are not this worker's any more.
+                self._doubted_at = time.monotonic()
             logger.info("commands_released", extra={**worker.ids, "count": count})
 
     async def settle_doubt(self, held: Held) -> None:
@@ -159,10 +163,10 @@ class Leases:
             return
         worker = self._worker
         try:
-            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+            async with self._connections.autocommit("leases", within=worker.call_seconds) as conn:
                 await self.give_back_unknown(conn, held)
-        except INFRASTRUCTURE_ERRORS as exc:
-            logger.warning("release_failed", extra={**worker.ids, "error": str(exc).strip()})
+        except DATABASE_ERRORS as exc:
+            logger.warning("release_failed", extra={**worker.ids, "error": one_line(exc)})
 
     async def give_back_unknown(self, conn: AsyncConnection[TupleRow], held: Held) -> None:
         """Release what a claim gave this worker whose answer was lost with the connection.
@@ -186,7 +190,7 @@ class Leases:
                 conn, worker.domain, worker.registered_id, unknown
             )
         self._doubted_sessions = left
-        if quiet and not left:
+        if quiet and not left and released == len(unknown):
             self._doubted_at = None
         if released:
             logger.info("lost_claim_released", extra={**worker.ids, "count": released})

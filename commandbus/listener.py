@@ -5,15 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.backoff import Backoff
-from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.errors import one_line
 from commandbus.limits import ANSWER_SECONDS, answered_within
+from commandbus.worker_connections import connect_like
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -22,16 +24,19 @@ logger = logging.getLogger(__name__)
 
 # A connection that a network has forgotten stays silent for ever, so it is asked now and then.
 CHECK_SECONDS = 10.0
+# What is due later than this is looked for anyway; nobody's odd notification waits longer.
+LONGEST_SECONDS = 60.0
 
 
 async def listen_for_commands(
     pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
     domain: str,
     wake: Callable[[], None],
+    due_in: Callable[[float], None],
     *,
     answer_timeout: float = ANSWER_SECONDS,
 ) -> None:
-    """Call *wake* for each notification, for ever, on a connection of its own.
+    """Call *wake* or *due_in* for each notification, for ever, on a connection of its own.
 
     It is opened with the pool's settings, but not taken from it, so that a small pool is not made
     smaller. While there is no connection, polling has to do; *wake* is called once it is back.
@@ -39,37 +44,33 @@ async def listen_for_commands(
     backoff = Backoff(limit=1.0)
     while True:
         try:
-            async with answered_within(answer_timeout) as limit, await _connect(pool) as conn:
+            async with answered_within(answer_timeout) as limit, await connect_like(pool) as conn:
+                conn.prepare_threshold = None
                 await store.listen(conn, domain)
                 backoff.reset()
                 wake()
                 while True:
                     limit.pause()
-                    async for _ in conn.notifies(timeout=CHECK_SECONDS):
-                        wake()
+                    async for notification in conn.notifies(timeout=CHECK_SECONDS):
+                        _tell(notification.payload, wake, due_in)
                     limit.renew()
                     await conn.execute("")
-        except INFRASTRUCTURE_ERRORS as exc:
+        except psycopg.Error as exc:
             delay = backoff.next_delay()
             logger.warning(
                 "listener_reconnects",
-                extra={"domain": domain, "error": str(exc).strip(), "delay_seconds": delay},
+                extra={"domain": domain, "error": one_line(exc), "delay_seconds": delay},
             )
             await asyncio.sleep(delay)
 
 
-async def _connect(
-    pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
-) -> AsyncConnection[TupleRow]:
-    conninfo, kwargs = await _resolved(pool.conninfo), await _resolved(pool.kwargs)
-    own = {"autocommit": True, "prepare_threshold": None}
-    return await AsyncConnection.connect(conninfo, **{**(kwargs or {}), **own})
-
-
-async def _resolved(value: Any) -> Any:
-    """A pool's setting, which may be given as a function, also an asynchronous one."""
-    if callable(value):
-        value = value()
-        if hasattr(value, "__await__"):
-            value = await value
-    return value
+def _tell(payload: str, wake: Callable[[], None], due_in: Callable[[float], None]) -> None:
+    """A notification says that there is work, or in how many seconds there will be."""
+    try:
+        seconds = float(payload or 0)
+    except ValueError:
+        seconds = 0.0
+    if 0 < seconds < LONGEST_SECONDS:
+        due_in(seconds)
+    else:
+        wake()

@@ -191,6 +191,8 @@ class Verdict(StrEnum):
     RECORDED = "recorded"
     LATE = "late"
     UNKNOWN = "unknown"
+    LOCKED = "locked"
+    """Nothing was changed, since somebody has locked what it needs."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,19 @@ class Slots:
         self._context = contextvars.copy_context()
 
     @property
+    def unrecorded(self) -> list[Attempt]:
+        """The attempts that have ended and whose outcomes are not in the database yet."""
+        return [attempt for attempt in self._held.values() if attempt.ended]
+
+    @property
+    def waits_for_leases(self) -> bool:
+        """Whether attempts were given up whose leases may not be over in the database yet."""
+        now = time.monotonic()
+        return any(until > now for until in self._given_up.values()) or any(
+            attempt.abandoned for attempt in self._held.values()
+        )
+
+    @property
     def running(self) -> list[Attempt]:
         """The attempts whose handlers run, the oldest first."""
         return list(self._running.values())
@@ -150,6 +163,7 @@ class Slots:
         if outcome is None:
             self._forget_given_up(attempt)
         else:
+            attempt.ended = True
             seconds = outcome.run_us / 1_000_000
             mean = self._mean_run_seconds
             self._mean_run_seconds = seconds if mean is None else mean * 0.9 + seconds * 0.1

@@ -60,17 +60,23 @@ async def autocommit(pool: Pool, *, within: float = ANSWER_SECONDS) -> AsyncIter
     Its rows are tuples, whatever they are for the pool's owner, and it is not one that the server
     has ended. Raises NoAnswerError when getting it and using it took longer than *within* seconds.
     """
-    async with answered_within(within), live_connection(pool) as conn:
-        before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
-        await conn.set_autocommit(True)
-        conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
-        try:
-            await mind_pooler(conn)
-            yield conn
-        finally:
-            conn.row_factory, conn.cursor_factory = rows_before, cursors_before
-            if not conn.closed and not before:
-                await conn.set_autocommit(False)
+    async with answered_within(within), live_connection(pool) as conn, prepared(conn):
+        yield conn
+
+
+@asynccontextmanager
+async def prepared(conn: Connection) -> AsyncIterator[None]:
+    """*conn* commits by itself and gives tuples meanwhile, whatever it does for its owner."""
+    before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
+    await conn.set_autocommit(True)
+    conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
+    try:
+        await mind_pooler(conn)
+        yield
+    finally:
+        conn.row_factory, conn.cursor_factory = rows_before, cursors_before
+        if not conn.closed and not before:
+            await conn.set_autocommit(False)
 
 
 @asynccontextmanager
@@ -203,9 +209,18 @@ async def claim_commands(
     conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
 ) -> list[ClaimedCommand]:
     """Claim up to *limit* commands, each until *lease_seconds* from now."""
+    claimed, _ = await claim_or_reject(conn, domain, worker_id, limit, lease_seconds, max_attempts)
+    return claimed
+
+
+async def claim_or_reject(
+    conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
+) -> tuple[list[ClaimedCommand], list[RejectedMessage]]:
+    """The same, and the messages that were rejected since no command explains them."""
     return await _claim(
         conn,
-        "select * from command_bus.claim_commands(%s, %s, %s::integer, %s::integer, %s::integer)",
+        "select * from command_bus.claim_commands_v2"
+        "(%s, %s, %s::integer, %s::integer, %s::integer)",
         (domain, worker_id, limit, lease_seconds, max_attempts),
         domain,
     )
@@ -215,21 +230,28 @@ async def claim_suspect(
     conn: Connection, domain: str, worker_id: int, lease_seconds: int, max_attempts: int
 ) -> list[ClaimedCommand]:
     """Claim one command that may have killed its worker, if there is any."""
-    return await _claim(
+    claimed, _ = await _claim(
         conn,
         "select * from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",
         (domain, worker_id, lease_seconds, max_attempts),
         domain,
     )
+    return claimed
 
 
 async def _claim(
     conn: Connection, query: str, params: tuple[Any, ...], domain: str
-) -> list[ClaimedCommand]:
+) -> tuple[list[ClaimedCommand], list[RejectedMessage]]:
     _refuse_unreadable(conn)
     with translate_errors():
         rows = await fetch(conn, query, params)
-    return [_claimed_command(domain, row) for row in rows]
+    claimed, rejected = [], []
+    for row in rows:
+        if row[10] is None:
+            rejected.append(RejectedMessage(msg_id=row[9], command_id=row[0], reason=row[2]))
+        else:
+            claimed.append(_claimed_command(domain, row))
+    return claimed, rejected
 
 
 def _refuse_unreadable(conn: Connection) -> None:
@@ -270,9 +292,23 @@ def _claimed_command(domain: str, row: TupleRow) -> ClaimedCommand:
     )
 
 
-async def look_ahead(conn: Connection, domain: str) -> tuple[float | None, bool]:
-    """Seconds until the next waiting command is due (or None), and whether suspects wait."""
-    cur = await conn.execute("select * from command_bus.look_ahead(%s)", (domain,))
+class RejectedMessage(NamedTuple):
+    """A message that a claim archived and recorded, since no command explains it."""
+
+    msg_id: int
+    command_id: UUID | None
+    reason: str
+
+
+async def look_ahead(
+    conn: Connection, domain: str, *, messages: bool = False
+) -> tuple[float | None, bool]:
+    """Seconds until something is due (None: nothing is), and whether suspects wait.
+
+    Due is the next waiting command and, with *messages*, the next message that becomes visible; in
+    0 seconds or less where one that is visible waits.
+    """
+    cur = await conn.execute("select * from command_bus.look_ahead_v2(%s, %s)", (domain, messages))
     row = await cur.fetchone()
     assert row is not None  # the function returns exactly one row
     return row[0], row[1]
@@ -282,21 +318,26 @@ async def settle_commands(
     conn: Connection, domain: str, worker_id: int, completed: str, failed: str
 ) -> list[Settlement]:
     """Record outcomes, given as JSON text; returns those that did not simply complete."""
+    query = "select * from command_bus.settle_commands_v2(%s, %s, %s::jsonb, %s::jsonb)"
+    return await _settle(conn, query, (domain, worker_id, completed, failed))
+
+
+async def settle_commands_apart(
+    conn: Connection, domain: str, worker_id: int, completed: str, failed: str
+) -> list[Settlement]:
+    """The same after it met a lock: what does not need what is locked is recorded."""
+    query = "select * from command_bus.settle_commands_apart(%s, %s, %s::jsonb, %s::jsonb)"
+    return await _settle(conn, query, (domain, worker_id, completed, failed))
+
+
+async def _settle(conn: Connection, query: str, params: tuple[Any, ...]) -> list[Settlement]:
     with translate_errors():
-        async with conn.cursor() as cur:
-            await cur.execute(
-                "select * from command_bus.settle_commands(%s, %s, %s::jsonb, %s::jsonb)",
-                (domain, worker_id, completed, failed),
+        return [
+            Settlement(
+                command_id, claim_no, Verdict(verdict), CommandStatus(status) if status else None
             )
-            return [
-                Settlement(
-                    command_id,
-                    claim_no,
-                    Verdict(verdict),
-                    CommandStatus(status) if status else None,
-                )
-                for command_id, claim_no, verdict, status in await cur.fetchall()
-            ]
+            for command_id, claim_no, verdict, status in await fetch(conn, query, params)
+        ]
 
 
 class Token(NamedTuple):

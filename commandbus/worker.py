@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from commandbus import store
+from commandbus.alarm import Alarm
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
 from commandbus.checks import (
@@ -31,7 +31,7 @@ from commandbus.checks import (
     check_whole,
 )
 from commandbus.claiming import ClaimLoop
-from commandbus.errors import INFRASTRUCTURE_ERRORS, UnsuitableDatabaseError
+from commandbus.errors import INFRASTRUCTURE_ERRORS, UnsuitableDatabaseError, one_line
 from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
@@ -46,6 +46,7 @@ from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
 from commandbus.texts import shown
+from commandbus.worker_connections import WorkerConnections
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -78,7 +79,8 @@ class Worker:
     * *settings*: shown beside the worker on pages, used for nothing else.
 
     The pool belongs to the caller; each call takes a connection for as long as it lasts, and none
-    is held while a handler runs. One more connection listens for notifications.
+    is held while a handler runs. One more connection listens for notifications. Where handlers hold
+    all of the pool, renewals, heartbeats and outcomes get connections of their own, four at most.
 
     Raises ValueError for numbers that make no sense (durations are at most ten years, a lease a
     year, counts 1,000,000), InvalidDomainError, InvalidCommandError for settings that JSON cannot
@@ -119,6 +121,8 @@ class Worker:
         self._pool = pool
         self._loop: asyncio.AbstractEventLoop | None = None
         self._wake = asyncio.Event()
+        self._alarm = Alarm(self._wake.set)
+        self._connections = WorkerConnections(pool)
         self._stop_asked = asyncio.Event()
         self.registered = asyncio.Event()
         """Set once the worker has an id."""
@@ -127,16 +131,17 @@ class Worker:
         self._drain_deadline: float | None = None
         self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
         self._settler = Settler(
-            pool,
+            self._connections,
             domain,
             worker_id=lambda: self.worker_id or 0,
             more_may_come=lambda: self._slots.running_count > 0,
             settled=self._on_settled,
+            due_in=self._alarm.told,
             policy=lambda: self.retry_policy,
             answer_timeout=lambda: self._recording_seconds,
         )
-        self._heartbeat = Heartbeat(pool, self)
-        self._leases = Leases(pool, self)
+        self._heartbeat = Heartbeat(self._connections, self, self._alarm)
+        self._leases = Leases(self._connections, self)
         self._claims = ClaimLoop(
             pool,
             self,
@@ -144,6 +149,8 @@ class Worker:
             slots=self._slots,
             leases=self._leases,
             heartbeat=self._heartbeat,
+            alarm=self._alarm,
+            is_behind=lambda: self._settler.is_behind,
             wake=self._wake,
         )
         self.configure(
@@ -219,6 +226,16 @@ class Worker:
         """How many handlers run at this moment."""
         return self._slots.running_count
 
+    @property
+    def unrecorded(self) -> list[Attempt]:
+        """The attempts that have ended and whose outcomes are not in the database yet."""
+        return self._slots.unrecorded
+
+    @property
+    def has_room(self) -> bool:
+        """Whether it would claim something if there were anything."""
+        return self._slots.room() > 0
+
     # Starting and stopping
 
     def stop(self, *, force: bool = False) -> None:
@@ -262,15 +279,22 @@ class Worker:
         if self._stopping or not await self._until_stopped(self.register()):
             return
         logger.info("worker_started", extra={**self.ids, "concurrency": self.concurrency})
-        settling = asyncio.create_task(self._settler.run(), name="settler")
+        settling = [
+            asyncio.create_task(self._settler.run(), name="settler"),
+            asyncio.create_task(self._settler.run_aside(), name="settler of what is put aside"),
+        ]
         side_tasks = [
-            settling,
+            *settling,
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
             asyncio.create_task(self._leases.keep(), name="lease renewal"),
             asyncio.create_task(LoopWatch(self.ids).run(), name="loop watch"),
             asyncio.create_task(
                 listen_for_commands(
-                    self._pool, self.domain, self._wake.set, answer_timeout=self.answer_timeout
+                    self._pool,
+                    self.domain,
+                    self._wake.set,
+                    self._alarm.told,
+                    answer_timeout=self.answer_timeout,
                 ),
                 name="listener",
             ),
@@ -292,7 +316,9 @@ class Worker:
             self._slots.abandon_running()
             await end_tasks(side_tasks)
             results = await asyncio.gather(*side_tasks, return_exceptions=True)
+            self._alarm.off()
         await self._heartbeat.end()
+        await self._connections.close()
         logger.info("worker_stopped", extra=self.ids)
         if cancelled is not None:
             raise cancelled
@@ -345,7 +371,9 @@ class Worker:
         backoff = Backoff()
         while not self._stopping:
             try:
-                async with store.autocommit(self._pool, within=self.call_seconds) as conn:
+                async with self._connections.autocommit(
+                    "heartbeat", within=self.call_seconds
+                ) as conn:
                     if obstacles := await find_obstacles(conn):
                         raise UnsuitableDatabaseError("; ".join(obstacles))
                     self.worker_id = await self._heartbeat.register(conn)
@@ -357,7 +385,7 @@ class Worker:
                 delay = backoff.next_delay()
                 logger.warning(
                     "registration_retried",
-                    extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
+                    extra={**self.ids, "error": one_line(exc), "delay_seconds": delay},
                 )
                 await self.back_off(delay)
         return False
@@ -383,12 +411,12 @@ class Worker:
         if left:
             logger.warning("handlers_cancelled_by_stop", extra={**self.ids, "count": left})
 
-    async def _wait_for_settler(self, settling: asyncio.Task[None], deadline: float) -> None:
+    async def _wait_for_settler(self, settling: list[asyncio.Task[None]], deadline: float) -> None:
         """Let the settler record what is there; without a database not for ever."""
         left = 0.0 if self._forced else deadline - time.monotonic()
         seconds = max(left, STOP_SECONDS)
-        done, _ = await asyncio.wait([settling], timeout=seconds)
-        if not done:
+        _, unfinished = await asyncio.wait(settling, timeout=seconds)
+        if unfinished:
             held = self._slots.held
             logger.error(
                 "outcomes_not_recorded",

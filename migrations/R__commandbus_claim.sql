@@ -5,14 +5,17 @@
 -- was read and not claimed by it is rare and goes through claim_exceptions, row by row: messages
 -- that are old or belong to nothing, spent budgets, leases that ran out.
 --
--- The claim holds message rows when it comes to command rows, as the lock order wants for PENDING
--- ones; those IN_PROGRESS may be held by a settle, a renewal or a release that is about to touch
--- the message, so it skips what is locked and makes the message visible again.
+-- The claim waits for nobody's row lock. It holds message rows when it comes to command rows, as the
+-- lock order wants for PENDING ones; those IN_PROGRESS may be held by a settle, a renewal or a
+-- release that is about to touch the message; and anybody may hold any row for long. So it takes
+-- the rows without an xmax first (nearly all: nobody ever locked this version), then those of the
+-- others that it can lock, and shows the messages of the rest again.
 
 -- Claim up to p_limit commands for a worker, each until p_lease_seconds from now; promote what is
 -- due first. p_max_attempts is the budget of commands that have none of their own.
--- Raises QB001 for an unknown domain.
-create or replace function command_bus.claim_commands(
+-- A row without a claim_no is a message that was rejected: its id, the id it names, and the reason
+-- as data. Raises QB001 for an unknown domain, 55P03 where a table is locked.
+create or replace function command_bus.claim_commands_v2(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
     p_max_attempts integer
 )
@@ -30,6 +33,7 @@ set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
 set plan_cache_mode = force_generic_plan
+set lock_timeout = '500ms'
 as $$
 #variable_conflict use_column
 declare
@@ -38,9 +42,13 @@ declare
     v_msg_ids bigint[];
     v_texts text[];
     v_ids uuid[];
-    v_claimed integer;
+    v_held uuid[] := '{}';
+    v_claimed integer := 0;
+    v_rows integer;
 begin
-    perform command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000));
+    if command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000)) > p_limit then
+        perform command_bus.wake_workers(p_domain);  -- there is something for others
+    end if;
 
     select array_agg(r.msg_id), array_agg(r.message ->> 'command_id')
     into v_msg_ids, v_texts
@@ -63,53 +71,96 @@ begin
     end;
 
     v_now := clock_timestamp();
-    return query
-    with claimed as (
-        update command_bus_command as c
-        set status = 'IN_PROGRESS', attempts = c.attempts + 1, claim_no = c.claim_no + 1,
-            worker_id = p_worker_id, started_at = v_now, updated_at = v_now,
-            claimed_budget = coalesce(c.max_attempts, p_max_attempts),
-            lease_until = v_now + make_interval(secs => p_lease_seconds)
-        from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
-        where command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
-            and c.msg_id = m.msg_id
-            and c.status = 'PENDING' and c.attempts < coalesce(c.max_attempts, p_max_attempts)
-        returning c.*
-    ),
-    audited as (
-        insert into command_bus_audit (
-            command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+    loop
+        return query
+        with claimed as (
+            update command_bus_command as c
+            set status = 'IN_PROGRESS', attempts = c.attempts + 1, claim_no = c.claim_no + 1,
+                worker_id = p_worker_id, started_at = v_now, updated_at = v_now,
+                claimed_budget = coalesce(c.max_attempts, p_max_attempts),
+                lease_until = v_now + make_interval(secs => p_lease_seconds)
+            from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
+            where command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
+                and c.msg_id = m.msg_id
+                and c.status = 'PENDING' and c.attempts < coalesce(c.max_attempts, p_max_attempts)
+                and (c.xmax = 0 or c.command_id = any (v_held))
+            returning c.*
+        ),
+        audited as (
+            insert into command_bus_audit (
+                command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+            )
+            select command_id, v_now, msg_id, p_worker_id, attempts, 'RECEIVED', p_domain
+            from claimed
+        ),
+        counted as (
+            insert into command_bus_delta (at, domain, batch_id, pending, in_progress)
+            select date_trunc('second', v_now), p_domain, batch_id, -count(*), count(*)
+            from claimed
+            group by batch_id
         )
-        select command_id, v_now, msg_id, p_worker_id, attempts, 'RECEIVED', p_domain
-        from claimed
-    ),
-    counted as (
-        insert into command_bus_delta (at, domain, batch_id, pending, in_progress)
-        select date_trunc('second', v_now), p_domain, batch_id, -count(*), count(*)
-        from claimed
-        group by batch_id
-    )
-    select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
-        c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
-    from claimed as c
-    order by c.msg_id;
+        select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
+            c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
+        from claimed as c
+        order by c.msg_id;
 
-    get diagnostics v_claimed = row_count;
+        get diagnostics v_rows = row_count;
+        v_claimed := v_claimed + v_rows;
+        exit when v_claimed = cardinality(v_msg_ids) or cardinality(v_held) > 0;
+        v_held := array(
+            select c.command_id
+            from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
+            join command_bus_command as c
+                on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
+            where c.msg_id = m.msg_id and c.status = 'PENDING'
+            order by m.command_id
+            for update of c skip locked
+        );
+        exit when cardinality(v_held) = 0;
+    end loop;
+
     if v_claimed < cardinality(v_msg_ids) then
         return query
         select *
         from command_bus.claim_exceptions(
-            p_domain, v_queue, p_worker_id, p_lease_seconds, p_max_attempts, v_msg_ids, v_ids, v_now
+            p_domain, v_queue, p_worker_id, p_lease_seconds, p_max_attempts, v_msg_ids, v_ids, v_now,
+            cardinality(v_msg_ids) = p_limit
         );
     end if;
 end;
 $$;
 
+-- What workers of the release before call: they expect claimed commands only.
+create or replace function command_bus.claim_commands(
+    p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
+    p_max_attempts integer
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language sql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select *
+    from command_bus.claim_commands_v2(
+        p_domain, p_worker_id, p_limit, p_lease_seconds, p_max_attempts
+    ) as c
+    where c.claim_no is not null;
+$$;
+
 -- Deal with messages that the fast path left: reject what belongs to no command, drop what is old,
--- end what has no budget left, park suspects, claim again what is only late.
+-- end what has no budget left, park suspects, claim again what is only late. p_more says whether
+-- there may be messages behind these. The form with eight parameters was there before.
+drop function if exists command_bus.claim_exceptions(
+    text, text, bigint, integer, integer, bigint[], uuid[], timestamptz
+);
 create or replace function command_bus.claim_exceptions(
     p_domain text, p_queue text, p_worker_id bigint, p_lease_seconds integer,
-    p_max_attempts integer, p_msg_ids bigint[], p_ids uuid[], p_claimed_at timestamptz
+    p_max_attempts integer, p_msg_ids bigint[], p_ids uuid[], p_claimed_at timestamptz,
+    p_more boolean
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
@@ -133,9 +184,15 @@ declare
     v_again bigint[];
     v_lease_end timestamptz;
     v_decidable_at timestamptz;
+    v_parked boolean := false;
     r record;
 begin
     v_seen := command_bus.reject_messages(p_domain, p_queue, p_msg_ids, p_ids);
+    return query
+    select m.command_id, null::text, command_bus.rejection(m.command_id), null::uuid, null::text,
+        null::uuid, null::timestamptz, null::integer, null::integer, m.msg_id, null::integer
+    from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
+    where m.msg_id = any (v_seen);
 
     for r in
         select c.*, m.msg_id as seen_msg_id,
@@ -162,7 +219,7 @@ begin
                 perform command_bus.exhaust(p_domain, r.command_id, r.budget);
                 v_drop := v_drop || r.seen_msg_id;
             else
-                perform command_bus.set_visible_at(
+                perform command_bus.show_messages(
                     p_queue, array[r.seen_msg_id], clock_timestamp()
                 );
             end if;
@@ -173,7 +230,7 @@ begin
                 -- Its worker may be dead or about to send its next heartbeat: ask again then.
                 update command_bus_command as c set lease_until = v_lease_end
                 where c.command_id = r.command_id and c.domain = p_domain;
-                perform command_bus.set_visible_at(
+                perform command_bus.show_messages(
                     p_queue, array[r.seen_msg_id], v_decidable_at
                 );
                 continue;
@@ -193,6 +250,7 @@ begin
                 where c.command_id = r.command_id and c.domain = p_domain;
                 perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
                 v_drop := v_drop || r.seen_msg_id;
+                v_parked := true;
             else
                 return query
                 select *
@@ -208,7 +266,14 @@ begin
     end if;
     v_again := array(select unnest(p_msg_ids) except select unnest(v_seen));
     if cardinality(v_again) > 0 then
-        perform command_bus.set_visible_at(p_queue, v_again, clock_timestamp());
+        -- Somebody has locked their commands. A claim reads the oldest first, and would find nothing
+        -- but these where they are many: those behind them come before.
+        perform command_bus.show_messages(
+            p_queue, v_again, v_now + case when p_more then interval '250 ms' else '0' end
+        );
+    end if;
+    if v_parked then
+        perform command_bus.wake_workers(p_domain);
     end if;
 end;
 $$;
@@ -283,9 +348,7 @@ begin
             domain, queue, msg_id, command_id, reason, message, rejected_at
         )
         select $1, $2, m.msg_id, m.command_id,
-            case when m.command_id is null then 'The message names no command_id'
-                 else 'No such command' end,
-            left(a.message::text, 10000), clock_timestamp()
+            command_bus.rejection(m.command_id), left(a.message::text, 10000), clock_timestamp()
         from unnest($3, $4) as m (command_id, msg_id)
         join pgmq.%I as a on a.msg_id = m.msg_id
         where m.msg_id = any ($5)
@@ -293,6 +356,15 @@ begin
     ) using p_domain, p_queue, p_ids, p_msg_ids, v_rejected;
     return v_rejected;
 end;
+$$;
+
+-- Why a message is rejected that names this id.
+create or replace function command_bus.rejection(p_command_id uuid)
+returns text
+language sql immutable parallel safe
+as $$
+    select case when p_command_id is null then 'The message names no command_id'
+                else 'No such command' end;
 $$;
 
 -- Move one locked command whose budget is spent to the troubleshooting queue; its message is the
@@ -348,8 +420,8 @@ end;
 $$;
 
 -- Claim one suspect, which the worker will run alone; its message says what it is, for a release
--- to park it again. Returns no row when there is none that this
--- worker may take, or when its budget turns out to be spent. Raises QB001 for an unknown domain.
+-- to park it again. One that somebody has locked is left for later. Returns no row when there is none
+-- to take, or when its budget turns out to be spent. Raises QB001 for an unknown domain.
 create or replace function command_bus.claim_suspect(
     p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
 )
@@ -372,22 +444,20 @@ declare
 begin
     select s.command_id into v_command_id
     from command_bus_suspect as s
-    where s.domain = p_domain
+    join command_bus_command as c
+        on command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain)
+    where s.domain = p_domain and c.status = 'PENDING'
     order by s.parked_at
     limit 1
-    for update skip locked;
+    for update of s, c skip locked;
     if v_command_id is null then
         return;
     end if;
     select c.* into k
     from command_bus_command as c
-    where c.command_id = v_command_id and c.domain = p_domain and c.status = 'PENDING'
-    for update;
+    where c.command_id = v_command_id and c.domain = p_domain;
     delete from command_bus_suspect as s
     where s.command_id = v_command_id and s.domain = p_domain;
-    if k.command_id is null then
-        return;
-    end if;
     v_budget := coalesce(k.max_attempts, p_max_attempts);
     if k.attempts >= v_budget then
         -- The configured budget was lowered while the command was parked.
@@ -409,16 +479,41 @@ begin
 end;
 $$;
 
--- What an idle worker wants to know: seconds until the next waiting command is due (null: none),
--- and whether suspects wait.
+-- What an idle worker wants to know: in how many seconds something is due (null: nothing is), and
+-- whether suspects wait. Due is the next waiting command and, with p_messages, the next message
+-- that becomes visible: where a lease ends, or where one that is visible waits (0 or less).
+-- Raises QB001 for an unknown domain.
+create or replace function command_bus.look_ahead_v2(p_domain text, p_messages boolean)
+returns table (next_due_seconds float8, suspects boolean)
+language plpgsql
+set search_path = public, pg_temp
+set row_security = off
+set lock_timeout = '250ms'
+as $$
+declare
+    v_visible_at timestamptz;
+begin
+    if p_messages then
+        execute format(
+            'select vt from pgmq.%I order by vt limit 1', 'q_' || command_bus.command_queue(p_domain)
+        ) into v_visible_at;
+    end if;
+    return query
+    select extract(epoch from least(
+            (select w.due_at from command_bus_waiting as w
+             where w.domain = p_domain order by w.due_at limit 1),
+            v_visible_at
+        ) - clock_timestamp())::float8,
+        exists (select from command_bus_suspect as s where s.domain = p_domain);
+end;
+$$;
+
+-- What workers of the release before call.
 create or replace function command_bus.look_ahead(p_domain text)
 returns table (next_due_seconds float8, suspects boolean)
-language sql stable
+language sql
 set search_path = public, pg_temp
 set row_security = off
 as $$
-    select
-        (select extract(epoch from w.due_at - clock_timestamp())::float8
-         from command_bus_waiting as w where w.domain = p_domain order by w.due_at limit 1),
-        exists (select from command_bus_suspect as s where s.domain = p_domain);
+    select * from command_bus.look_ahead_v2(p_domain, false);
 $$;

@@ -158,7 +158,13 @@ as $$
                ' the trails', w.worker_id, kept.totals, coalesce(a.totals, '{0,0,0,0}'))
     from command_bus_worker as w
     cross join lateral (
-        select array[w.completed, w.failed, w.retried, w.moved_to_tsq] as totals
+        select array[
+            w.completed + coalesce(sum(d.completed), 0), w.failed + coalesce(sum(d.failed), 0),
+            w.retried + coalesce(sum(d.retried), 0),
+            w.moved_to_tsq + coalesce(sum(d.moved_to_tsq), 0)
+        ]::bigint[] as totals
+        from command_bus_worker_delta as d
+        where d.worker_id = w.worker_id
     ) as kept
     left join (
         select s.worker_id,

@@ -277,6 +277,7 @@ create or replace function command_bus.cancel_queued(
 returns setof uuid
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -397,6 +398,7 @@ create or replace function command_bus.remember_completed(p_domain text, p_ids u
 returns void
 language sql
 set search_path = public, pg_temp
+set row_security = off
 as $$
     insert into command_bus_completed_by_operator (command_id, domain, completed_at)
     select id, p_domain, clock_timestamp() from unnest(p_ids) as id order by id limit 20

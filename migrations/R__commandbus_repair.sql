@@ -88,6 +88,7 @@ create or replace function command_bus.missing_queues()
 returns table (domain text, missing text)
 language sql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select d.domain, format('pgmq.%s', t.name)
     from command_bus_domain as d
@@ -110,6 +111,7 @@ create or replace function command_bus.delete_domain(
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set lock_timeout = '5s'
 as $$
 declare
@@ -172,6 +174,7 @@ create or replace function command_bus.recount()
 returns table (what text, subject text, detail text)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -449,6 +452,7 @@ create or replace function command_bus.find_ahead_of_time()
 returns table (domain text, kind text, n bigint, until timestamptz)
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_from timestamptz := clock_timestamp() + interval '1 minute';
@@ -502,6 +506,7 @@ create or replace function command_bus.mend_clock()
 returns table (domain text, kind text, n bigint)
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare

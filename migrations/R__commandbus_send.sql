@@ -157,6 +157,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -252,6 +253,7 @@ returns table (
 )
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare
@@ -335,6 +337,7 @@ create or replace function command_bus.refused_reply_queue(p_names text[])
 returns jsonb
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_name text;
@@ -418,6 +421,7 @@ create or replace function command_bus.conflicting_commands(p_domain text, p_com
 returns uuid[]
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off
@@ -467,7 +471,7 @@ end;
 $$;
 
 -- Move up to p_limit commands whose time has come into the queue, each with a new message.
--- Rows that somebody else holds are left for the next call.
+-- What somebody else holds, the waiting row or the command, is left for the next call.
 create or replace function command_bus.promote_due(p_domain text, p_queue text, p_limit integer)
 returns integer
 language plpgsql
@@ -483,24 +487,41 @@ declare
     -- A variable: what clock_timestamp() itself is compared with can't end the look at an index,
     -- and a million that wait would be read by each claim.
     v_now timestamptz := clock_timestamp();
+    v_due uuid[];
     v_ids uuid[];
     v_msg_ids bigint[];
 begin
-    with due as (
+    select array_agg(d.command_id order by d.command_id) into v_due
+    from (
         select w.command_id
         from command_bus_waiting as w
         where w.domain = p_domain and w.due_at <= v_now
         order by w.due_at
         limit p_limit
         for update skip locked
-    ),
-    taken as (
-        delete from command_bus_waiting as w
-        using due
-        where command_bus.has_key(w.command_id, w.domain, due.command_id, p_domain)
-        returning w.command_id
-    )
-    select array_agg(t.command_id order by t.command_id) into v_ids from taken as t;
+    ) as d;
+    if v_due is null then
+        return 0;
+    end if;
+
+    select array_agg(h.command_id order by h.command_id) into v_ids
+    from (
+        select c.command_id
+        from unnest(v_due) as d (command_id)
+        join command_bus_command as c
+            on command_bus.has_key(c.command_id, c.domain, d.command_id, p_domain)
+        where c.status = 'PENDING'
+        order by d.command_id
+        for update of c skip locked
+    ) as h;
+    delete from command_bus_waiting as w
+    using unnest(v_due) as d (command_id)
+    where command_bus.has_key(w.command_id, w.domain, d.command_id, p_domain)
+        and (d.command_id = any (v_ids) or not exists (
+            select from command_bus_command as c
+            where command_bus.has_key(c.command_id, c.domain, d.command_id, p_domain)
+                and c.status = 'PENDING'
+        ));
     if v_ids is null then
         return 0;
     end if;
@@ -516,8 +537,7 @@ begin
     update command_bus_command as c
     set msg_id = i.msg_id
     from unnest(v_ids, v_msg_ids) as i (command_id, msg_id)
-    where command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
-        and c.status = 'PENDING';
+    where command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain);
     return cardinality(v_ids);
 end;
 $$;

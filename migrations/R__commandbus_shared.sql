@@ -84,28 +84,47 @@ begin
 end;
 $$;
 
--- Messages become visible at p_at. PGMQ's set_vt takes a set of messages, or a time, only since 1.8
--- and 1.10.
-create or replace function command_bus.set_visible_at(
-    p_queue text, p_msg_ids bigint[], p_at timestamptz
-)
-returns void
-language plpgsql
-set search_path = public, pg_temp
-set row_security = off
-as $$
-begin
-    execute format('update pgmq.%I set vt = $1 where msg_id = any ($2)', 'q_' || p_queue)
-    using p_at, p_msg_ids;
-end;
-$$;
-
 -- Wake the workers of a domain; told when the transaction commits.
 create or replace function command_bus.wake_workers(p_domain text)
 returns void
 language sql
 as $$
     select pg_notify('command_bus_' || p_domain, '');
+$$;
+
+-- Tell the workers of a domain that something is due in p_seconds, when the transaction commits. They
+-- look once a second anyway, so only what is due sooner is worth it.
+create or replace function command_bus.tell_due(p_domain text, p_seconds float8)
+returns void
+language sql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select pg_notify('command_bus_' || p_domain, p_seconds::text) where p_seconds < 2;
+$$;
+
+-- Let messages become visible at a time; those that somebody has locked stay as they are. Returns
+-- the others. PGMQ's set_vt waits for locks, and takes a set, or a time, only since 1.8 and 1.10.
+create or replace function command_bus.show_messages(
+    p_queue text, p_msg_ids bigint[], p_at timestamptz
+)
+returns setof bigint
+language plpgsql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+begin
+    return query execute format(
+        $query$
+        update pgmq.%1$I set vt = $2
+        where msg_id = any (array(
+            select msg_id from pgmq.%1$I where msg_id = any ($1) order by msg_id
+            for update skip locked
+        ))
+        returning msg_id
+        $query$, 'q_' || p_queue
+    ) using p_msg_ids, p_at;
+end;
 $$;
 
 -- The histogram bucket of a duration: b stands for (1.03^(b-1), 1.03^b] microseconds, so that the

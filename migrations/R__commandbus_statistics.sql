@@ -11,6 +11,7 @@ returns integer
 language plpgsql
 set search_path = public, pg_temp
 set row_security = off
+set lock_timeout = '500ms'
 as $$
 declare
     v_deltas command_bus_delta[];
@@ -19,6 +20,7 @@ begin
         return 0;
     end if;
     perform command_bus.fold_tsq_deltas(p_limit);
+    perform command_bus.fold_worker_deltas();
     with gone as (
         delete from command_bus_delta
         where ctid = any (array(select ctid from command_bus_delta limit p_limit))
@@ -369,6 +371,7 @@ create or replace function command_bus.first_event_at(p_moment timestamptz)
 returns bigint
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 declare
     v_low bigint := (select min(audit_id) from command_bus_audit);
@@ -398,6 +401,7 @@ create or replace function command_bus.last_completed(p_limit integer)
 returns table (command_id uuid, domain text, completed_at timestamptz)
 language plpgsql stable
 set search_path = public, pg_temp
+set row_security = off
 as $$
 #variable_conflict use_column
 declare

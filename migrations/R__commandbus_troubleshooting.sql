@@ -65,6 +65,7 @@ create or replace function command_bus.list_again(p_domain text, p_ids uuid[])
 returns void
 language plpgsql
 set search_path = public, pg_temp
+set row_security = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_seqscan = off

@@ -32,7 +32,7 @@ $$;
 
 -- Record that a worker lives and what it runs; says whether it shall stop. No row: nobody knows the
 -- worker any more, and it has to register again. A heartbeat that a slow server carries out after
--- the worker's end wakes nobody up.
+-- the worker's end wakes nobody up. Raises 55P03 where somebody has locked the row.
 create or replace function command_bus.heartbeat(
     p_worker_id bigint, p_running jsonb, p_running_count integer, p_rate float8,
     p_concurrency integer, p_settings jsonb
@@ -41,6 +41,7 @@ returns table (stop_requested boolean)
 language sql
 set search_path = public, pg_temp
 set row_security = off
+set lock_timeout = '500ms'
 as $$
     update command_bus_worker
     set heartbeat_at = clock_timestamp(), running = p_running, running_count = p_running_count,
@@ -57,6 +58,7 @@ create or replace function command_bus.record_replacement(
 returns void
 language sql
 set search_path = public, pg_temp
+set row_security = off
 as $$
     update command_bus_worker
     set replaced_by = p_worker_id, end_reason = p_reason, running = '[]', running_count = 0,
@@ -103,4 +105,42 @@ as $$
     set stopped_at = clock_timestamp(), heartbeat_at = clock_timestamp(), running = '[]',
         running_count = 0, rate_per_second = 0
     where worker_id = p_worker_id;
+$$;
+
+-- Add what was counted for workers while their rows were locked (command_bus_worker_delta).
+create or replace function command_bus.fold_worker_deltas()
+returns void
+language plpgsql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+begin
+    if not exists (select from command_bus_worker_delta) then
+        return;
+    end if;
+    with free as materialized (
+        select w.worker_id
+        from command_bus_worker as w
+        where w.worker_id in (select d.worker_id from command_bus_worker_delta as d)
+        order by w.worker_id
+        for update skip locked
+    ),
+    gone as (
+        delete from command_bus_worker_delta as d
+        where d.worker_id in (select f.worker_id from free as f)
+            or d.worker_id not in (select w.worker_id from command_bus_worker as w)
+        returning *
+    ),
+    total as (
+        select worker_id, sum(completed) as completed, sum(failed) as failed,
+            sum(retried) as retried, sum(moved_to_tsq) as moved_to_tsq
+        from gone
+        group by worker_id
+    )
+    update command_bus_worker as w
+    set completed = w.completed + t.completed, failed = w.failed + t.failed,
+        retried = w.retried + t.retried, moved_to_tsq = w.moved_to_tsq + t.moved_to_tsq
+    from total as t
+    where w.worker_id = t.worker_id;
+end;
 $$;

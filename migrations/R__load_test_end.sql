@@ -12,6 +12,7 @@ create or replace function load_test_ended_at(
 returns timestamptz
 language sql volatile
 set search_path = public, pg_temp
+set row_security = off
 as $$
     select least(
         greatest(

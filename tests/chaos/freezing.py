@@ -85,7 +85,7 @@ async def backend_waiting_in(pool: Pool, function: str) -> int | None:
         pool,
         "select max(pid) from pg_stat_activity where datname = current_database()"
         " and state = 'active' and wait_event_type = 'Lock' and strpos(query, %s) > 0",
-        f"command_bus.{function}(",
+        f"command_bus.{function}",
     )
     return None if found is None else int(found)
 

@@ -215,9 +215,7 @@ async def test_a_suspect_that_a_stop_meets_while_it_is_claimed_is_not_started(
     )
 
     async with bus.transaction() as conn:
-        await conn.execute(
-            "select from command_bus_command where command_id = %s for update", (suspect,)
-        )
+        await conn.execute("lock table command_bus_audit in share mode")
         running = asyncio.create_task(worker.run())
         await eventually(lambda: value(pool, asks))
         worker.stop()

@@ -7,12 +7,14 @@ import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
 from app.config import LogFormat
 from app.logs import JsonFormatter, TextFormatter, configure_logging, masked
 from app.pools import new_pool
+from commandbus.errors import one_line
 from tests.waiting import until
 
 URL = "postgresql://ann:s3cret@db.example:5432/x"
@@ -127,3 +129,21 @@ async def test_why_a_pool_cannot_reach_the_server_is_said_once(configured, tmp_p
     [event] = map(json.loads, stream.getvalue().splitlines())
     assert (event["event"], event["pool"]) == ("connection_failed", "mine")
     assert "No such file or directory" in event["error"]
+
+
+def test_no_log_line_quotes_the_sql_that_a_server_message_comes_with():
+    """`str` of a psycopg error has the statement and its context in it, kilobytes of them."""
+    sources = [*Path("commandbus").rglob("*.py"), *Path("app").rglob("*.py")]
+    quoting = [
+        f"{path}: {line.strip()}"
+        for path in sources
+        for line in path.read_text(encoding="utf-8").splitlines()
+        if '"error": str(' in line
+    ]
+
+    assert len(sources) > 50
+    assert quoting == []
+
+
+def test_a_server_message_is_one_line_of_it():
+    assert one_line(ValueError("two\n  lines")) == "two lines"
