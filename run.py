@@ -30,14 +30,14 @@ from app.database_health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
 from app.logs import configure_logging
 from app.options import whole_number
-from app.patience import ASKING
+from app.patience import ASKING, WAITING
 from app.processes import WorkerProcesses
 
 logger = logging.getLogger(__name__)
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
 STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"
-WEB_THREADS = ASKING + 4
+WEB_THREADS = ASKING + 2 * WAITING
 """Those beyond ASKING answer what asks no database, whatever holds up the others."""
 REPORT_SECONDS = 0.5
 

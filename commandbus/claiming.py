@@ -22,7 +22,7 @@ from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.models import ClaimedCommand
 from commandbus.slots import Slots
-from commandbus.telling import Telling
+from commandbus.telling import Telling, reason_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -129,7 +129,7 @@ class ClaimLoop:
             if self._telling.is_news(exc):
                 logger.warning(
                     "claim_retried",
-                    extra={**worker.ids, "error": str(exc).strip(), "delay_seconds": delay},
+                    extra={**worker.ids, "error": reason_of(exc), "delay_seconds": delay},
                 )
             await worker.back_off(delay)
             return None
@@ -162,7 +162,7 @@ class ClaimLoop:
                 due, self._heartbeat.suspects_wait = await store.look_ahead(conn, worker.domain)
         except INFRASTRUCTURE_ERRORS as exc:
             if self._looking.is_news(exc):
-                logger.warning("look_ahead_failed", extra={**worker.ids, "error": str(exc).strip()})
+                logger.warning("look_ahead_failed", extra={**worker.ids, "error": reason_of(exc)})
             return worker.poll_interval
         self._looking.reset()
         seconds = worker.poll_interval if due is None else max(due, 0.001)

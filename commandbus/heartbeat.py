@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.errors import INFRASTRUCTURE_ERRORS
-from commandbus.telling import Telling
+from commandbus.telling import Telling, reason_of
 from commandbus.version import VERSION
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ class Heartbeat:
                 await store.worker_stopped(conn, worker.registered_id)
         except INFRASTRUCTURE_ERRORS as exc:
             logger.warning(
-                "worker_stop_not_recorded", extra={**worker.ids, "error": str(exc).strip()}
+                "worker_stop_not_recorded", extra={**worker.ids, "error": reason_of(exc)}
             )
 
     async def run(self) -> None:
@@ -82,7 +82,7 @@ class Heartbeat:
                 if self._telling.is_news(exc):
                     logger.warning(
                         "heartbeat_failed",
-                        extra={"worker_id": self._worker.worker_id, "error": str(exc).strip()},
+                        extra={"worker_id": self._worker.worker_id, "error": reason_of(exc)},
                     )
             else:
                 self._telling.reset()

@@ -14,6 +14,7 @@ from commandbus import store
 from commandbus.backoff import Backoff
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 from commandbus.limits import ANSWER_SECONDS, answered_within
+from commandbus.telling import Telling, reason_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -36,12 +37,13 @@ async def listen_for_commands(
     It is opened with the pool's settings, but not taken from it, so that a small pool is not made
     smaller. While there is no connection, polling has to do; *wake* is called once it is back.
     """
-    backoff = Backoff(limit=1.0)
+    backoff, telling = Backoff(limit=1.0), Telling()
     while True:
         try:
             async with answered_within(answer_timeout) as limit, await _connect(pool) as conn:
                 await store.listen(conn, domain)
                 backoff.reset()
+                telling.reset()
                 wake()
                 while True:
                     limit.pause()
@@ -51,10 +53,11 @@ async def listen_for_commands(
                     await conn.execute("")
         except INFRASTRUCTURE_ERRORS as exc:
             delay = backoff.next_delay()
-            logger.warning(
-                "listener_reconnects",
-                extra={"domain": domain, "error": str(exc).strip(), "delay_seconds": delay},
-            )
+            if telling.is_news(exc):
+                logger.warning(
+                    "listener_reconnects",
+                    extra={"domain": domain, "error": reason_of(exc), "delay_seconds": delay},
+                )
             await asyncio.sleep(delay)
 
 

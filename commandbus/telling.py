@@ -7,6 +7,13 @@ import time
 import psycopg
 
 AGAIN_SECONDS = 60.0
+LONGEST_REASON = 300
+
+
+def reason_of(error: Exception) -> str:
+    """What the server or the driver said, in one line and without the statement."""
+    said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
+    return " ".join((said or str(error)).split())[:LONGEST_REASON]
 
 
 class Telling:

@@ -35,6 +35,7 @@ from commandbus.models import Outcome, first_ids
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
+from commandbus.telling import Telling, reason_of
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -316,7 +317,7 @@ class Worker:
 
     async def register(self) -> bool:
         """Get a worker id, however long the database is away; False: stopped meanwhile."""
-        backoff = Backoff()
+        backoff, telling = Backoff(), Telling()
         while not self._stopping:
             try:
                 async with store.autocommit(self._pool, within=self.call_seconds) as conn:
@@ -326,10 +327,11 @@ class Worker:
                 if self._pool.closed:
                     raise  # or was never opened
                 delay = backoff.next_delay()
-                logger.warning(
-                    "registration_retried",
-                    extra={**self.ids, "error": str(exc).strip(), "delay_seconds": delay},
-                )
+                if telling.is_news(exc):
+                    logger.warning(
+                        "registration_retried",
+                        extra={**self.ids, "error": reason_of(exc), "delay_seconds": delay},
+                    )
                 await self.back_off(delay)
         return False
 
