@@ -36,14 +36,14 @@ from app.factory import MAX_REQUEST_BYTES
 from app.http_server import BoundedServer
 from app.logs import configure_logging
 from app.options import whole_number
-from app.patience import ASKING
+from app.patience import ASKING, WAITING
 from app.processes import WorkerProcesses
 from app.supervision import Supervisor
 from app.visible import one_line
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
 STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"
-WEB_THREADS = ASKING + 4
+WEB_THREADS = ASKING + 2 * WAITING
 """Those beyond ASKING answer what asks no database, whatever holds up the others."""
 
 

@@ -28,6 +28,9 @@ ASKING = 8
 """So many requests, at most, ask the database at once; those after them wait for their turn."""
 STALLED_SECONDS = 1.0
 """Where so many ask, and none was answered for so long, nobody waits for a turn any more."""
+WAITING = 4
+CROWDED_SECONDS = 0.25
+"""Those after WAITING others who wait for a turn give up after so long: threads stay free."""
 
 
 class Patience:
@@ -106,16 +109,24 @@ class Turns:
         self._stalled_seconds = stalled_seconds
         self._left = threading.Condition()
         self._asking = 0
+        self._waiting = 0
         self._moved_at = 0.0
 
     def take(self) -> bool:
         """Have a turn, which `give_back` ends; False where those who have one get no answer."""
         with self._left:
-            while self._asking >= self._most:
-                seconds = self._moved_at + self._stalled_seconds - time.monotonic()
-                if seconds <= 0:
-                    return False
-                self._left.wait(seconds)
+            patience = self._stalled_seconds
+            if self._waiting >= WAITING:
+                patience = min(patience, CROWDED_SECONDS)
+            self._waiting += 1
+            try:
+                while self._asking >= self._most:
+                    seconds = self._moved_at + patience - time.monotonic()
+                    if seconds <= 0:
+                        return False
+                    self._left.wait(seconds)
+            finally:
+                self._waiting -= 1
             self._asking += 1
             if self._asking == self._most:
                 self._moved_at = time.monotonic()

@@ -15,6 +15,7 @@ from commandbus import store
 from commandbus.backoff import Backoff
 from commandbus.errors import one_line
 from commandbus.limits import ANSWER_SECONDS, answered_within
+from commandbus.telling import Telling
 from commandbus.worker_connections import connect_like
 
 if TYPE_CHECKING:
@@ -41,13 +42,14 @@ async def listen_for_commands(
     It is opened with the pool's settings, but not taken from it, so that a small pool is not made
     smaller. While there is no connection, polling has to do; *wake* is called once it is back.
     """
-    backoff = Backoff(limit=1.0)
+    backoff, telling = Backoff(limit=1.0), Telling()
     while True:
         try:
             async with answered_within(answer_timeout) as limit, await connect_like(pool) as conn:
                 conn.prepare_threshold = None
                 await store.listen(conn, domain)
                 backoff.reset()
+                telling.reset()
                 wake()
                 while True:
                     limit.pause()
@@ -57,10 +59,11 @@ async def listen_for_commands(
                     await conn.execute("")
         except psycopg.Error as exc:
             delay = backoff.next_delay()
-            logger.warning(
-                "listener_reconnects",
-                extra={"domain": domain, "error": one_line(exc), "delay_seconds": delay},
-            )
+            if telling.is_news(exc):
+                logger.warning(
+                    "listener_reconnects",
+                    extra={"domain": domain, "error": one_line(exc), "delay_seconds": delay},
+                )
             await asyncio.sleep(delay)
 
 

@@ -45,6 +45,7 @@ from commandbus.payload import MAX_RESULT_BYTES, json_text
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
+from commandbus.telling import Telling
 from commandbus.texts import shown
 from commandbus.worker_connections import WorkerConnections
 
@@ -368,7 +369,7 @@ class Worker:
 
     async def register(self) -> bool:
         """Get a worker id, however long the database is away; False: stopped meanwhile."""
-        backoff = Backoff()
+        backoff, telling = Backoff(), Telling()
         while not self._stopping:
             try:
                 async with self._connections.autocommit(
@@ -383,10 +384,11 @@ class Worker:
                 if self._pool.closed:
                     raise  # or was never opened
                 delay = backoff.next_delay()
-                logger.warning(
-                    "registration_retried",
-                    extra={**self.ids, "error": one_line(exc), "delay_seconds": delay},
-                )
+                if telling.is_news(exc):
+                    logger.warning(
+                        "registration_retried",
+                        extra={**self.ids, "error": one_line(exc), "delay_seconds": delay},
+                    )
                 await self.back_off(delay)
         return False
 
