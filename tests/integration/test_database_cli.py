@@ -46,7 +46,8 @@ def as_role(url: str, role: str, password: str = PASSWORD) -> str:
 
 
 def start(*arguments: str, data_dir: Path | None = None, url: str = "") -> subprocess.Popen[str]:
-    environment = {**os.environ, "DATABASE_URL": url}
+    # Waiting is tested in test_starting_server.py.
+    environment = {**os.environ, "DATABASE_URL": url, "DATABASE_WAIT": "0"}
     if data_dir is not None:
         environment["DATA_DIR"] = str(data_dir)
     return subprocess.Popen(

@@ -91,7 +91,8 @@ async def test_an_unknown_domain_and_an_unreachable_server_are_told_in_one_line(
     async with prune(database_url, "--keep", "1", "--domain", "none") as running:
         assert await running.ends() == 1
     assert running.output == 'error: domain "none" does not exist'
-    async with prune("postgresql://nobody@127.0.0.1:9/none", "--keep", "1") as running:
+    away = "postgresql://nobody@127.0.0.1:9/none"
+    async with prune(away, "--keep", "1", DATABASE_WAIT="0") as running:
         assert await running.ends() == 1
     assert running.output.startswith("error: Cannot connect to ")
     assert len(running.lines) == 1
