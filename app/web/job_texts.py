@@ -51,6 +51,8 @@ def looks_of(job: JobSummary) -> JobLooks:
     }[job.state]
     if job.undone_at is not None:
         state, tone = "Undone", "neutral"
+    elif job.action == Action.RETRY and job.state == "finished":
+        tone = "neutral"  # put back in the queue, which says nothing of how they ended
     words = words_of(job.action)
     text = outcome_text(words.done, job.done, job.changed) + _gone_text(job)
     about = commands_text(job.expected, job.expected_is_exact)
