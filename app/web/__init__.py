@@ -24,6 +24,7 @@ def init_app(app: Flask) -> None:
         current_theme=remembered.current_theme,
         current_operator=remembered.current_operator,
         current_identity=identity.current_identity,
+        may_look=access.may_look,
         may_operate=access.may_operate,
         sign_in_required=identity.is_required,
         OPERATORS_ONLY=access.OPERATORS_ONLY,

@@ -85,6 +85,11 @@ def app(make_app):
             "slow": psycopg.errors.QueryCanceled("secrets"),
         }[(request.view_args or {})["fault"]]
 
+    @app.route("/away", methods=["GET", "POST"])
+    @access.viewer
+    def away():
+        raise psycopg.OperationalError("connection to /secrets failed")
+
     @app.post("/delete")
     @access.operator
     def delete():
@@ -245,6 +250,19 @@ def test_people_get_pages_and_programs_get_problems(client, code):
     assert page.headers["X-Request-ID"] in page.text
     assert ("Try again" in page.text) == (code == 503)
     assert (problem.status_code, problem.mimetype) == (code, PROBLEM_TYPE)
+
+
+def test_a_page_that_the_database_kept_away_tries_again_by_itself_unless_it_was_a_form(client):
+    headers = {"Accept": "text/html"}
+    page = client.get("/away", headers=headers)
+    form = {"csrf_token": form_token(client)}
+    sent = client.post("/away", headers=headers, data=form)
+
+    assert (page.status_code, sent.status_code) == (503, 503)
+    assert f'http-equiv="refresh" content="{page.headers["Retry-After"]}"' in page.text
+    assert "tries again by itself" in page.text
+    assert "refresh" not in sent.text
+    assert "refresh" not in client.get("/status/500", headers=headers).text
 
 
 def test_a_json_call_works_as_curl_sends_it(client):
