@@ -1,4 +1,4 @@
-"""The pages. A module for each page family; each module adds its views to `bp`.
+"""The pages. A module for each page family adds its views to `bp`; app.web.routes names them all.
 
 A page and its live refresh come from one view: see rendering.render_page.
 """
@@ -33,19 +33,5 @@ def init_app(app: Flask) -> None:
     )
 
 
-# The page modules import `bp`, so they come last.
-from app.web import (  # noqa: E402, F401
-    api_docs,
-    audit,
-    commands,
-    dashboard,
-    invariants,
-    load_tests,
-    login,
-    operations,
-    preferences,
-    send,
-    settings,
-    troubleshooting,
-    workers,
-)
+# It imports the modules with the pages, which import `bp`, so it comes last.
+from app.web import routes  # noqa: E402, F401
