@@ -37,12 +37,13 @@ def test_settings_are_given_by_field_or_as_in_the_environment(tmp_path, spelt):
 
 
 @pytest.fixture
-def make_app(tmp_path):
+def make_app(tmp_path, shared_database_url):
     """Applications that give back what they hold after the test."""
     made = []
 
     def make(**settings):
-        made.append(create_app(Settings(data_dir=tmp_path, **settings)))
+        given = {"data_dir": tmp_path, "database_url": shared_database_url, **settings}
+        made.append(create_app(Settings(**given)))
         return made[-1]
 
     yield make
