@@ -24,7 +24,7 @@ CHAOS_TESTS ?= tests/chaos tests/integration/test_embedded_faults.py \
 	tests/integration/api/test_description.py tests/integration/test_hostile_pages.py
 
 CSS := app/static/dist/app.css
-CSS_SOURCES := $(wildcard app/static/src/*.css app/static/src/*.js app/static/src/pages/*.js tailwind.config.js) \
+CSS_SOURCES := $(wildcard app/static/src/*.css app/static/src/*.js app/static/js/*.js tailwind.config.js) \
 	$(shell find app/templates -name '*.html' 2>/dev/null)
 
 .PHONY: help

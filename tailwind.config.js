@@ -3,7 +3,7 @@
 const color = (name) => `var(--${name})`;
 
 module.exports = {
-  content: ['./app/templates/**/*.html', './app/static/src/**/*.js'],
+  content: ['./app/templates/**/*.html', './app/static/src/**/*.js', './app/static/js/*.js'],
   theme: {
     fontFamily: {
       sans: ['Inter', 'system-ui', '-apple-system', 'Segoe UI', 'Roboto', 'Helvetica Neue', 'Arial', 'sans-serif'],

@@ -52,6 +52,14 @@ def current_role() -> Role:
     return Role.PUBLIC if caller is None else caller.role
 
 
+def may_look() -> bool:
+    """Whether the caller may see pages; also for what is answered before that is known."""
+    try:
+        return current_role() >= Role.VIEWER
+    except Problem:  # who they are cannot be asked now
+        return False
+
+
 def may_operate() -> bool:
     """Whether the caller may change the bus; what others cannot do is not offered to them."""
     return current_role() >= Role.OPERATOR

@@ -66,6 +66,10 @@ TEXTS = {
 }
 
 
+IN_FRAME = frozenset({403, 404, 405, 409, 412, 422})
+"""What a reader meets in the middle of work: the page keeps the navigation and the search."""
+
+
 class Problem(HTTPException):
     """An error to answer with, raised by views: `raise Problem(409, "not_in_tsq", "…")`.
 
@@ -127,6 +131,10 @@ def answer(error: HTTPException) -> Response:
             headline=problem.headline,
             detail=problem.description,
             request_id=g.request_id,
+            in_frame=status in IN_FRAME,
+            retry_after=problem.extra_headers.get("Retry-After")
+            if status in (503, 504) and request.method == "GET"
+            else None,
         )
         response = Response(page, status)
     for name, value in error.get_headers():

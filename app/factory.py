@@ -17,7 +17,17 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from jinja2 import StrictUndefined
 
-from app import access, clock, errors, identity, proxies, rate_limits, security, static_files
+from app import (
+    access,
+    clock,
+    errors,
+    identity,
+    proxies,
+    rate_limits,
+    security,
+    slashes,
+    static_files,
+)
 from app.config import ConfigurationError, Settings
 from app.private_files import PrivateFileError, make_own_folder, read_private, write_private
 
@@ -63,6 +73,7 @@ def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
     # it and may they, how often, and do they make it themselves.
     clock.init_app(app)
     security.init_app(app)
+    slashes.init_app(app)
     identity.init_app(app)
     access.init_app(app)
     rate_limits.init_app(app)

@@ -15,6 +15,7 @@ from flask_wtf.csrf import CSRFProtect
 
 from app import assets
 from app.config import Settings
+from app.errors import Problem
 
 API_PREFIX = "/api/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
@@ -36,7 +37,7 @@ def init_app(app: Flask) -> None:
     csrf.init_app(app)
     # What was signed in for is not shown again by the browser's Back after signing out.
     app.config["CACHE_CONTROL"] = "no-store" if settings.credentials_file else "private, no-cache"
-    for guard in (_name_request, _check_host, _check_size):
+    for guard in (_name_request, _check_host, _check_size, _check_encoding):
         app.before_request(guard)
     app.after_request(_set_headers)
 
@@ -95,6 +96,23 @@ def _check_size() -> None:
     limit = current_app.config["MAX_CONTENT_LENGTH"]
     if request.content_length is not None and request.content_length > limit:
         abort(413)
+
+
+def _check_encoding() -> None:
+    """Refuse a body that is compressed, or text of another encoding than UTF-8."""
+    if request.method in SAFE_METHODS and not request.content_length:
+        return
+    coding = request.headers.get("Content-Encoding", "").strip().lower()
+    if coding not in ("", "identity"):
+        raise Problem(
+            415,
+            "encoded_body",
+            f"The body is encoded as {coding[:50]!r}; send it as it is.",
+            headers={"Accept-Encoding": "identity"},
+        )
+    charset = request.mimetype_params.get("charset", "utf-8").lower()
+    if charset not in ("utf-8", "utf8", "us-ascii"):
+        raise Problem(415, "unknown_charset", f"The body is {charset[:50]!r}; send UTF-8.")
 
 
 def _check_origin() -> None:

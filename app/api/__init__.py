@@ -1,4 +1,4 @@
-"""The JSON API, /api/v1: a module for each noun, each adding its routes to `bp`.
+"""The JSON API, /api/v1: a module for each noun adds its routes to `bp`; app.api.routes names all.
 
 Routes parse, call and answer. Bodies and query strings are read by app.api.routing, errors become
 problem+json in app.errors and app.api.problems, and the OpenAPI document is generated from the
@@ -39,17 +39,5 @@ def init_app(app: Flask) -> None:
     openapi.describe(app)
 
 
-# The modules with the routes import `bp`, so they come last.
-from app.api import (  # noqa: E402
-    audit,  # noqa: F401
-    commands,  # noqa: F401
-    config,  # noqa: F401
-    invariants,  # noqa: F401
-    load_tests,  # noqa: F401
-    openapi,
-    problems,  # noqa: F401
-    stats,  # noqa: F401
-    tsq,  # noqa: F401
-    tsq_jobs,  # noqa: F401
-    workers,  # noqa: F401
-)
+# It imports the modules with the routes, which import `bp`, so it comes last.
+from app.api import openapi, routes  # noqa: E402, F401

@@ -1,4 +1,4 @@
-"""The pages. A module for each page family; each module adds its views to `bp`.
+"""The pages. A module for each page family adds its views to `bp`; app.web.routes names them all.
 
 A page and its live refresh come from one view: see rendering.render_page.
 """
@@ -25,6 +25,7 @@ def init_app(app: Flask) -> None:
         current_theme=remembered.current_theme,
         current_operator=remembered.current_operator,
         current_identity=identity.current_identity,
+        may_look=access.may_look,
         may_operate=access.may_operate,
         sign_in_required=identity.is_required,
         OPERATORS_ONLY=access.OPERATORS_ONLY,
@@ -33,19 +34,5 @@ def init_app(app: Flask) -> None:
     )
 
 
-# The page modules import `bp`, so they come last.
-from app.web import (  # noqa: E402, F401
-    api_docs,
-    audit,
-    commands,
-    dashboard,
-    invariants,
-    load_tests,
-    login,
-    operations,
-    preferences,
-    send,
-    settings,
-    troubleshooting,
-    workers,
-)
+# It imports the modules with the pages, which import `bp`, so it comes last.
+from app.web import routes  # noqa: E402, F401

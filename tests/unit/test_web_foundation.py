@@ -39,12 +39,13 @@ def test_settings_are_given_by_field_or_as_in_the_environment(tmp_path, spelt):
 
 
 @pytest.fixture
-def make_app(tmp_path):
+def make_app(tmp_path, shared_database_url):
     """Applications that give back what they hold after the test."""
     made = []
 
     def make(**settings):
-        made.append(create_app(Settings(data_dir=tmp_path, **settings)))
+        given = {"data_dir": tmp_path, "database_url": shared_database_url, **settings}
+        made.append(create_app(Settings(**given)))
         return made[-1]
 
     yield make
@@ -86,6 +87,11 @@ def app(make_app):
             "away": psycopg.OperationalError("connection to /secrets failed"),
             "slow": psycopg.errors.QueryCanceled("secrets"),
         }[(request.view_args or {})["fault"]]
+
+    @app.route("/away", methods=["GET", "POST"])
+    @access.viewer
+    def away():
+        raise psycopg.OperationalError("connection to /secrets failed")
 
     @app.post("/delete")
     @access.operator
@@ -247,6 +253,19 @@ def test_people_get_pages_and_programs_get_problems(client, code):
     assert page.headers["X-Request-ID"] in page.text
     assert ("Try again" in page.text) == (code == 503)
     assert (problem.status_code, problem.mimetype) == (code, PROBLEM_TYPE)
+
+
+def test_a_page_that_the_database_kept_away_tries_again_by_itself_unless_it_was_a_form(client):
+    headers = {"Accept": "text/html"}
+    page = client.get("/away", headers=headers)
+    form = {"csrf_token": form_token(client)}
+    sent = client.post("/away", headers=headers, data=form)
+
+    assert (page.status_code, sent.status_code) == (503, 503)
+    assert f'http-equiv="refresh" content="{page.headers["Retry-After"]}"' in page.text
+    assert "tries again by itself" in page.text
+    assert "refresh" not in sent.text
+    assert "refresh" not in client.get("/status/500", headers=headers).text
 
 
 def test_a_json_call_works_as_curl_sends_it(client):

@@ -1,6 +1,5 @@
-// What every page needs. Pages add their own module with the block `page_scripts`.
+// What every page needs. Pages add their own module, from ../js/, with the block `page_scripts`.
 
-import { startCharts } from './charts.js';
 import { startForms } from './forms.js';
 import { startLive } from './live.js';
 import { startModals } from './modal.js';
@@ -11,7 +10,7 @@ import { startTheme } from './theme.js';
 import { startTimes } from './times.js';
 
 for (const start of [
-  startTheme, startShell, startTimes, startForms, startModals, startSelections, startShortcuts, startCharts, startLive,
+  startTheme, startShell, startTimes, startForms, startModals, startSelections, startShortcuts, startLive,
 ]) {
   try {
     start();

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import gzip
+import re
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from flask import Flask
 from flask.testing import FlaskClient
 
 from tests.integration.api.conftest import got
@@ -192,7 +195,6 @@ UNKNOWN = [
     ("get", f"/commands/{ID.upper()}"),
     ("get", f"/commands/{ID.replace('-', '')}"),
     ("get", "/commands/1"),
-    ("get", f"/commands/{ID}/"),
     ("get", f"/audit/{ID}"),
     ("get", "/audit/x"),
     ("get", "/nothing"),
@@ -228,6 +230,173 @@ def test_another_media_type_is_answered_415(
 
     assert answer.status_code == 415
     assert_problem(answer, "unsupported_media_type")
+
+
+@pytest.mark.parametrize(
+    ("address", "target"),
+    [
+        ("/commands/", "/commands"),
+        ("/commands/?status=IN_TSQ&q=%C3%A9%20x", "/commands?status=IN_TSQ&q=%C3%A9%20x"),
+        (f"/commands/{ID}//", f"/commands/{ID}"),
+        ("/health/ready/", "/health/ready"),
+        ("/api/v1/stats/", "/api/v1/stats"),
+        (f"/api/v1/commands/{ID}/", f"/api/v1/commands/{ID}"),
+        ("/api/v1/commands/bulk/", "/api/v1/commands/bulk"),  # which takes POST only
+    ],
+)
+@pytest.mark.parametrize("method", ["GET", "HEAD", "POST"])
+def test_a_slash_at_the_end_leads_to_the_address_without(
+    client: FlaskClient, method: str, address: str, target: str
+) -> None:
+    answer = client.open(address, method=method)
+
+    # 308: the method and the body stay, and the other address judges them.
+    assert (answer.status_code, answer.headers["Location"]) == (308, target)
+
+
+@pytest.mark.parametrize(
+    "address",
+    ["/nothing/", "/api/v1/nothing/", "/\\evil.example/", "/%2Fevil.example/", "/./"],
+)
+def test_a_slash_makes_no_address_of_what_is_none(client: FlaskClient, address: str) -> None:
+    assert client.get(address).status_code == 404
+
+
+def test_a_form_sent_to_an_address_with_a_slash_arrives(client: FlaskClient) -> None:
+    sent = client.post(
+        "/api/v1/commands/", json={"behavior": {"type": "success"}}, follow_redirects=True
+    )
+
+    assert sent.status_code == 201
+
+
+@pytest.mark.parametrize("coding", ["gzip", "GZIP", "deflate", "br", "zstd", "gzip, identity", "x"])
+@pytest.mark.parametrize("path", ["/api/v1/commands", "/send"])
+def test_an_encoded_body_is_answered_415_and_its_encoding_named(
+    client: FlaskClient, path: str, coding: str
+) -> None:
+    answer = client.post(
+        path,
+        data=gzip.compress(b"{}"),
+        content_type="application/json",
+        headers={"Content-Encoding": coding, "Accept": "application/json"},
+    )
+
+    assert answer.status_code == 415
+    assert_problem(answer, "encoded_body")
+    assert repr(coding.lower()) in got(answer)["detail"]
+    assert answer.headers["Accept-Encoding"] == "identity"
+
+
+@pytest.mark.parametrize("path", ["/api/v1/commands", "/send"])
+def test_a_body_of_another_charset_is_answered_415(client: FlaskClient, path: str) -> None:
+    for charset, status in (("latin-1", 415), ("utf-16", 415), ("UTF-8", None), ('"utf-8"', None)):
+        answer = client.post(
+            path,
+            data=b"{",
+            content_type=f"application/json; charset={charset}",
+            headers={"Accept": "application/json"},
+        )
+        assert status in (None, answer.status_code)
+        assert (answer.status_code == 415) == (status == 415)
+
+
+def test_an_encoding_that_changes_nothing_is_accepted(client: FlaskClient) -> None:
+    body = {"behavior": {"type": "success"}}
+
+    for coding in ("identity", "Identity", ""):
+        answer = client.post("/api/v1/commands", json=body, headers={"Content-Encoding": coding})
+        assert answer.status_code == 201
+    assert client.get("/commands", headers={"Content-Encoding": "gzip"}).status_code == 200
+
+
+def test_every_address_answers_every_method_by_the_rules(app: Flask, client: FlaskClient) -> None:
+    rules = list(app.url_map.iter_rules())
+    for rule in rules:
+        address = re.sub(r"<worker_id:[^>]*>", "1", rule.rule)
+        address = re.sub(r"<[^>]*>", ID, address)
+        # One address may have a rule for looking and another for changing.
+        allowed = {m for other in rules if other.rule == rule.rule for m in other.methods or ()}
+        for method in ("HEAD", "OPTIONS", "PATCH", "TRACE"):
+            answer = client.open(address, method=method)
+            assert answer.status_code < 500, (method, address)
+            assert method != "HEAD" or answer.data == b""
+            if method not in allowed and answer.status_code != 404:
+                assert answer.status_code == 405, (method, address)
+                assert allowed & set(answer.headers["Allow"].split(", ")), (method, address)
+
+
+ODD_QUERIES = [
+    "%zz",
+    "q=%00",
+    "q=%ff",
+    "q=%ED%A0%80",
+    "domain=%00&cursor=%00&partial=%00&tz=%00&next=%00",
+    "limit=1&limit=2",
+    "q=" + "x" * 60_000,
+    "&".join(f"a{number}=1" for number in range(2_000)),
+]
+
+
+def test_no_page_and_no_call_breaks_by_an_odd_query_or_cookie(
+    app: Flask, client: FlaskClient
+) -> None:
+    headers = [
+        {"Cookie": f"commandbus_session={'x' * 50_000}; theme=\x01; operator=%00%ff"},
+        {"Cookie": "; ".join(f"a{number}=b" for number in range(3_000))},
+        {"Accept": "\x7f;;q=x,,,", "If-None-Match": '"""', "If-Modified-Since": "never"},
+    ]
+    for rule in app.url_map.iter_rules():
+        if "GET" not in (rule.methods or ()) or "<" in rule.rule:
+            continue
+        for query in ODD_QUERIES:
+            answer = client.get(f"{rule.rule}?{query}")
+            assert answer.status_code < 500, (rule.rule, query, answer.text)
+        for odd in headers:
+            assert client.get(rule.rule, headers=odd).status_code < 500, (rule.rule, odd)
+
+
+def test_no_form_breaks_by_a_body_that_is_none(app: Flask, client: FlaskClient) -> None:
+    token = re.search('name="csrf-token" content="([^"]*)"', client.get("/").text)
+    assert token is not None
+    headers = {"X-CSRFToken": token[1], "Accept": "application/json"}
+    sent = {
+        "": b"",
+        "text/plain": b"operator=x",
+        "application/json": b"{",
+        "multipart/form-data": b"--x",
+        "multipart/form-data; boundary=x": b"--x\r\n\r\n--x--",
+        "application/x-www-form-urlencoded": b"operator=%00&name=%ff&reason=%00&keys=%00",
+    }
+    for rule in app.url_map.iter_rules():
+        if "POST" not in (rule.methods or ()) or rule.rule.startswith("/api/"):
+            continue
+        if rule.endpoint == "web.start_worker":
+            continue  # its form has no fields, and it would start a process each time
+        address = re.sub(r"<worker_id:[^>]*>", "1", rule.rule)
+        for media_type, body in sent.items():
+            answer = client.post(
+                re.sub(r"<[^>]*>", ID, address),
+                data=body,
+                headers={**headers, "Content-Type": media_type},
+            )
+            assert answer.status_code < 500, (address, media_type, body, answer.text)
+
+
+def test_what_a_person_does_not_find_keeps_the_navigation_and_the_search(
+    client: FlaskClient,
+) -> None:
+    headers = {"Accept": "text/html"}
+
+    for address in (f"/commands/{ID}", "/nothing", f"/load-tests/{ID}"):
+        page = client.get(address, headers=headers)
+        assert page.status_code == 404
+        assert 'role="search"' in page.text
+        assert 'href="/troubleshooting"' in page.text
+        assert page.headers["X-Request-ID"] in page.text
+    foreign = client.get("/", headers={**headers, "Host": "evil.example"})
+    assert foreign.status_code == 400
+    assert 'role="search"' not in foreign.text
 
 
 def test_a_payload_over_256_kb_is_answered_413(client: FlaskClient) -> None:

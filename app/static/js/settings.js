@@ -1,9 +1,9 @@
 // The settings form: checks while one types, counts what is not saved, and keeps the table of
 // delays up to date. The server makes that table, so the formula is in one place.
 
-import { ApiError, request } from '../api.js';
-import { setError } from '../forms.js';
-import { morph } from '../morph.js';
+import { ApiError, request } from '../src/api.js';
+import { setError } from '../src/forms.js';
+import { morph } from '../src/morph.js';
 
 const PAUSE_MILLISECONDS = 150;
 const RETRY_FIELDS = ['max_attempts', 'base_delay_ms', 'max_delay_ms', 'backoff_multiplier'];

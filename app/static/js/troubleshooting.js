@@ -5,11 +5,11 @@
 //   <form data-operation-form>    that form; without scripts it is on a page of its own
 //   <a data-undo href="…">        takes a retry back
 
-import { ApiError, csrfToken, request } from '../api.js';
-import { jsonProblem, setError } from '../forms.js';
-import { refreshAll } from '../live.js';
-import { setTotal } from '../select.js';
-import { toast } from '../toast.js';
+import { ApiError, csrfToken, request } from '../src/api.js';
+import { jsonProblem, setError } from '../src/forms.js';
+import { refreshAll } from '../src/live.js';
+import { setTotal } from '../src/select.js';
+import { toast } from '../src/toast.js';
 
 const UNDO_SECONDS = 10;
 
