@@ -407,7 +407,12 @@ def _row(command: NewCommand) -> _Row:
         raise TypeError(f"commands are NewCommands, not {shown(command)}")
     check_text("command_type", command.command_type, 1, MAX_TYPE)
     command_id = str(uuid_of("command_id", command.command_id))
-    fields: dict[str, Any] = {"command_id": command_id, "command_type": command.command_type}
+    data = json_text("data", {} if command.data is None else command.data)
+    text = (
+        f'{{"command_id":"{command_id}","command_type":{store.dumps(command.command_type)}'
+        f',"data":{data}'
+    )
+    fields: dict[str, Any] = {}
     if command.correlation_id is not None:
         fields["correlation_id"] = str(uuid_of("correlation_id", command.correlation_id))
     if command.reply_to is not None:
@@ -422,8 +427,7 @@ def _row(command: NewCommand) -> _Row:
         fields["max_attempts"] = command.max_attempts
     if command.delay is not None:
         fields["delay_seconds"] = delay_in_seconds("delay", command.delay)
-    data = json_text("data", {} if command.data is None else command.data)
-    return _Row(command_id, f'{store.dumps(fields)[:-1]},"data":{data}}}')
+    return _Row(command_id, f"{text},{store.dumps(fields)[1:]}" if fields else f"{text}}}")
 
 
 def _msg_id(reply: object) -> int:

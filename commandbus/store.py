@@ -52,6 +52,9 @@ T = TypeVar("T")
 
 Connection = AsyncConnection[TupleRow]
 
+# A call of json.dumps with options makes an encoder each time, which costs more than its work.
+_encode = json.JSONEncoder(separators=(",", ":")).encode
+
 
 @asynccontextmanager
 async def autocommit(pool: Pool, *, within: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
@@ -504,4 +507,4 @@ async def server_time(conn: Connection) -> datetime:
 
 def dumps(value: Any) -> str:
     """JSON text as compact as the server needs it."""
-    return json.dumps(value, separators=(",", ":"))
+    return _encode(value)
