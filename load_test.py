@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from app import preflight
-from app.signals import end_at_interrupts
-from app.streams import never_wait, run_program, set_up_streams
+from app.settings import preflight
+from app.settings.signals import end_at_interrupts
+from app.settings.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -26,18 +26,18 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from app.behaviors import PUBLIC_TYPES, BehaviorDistribution
-from app.bulk import MAX_COUNT, BulkOrder
-from app.config import ConfigurationError, Settings
+from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorDistribution
+from app.loadtest.generating import MAX_COUNT, BulkOrder
+from app.settings.configuration import ConfigurationError, Settings
 from app.database import DatabaseError
 from app.database.waiting import open_patiently
-from app.load_results import Plan, Run, print_results, results
-from app.load_runner import ComparisonError, cancel_run, load_test_pool, run_load_test
-from app.logs import configure_logging
-from app.options import InvalidOptionError, whole_number
+from app.loadtest.report import Plan, Run, print_results, results
+from app.loadtest.runner import ComparisonError, cancel_run, load_test_pool, run_load_test
+from app.settings.logs import configure_logging
+from app.settings.options import InvalidOptionError, whole_number
 from app.processes import WorkerProcesses
-from app.recorded_runs import RunNotFoundError
-from app.runs import LONGEST_NAME, RunGivenUpError, is_name
+from app.loadtest.recorded_runs import RunNotFoundError
+from app.loadtest.runs import LONGEST_NAME, RunGivenUpError, is_name
 from app.visible import one_line
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from app import preflight
-from app.signals import EarlyStop, end_at_interrupts
-from app.streams import never_wait, run_program, set_up_streams
+from app.settings import preflight
+from app.settings.signals import EarlyStop, end_at_interrupts
+from app.settings.streams import never_wait, run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -25,20 +25,20 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from app import create_app
-from app.abandoned import AbandonedWork
-from app.bulk_operations import current_runner
-from app.config import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
+from app.actions.abandoned import AbandonedWork
+from app.actions.jobs import current_runner
+from app.settings.configuration import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError
 from app.database.waiting import open_patiently
-from app.database_health import HealthWatch
+from app.database.health import HealthWatch
 from app.factory import MAX_REQUEST_BYTES
-from app.http_server import BoundedServer
-from app.logs import configure_logging
-from app.options import whole_number
-from app.patience import ASKING, WAITING
+from app.server.http_server import BoundedServer
+from app.settings.logs import configure_logging
+from app.settings.options import whole_number
+from app.server.breaker import ASKING, WAITING
 from app.processes import WorkerProcesses
-from app.supervision import Supervisor
+from app.worker.supervision import Supervisor
 from app.visible import one_line
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"

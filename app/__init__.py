@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from app import preflight
-from app.signals import end_at_interrupts
+from app.settings import preflight
+from app.settings.signals import end_at_interrupts
 
 if preflight.is_program():
     end_at_interrupts()
@@ -18,7 +18,7 @@ preflight.check()
 if TYPE_CHECKING:
     from flask import Flask
 
-    from app.config import Settings
+    from app.settings.configuration import Settings
 
 
 def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:

@@ -19,8 +19,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from app.config import PROJECT_ROOT, Settings
-from app.signals import stop_signals
+from app.settings.configuration import PROJECT_ROOT, Settings
+from app.settings.signals import stop_signals
 from commandbus import store
 
 POLL_SECONDS = 0.05

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts, stop_signals
-from app.streams import run_program, set_up_streams
+from app.settings.signals import end_at_interrupts, stop_signals
+from app.settings.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -22,11 +22,11 @@ import psycopg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from app.config import ConfigurationError, Settings, environment
+from app.settings.configuration import ConfigurationError, Settings, environment
 from app.database import DatabaseError
 from app.database.waiting import open_patiently
-from app.logs import configure_logging
-from app.options import InvalidOptionError, whole_number
+from app.settings.logs import configure_logging
+from app.settings.options import InvalidOptionError, whole_number
 from app.retention import (
     RetentionConfig,
     RetentionSchedule,

@@ -14,9 +14,11 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
-from app import job_store, store
-from app.options import choose, option, options_of
-from app.pools import network_options
+from app.actions import job_store
+
+from app.testcommand import store
+from app.settings.options import choose, option, options_of
+from app.database.pools import network_options
 from commandbus import CommandBusError, CommandStatus, pruning_store
 from commandbus.errors import one_line
 from commandbus.limits import answered_within

@@ -11,8 +11,8 @@ import psycopg
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from app.bulk import BulkOrder
-from app.runs import Origin, create_run, generate_run
+from app.loadtest.generating import BulkOrder
+from app.loadtest.runs import Origin, create_run, generate_run
 from commandbus import CommandBus, NewCommand, uuid7
 
 CHUNK = 1_000

@@ -26,7 +26,7 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from app.database.opening import prepare
 from app.database.urls import with_database
 

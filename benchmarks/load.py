@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from benchmarks import harness
 
 FIGURES = (

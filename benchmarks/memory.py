@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psycopg
 
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from benchmarks import filling, harness
 
 IDLE_SECONDS = 15

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from benchmarks.harness import RESULTS
 
 PAGE = PROJECT_ROOT / "docs" / "performance.md"

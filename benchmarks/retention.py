@@ -20,8 +20,8 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from app import store
-from app.config import Settings
+from app.testcommand import store
+from app.settings.configuration import Settings
 from app.processes import WorkerProcesses
 from benchmarks.harness import Bench, console, run
 from commandbus import uuid7

@@ -15,7 +15,7 @@ from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app, models
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from benchmarks import filling, harness
 from commandbus import CommandBus, uuid7
 

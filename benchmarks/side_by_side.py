@@ -21,7 +21,7 @@ from pathlib import Path
 
 import psycopg
 
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from benchmarks import filling, harness
 from benchmarks.processing import BATCH_SIZE, CONCURRENCY, drained_per_second
 from benchmarks.send import asyncio_run, singly

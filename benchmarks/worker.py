@@ -13,8 +13,8 @@ from collections.abc import Iterator
 from psycopg import AsyncConnection
 from psycopg_pool import AsyncConnectionPool
 
-from app.config import PROJECT_ROOT
-from app.worker_process import run_in_loop
+from app.settings.configuration import PROJECT_ROOT
+from app.worker.process import run_in_loop
 from commandbus import HandlerRegistry, Worker
 
 

@@ -24,7 +24,7 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.database.embedded import EmbeddedServer
 from app.database.opening import prepare
 from app.database.urls import with_database

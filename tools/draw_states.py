@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psycopg
 
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.database import open_database
 
 PAGE = Path(__file__).parent.parent / "docs" / "states.md"

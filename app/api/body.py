@@ -11,10 +11,10 @@ from typing import Any, NoReturn, TypeVar
 from flask import request
 from pydantic import BaseModel
 
-from app import strict_json
-from app.errors import Problem
-from app.strict_json import MAX_DEPTH as MAX_DEPTH
-from app.strict_json import is_storable as is_storable
+from app.actions import strict_json
+from app.server.errors import Problem
+from app.actions.strict_json import MAX_DEPTH as MAX_DEPTH
+from app.actions.strict_json import is_storable as is_storable
 
 MAX_PAYLOAD_BYTES = 256 * 1024
 

@@ -6,20 +6,22 @@ from typing import Any
 
 from flask import request
 
-from app import access, load_tests
+from app.server import access
+
+from app.actions import load_tests
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
-from app.behaviors import (
+from app.testcommand.behaviors import (
     DEFAULT_BEHAVIOR,
     BehaviorDistribution,
     BehaviorType,
     default_timeout_ms,
 )
-from app.bulk import BulkOrder
-from app.config import ConfigStore
-from app.errors import Problem
+from app.loadtest.generating import BulkOrder
+from app.settings.configuration import ConfigStore
+from app.server.errors import Problem
 from app.models import (
     CommandFilters,
     Cursor,
@@ -29,8 +31,8 @@ from app.models import (
     send_test_command,
     setting_now,
 )
-from app.portal import call, current_bus, current_portal, current_tsq
-from app.runs import Origin
+from app.server.portal import call, current_bus, current_portal, current_tsq
+from app.loadtest.runs import Origin
 
 
 @bp.post("/commands", responses={200: answers.CreatedCommand, 201: answers.CreatedCommand})

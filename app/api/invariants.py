@@ -9,11 +9,11 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app import access
+from app.server import access
 from app.api import bp
 from app.api.routing import Answer
-from app.errors import Problem
-from app.invariants import (
+from app.server.errors import Problem
+from app.database.invariants import (
     CHECK_SECONDS,
     PATIENCE_SECONDS,
     SHOWN_VIOLATIONS,
@@ -22,7 +22,7 @@ from app.invariants import (
     Concern,
     check,
 )
-from app.portal import current_portal
+from app.server.portal import current_portal
 
 
 class ViolationItem(Answer):

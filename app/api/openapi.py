@@ -8,9 +8,9 @@ from flask import Flask, Response, current_app, json, request
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 
-from app import access
+from app.server import access
 from app.api import answers, bp
-from app.config import Settings
+from app.settings.configuration import Settings
 
 SECURITY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {
     "token": {

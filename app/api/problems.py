@@ -7,10 +7,10 @@ from uuid import UUID
 from flask import Response
 
 from app.api import bp
-from app.config import ConfigVersionError
-from app.errors import Problem, answer
+from app.settings.configuration import ConfigVersionError
+from app.server.errors import Problem, answer
 from app.models import CursorError, domains_of
-from app.options import InvalidOptionError
+from app.settings.options import InvalidOptionError
 from commandbus.errors import (
     CommandNotFoundError,
     DuplicateCommandError,

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts
-from app.streams import run_program, set_up_streams
+from app.settings.signals import end_at_interrupts
+from app.settings.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -16,7 +16,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from app.config import ConfigurationError, Settings
+from app.settings.configuration import ConfigurationError, Settings
 from app.credentials.file import CredentialsError, CredentialsFile
 from app.credentials.users import ROLES, User, checked_name, hash_password, new_token, token_hash
 from app.visible import one_line

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from app.credentials.users import ROLES, User, Users, checked_name
-from app.private_files import PrivateFileError, read_private, write_private
+from app.settings.private_files import PrivateFileError, read_private, write_private
 
 logger = logging.getLogger(__name__)
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from app.signals import end_at_interrupts
-from app.streams import run_program, set_up_streams
+from app.settings.signals import end_at_interrupts
+from app.settings.streams import run_program, set_up_streams
 
 if __name__ == "__main__":
     end_at_interrupts()
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from app.config import ConfigurationError, LogFormat, Settings
+from app.settings.configuration import ConfigurationError, LogFormat, Settings
 from app.database.errors import DatabaseError
 from app.database.migrations import examine, migration_lock, validate
 from app.database.obstacles import find_obstacles, refuse_obstacles
@@ -22,7 +22,7 @@ from app.database.opening import connect, embedded_server, ensure_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
 from app.database.waiting import open_patiently
-from app.logs import configure_logging
+from app.settings.logs import configure_logging
 from app.visible import one_line
 
 

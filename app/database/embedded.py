@@ -24,7 +24,7 @@ from app.database.cluster import PORT, Cluster
 from app.database.errors import EmbeddedServerError
 from app.database.postmaster import Postmaster
 from app.database.urls import DEFAULT_DATABASE, socket_url
-from app.private_files import OTHERS, PrivateFileError, make_own_folder, refuse_foreign
+from app.settings.private_files import OTHERS, PrivateFileError, make_own_folder, refuse_foreign
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.database.errors import DatabaseError, EmbeddedServerError, one_line, server_message
 from app.database.migrations import (
     MIGRATIONS_FOLDER,

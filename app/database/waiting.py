@@ -6,7 +6,7 @@ import sys
 import time
 from collections.abc import Callable
 
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.database.errors import DatabaseError
 from app.database.opening import Database, open_database
 

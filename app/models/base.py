@@ -14,8 +14,8 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import set_json_loads
 from sqlalchemy.orm import DeclarativeBase, registry
 
-from app.clock import DatabaseClock
-from app.portal import Portal, connect_to_read
+from app.server.clock import DatabaseClock
+from app.server.portal import Portal, connect_to_read
 from commandbus.payload import decode_json
 
 READABLE_DEPTH = 100

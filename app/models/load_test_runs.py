@@ -14,7 +14,7 @@ from sqlalchemy.orm import Mapped, mapped_column
 from app.models.base import Base, db
 from app.models.paging import Listing, Source, Window
 from app.models.tables import Time
-from app.runs import SERIES_POINTS
+from app.loadtest.runs import SERIES_POINTS
 
 
 class LoadTestRun(Base):

@@ -18,8 +18,8 @@ from app.database import DatabaseError
 from app.database.migrations import MIGRATIONS_FOLDER, validate
 from app.database.obstacles import find_obstacles
 from app.database.pgmq import pgmq_is_installed
-from app.database_faults import failure_of
-from app.database_health import some_of
+from app.database.faults import failure_of
+from app.database.health import some_of
 from app.models.base import db
 
 logger = logging.getLogger(__name__)

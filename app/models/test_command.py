@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app import store
-from app.behaviors import DEFAULT_BEHAVIOR, Behavior
-from app.handlers import COMMAND_TYPE
+from app.testcommand import store
+from app.testcommand.behaviors import DEFAULT_BEHAVIOR, Behavior
+from app.testcommand.handlers import COMMAND_TYPE
 from app.models.base import Base, db
 from app.models.tables import Time
-from app.portal import call, current_bus
+from app.server.portal import call, current_bus
 from commandbus.bus import CommandBus
 from commandbus.errors import DuplicateCommandError
 from commandbus.ids import uuid7

@@ -23,7 +23,7 @@ from app.models.tables import (
     TroubledTrend,
     troubled_delta,
 )
-from app.search_texts import id_text, trimmed
+from app.models.search_texts import id_text, trimmed
 from commandbus.models import CommandStatus
 
 TREND_HOURS = 24

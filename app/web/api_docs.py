@@ -9,8 +9,8 @@ from flask import current_app, request
 from flask.typing import ResponseReturnValue
 from flask_openapi3.openapi import OpenAPI
 
-from app import access
-from app.openapi_reading import Reader
+from app.server import access
+from app.web.openapi_reading import Reader
 from app.web import bp
 from app.web.rendering import render_page
 

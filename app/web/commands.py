@@ -10,10 +10,10 @@ from uuid import UUID
 from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app import access
-from app.config import ConfigStore
-from app.errors import Problem
-from app.explain import clock, day_and_clock
+from app.server import access
+from app.settings.configuration import ConfigStore
+from app.server.errors import Problem
+from app.models.explanations import clock, day_and_clock
 from app.models import (
     CommandDetail,
     CommandFilters,
@@ -30,8 +30,8 @@ from app.models import (
 )
 from app.models.load_test_runs import get_run
 from app.models.search import CANDIDATE_LIMIT
-from app.portal import call, current_portal
-from app.search_texts import id_text
+from app.server.portal import call, current_portal
+from app.models.search_texts import id_text
 from app.web import bp
 from app.web.listing import (
     choice_arg,

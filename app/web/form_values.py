@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from app import strict_json
+from app.actions import strict_json
 
 MAX_JSON_BYTES = 256 * 1024
 

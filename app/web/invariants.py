@@ -8,10 +8,10 @@ from typing import Any
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from app import access
-from app.database_health import look
-from app.errors import recent_faults
-from app.invariants import (
+from app.server import access
+from app.database.health import look
+from app.server.errors import recent_faults
+from app.database.invariants import (
     CHECK_SECONDS,
     GROUPS,
     PATIENCE_SECONDS,
@@ -22,7 +22,7 @@ from app.invariants import (
     check,
 )
 from app.models import count_by_status
-from app.portal import call, current_portal
+from app.server.portal import call, current_portal
 from app.web import bp
 from app.web.rendering import PARTIAL, render_page
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.bulk_operations import NOT_FOUND, Action, Outcome
+from app.actions.jobs import NOT_FOUND, Action, Outcome
 from app.models.operator_jobs import JobSummary
 from app.web.formats import count_text
 

@@ -8,7 +8,7 @@ from urllib.parse import quote, unquote
 from flask import request, session
 from werkzeug.wrappers import Response
 
-from app import identity
+from app.server import identity
 
 THEMES = ("light", "system", "dark")
 THEME_COOKIE = "theme"

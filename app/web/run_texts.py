@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from app.models.load_test_runs import RunRow
 from app.models.statistics import RunProgress
-from app.runs import Origin, RunState
+from app.loadtest.runs import Origin, RunState
 from app.visible import visible
 from commandbus.models import CommandStatus, Percentiles
 

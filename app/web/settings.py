@@ -8,8 +8,8 @@ from typing import Any
 from flask import flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app import access
-from app.config import (
+from app.server import access
+from app.settings.configuration import (
     RETRY_OPTIONS,
     WORKER_OPTIONS,
     ConfigStore,
@@ -17,8 +17,8 @@ from app.config import (
     StoredConfig,
 )
 from app.models import WorkerState, list_workers
-from app.options import Option, Source, plain_number
-from app.portal import call, current_portal
+from app.settings.options import Option, Source, plain_number
+from app.server.portal import call, current_portal
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import ask_to_confirm, render_page

@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.config import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, StoredConfig
-from app.options import Option, plain_number
-from app.store import ConfigurationChange
+from app.settings.configuration import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, StoredConfig
+from app.settings.options import Option, plain_number
+from app.testcommand.store import ConfigurationChange
 
 OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
 OPTION_OF = {option.name: option for option in OPTIONS}

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from app.models import EventRow, WorkerState, get_worker
-from app.trail import Attempt, AttemptOutcome, milliseconds
+from app.models.trail import Attempt, AttemptOutcome, milliseconds
 from commandbus.models import AuditEventType
 
 OUTCOMES = {

@@ -31,7 +31,9 @@ from playwright.sync_api import (
 )
 from waitress.server import create_server
 
-from app import access, assets, create_app, models
+from app import assets, create_app, models
+
+from app.server import access
 
 HERE = Path(__file__).parent
 CHROMIUM_FLAGS = [

@@ -10,8 +10,8 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
 from playwright.sync_api import Page, expect
 
-from app import invariants
-from app.invariants import GROUPS
+from app.database import invariants
+from app.database.invariants import GROUPS
 from tests.browser.conftest import PHONE
 
 pytestmark = pytest.mark.browser

@@ -11,8 +11,10 @@ from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-unt
 from flask import Flask
 from playwright.sync_api import Page, expect
 
-from app import access, create_app
-from app.access import Role
+from app import create_app
+
+from app.server import access
+from app.server.access import Role
 from tests.browser import everywhere
 from tests.browser.conftest import close_app
 from tests.browser.test_screenshots import FOLDER, SIZES

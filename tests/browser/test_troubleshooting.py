@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from playwright.sync_api import Page, expect
 
-from app import bulk_operations
+from app.actions import jobs as bulk_operations
 from tests.browser.acting import (
     PERMANENT,
     SOON,

@@ -20,7 +20,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from app.event_loop import end_process, run_to_end
+from app.worker.event_loop import end_process, run_to_end
 from commandbus import (
     BusinessRuleError,
     HandlerRegistry,

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 from uuid import UUID
 
-from app import store
+from app.testcommand import store
 from tests.facts import Pool
 
 _current: list[Pool] = []

@@ -8,7 +8,7 @@ from uuid import uuid4
 import pytest
 from psycopg.errors import UniqueViolation
 
-from app import store
+from app.testcommand import store
 from commandbus import CommandBus, uuid7
 from commandbus.errors import UnknownDomainError
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from app.config import ConfigStore, ConfigVersionError, RetryConfig, WorkerConfig
-from app.options import InvalidOptionError
+from app.settings.configuration import ConfigStore, ConfigVersionError, RetryConfig, WorkerConfig
+from app.settings.options import InvalidOptionError
 
 
 @pytest.fixture

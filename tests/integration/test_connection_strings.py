@@ -6,7 +6,7 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from app import create_app
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.database import open_database
 from app.database.urls import build_url, parameters
 from app.models import db

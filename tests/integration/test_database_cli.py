@@ -294,7 +294,7 @@ def test_a_schema_pgmq_without_pgmq_is_refused(empty_database_url: str) -> None:
 def test_preparing_a_database_loads_no_web_framework(database_url: str) -> None:
     program = """
 import sys
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.database import open_database
 
 open_database(Settings.from_env()).close()

@@ -10,8 +10,8 @@ import psycopg
 import pytest
 from psycopg import AsyncConnection
 
-from app import database_health
-from app.database_health import Check, HealthWatch, Level, Limits, findings, look
+from app.database import health as database_health
+from app.database.health import Check, HealthWatch, Level, Limits, findings, look
 from tests.e2e.served import served
 from tests.facts import Pool, rows
 from tests.programs import Program, program

@@ -17,7 +17,7 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from app.config import PROJECT_ROOT, Settings
+from app.settings.configuration import PROJECT_ROOT, Settings
 from app.database import Database, EmbeddedServerError, embedded, open_database
 from app.database.account import SYSTEM_USER
 from app.database.embedded import EmbeddedServer

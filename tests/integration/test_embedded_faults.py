@@ -20,7 +20,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from app.bulk import BulkOrder, generate
+from app.loadtest.generating import BulkOrder, generate
 from app.database import guard
 from app.database.account import Account
 from app.database.embedded import EmbeddedServer

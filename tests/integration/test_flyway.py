@@ -17,7 +17,7 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from app.database.files import read_migrations
 from app.database.migrations import MIGRATIONS_FOLDER, migrate, migration_lock, validate
 from app.database.opening import connect

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from app import store
+from app.testcommand import store
 from app.worker import create_worker
 from commandbus import CommandBus, CommandStatus, RetryPolicy, uuid7
 

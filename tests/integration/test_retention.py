@@ -7,7 +7,11 @@ from uuid import uuid4
 
 import pytest
 
-from app import job_store, retention, store
+from app import retention
+
+from app.actions import job_store
+
+from app.testcommand import store
 from commandbus import (
     CommandStatus,
     InvalidCommandError,

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from app.database.obstacles import find_obstacles
 from app.database.urls import build_url, parameters
 from app.models import db

@@ -18,7 +18,7 @@ import requests
 from psycopg.conninfo import conninfo_to_dict
 
 import run
-from app.config import PROJECT_ROOT
+from app.settings.configuration import PROJECT_ROOT
 from tests.credentials import OPERATOR, PASSWORDS, TOKENS, bearer, credentials_file
 from tests.programs import free_port, program
 from tests.waiting import until

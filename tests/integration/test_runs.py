@@ -8,9 +8,9 @@ from uuid import UUID
 
 import pytest
 
-from app import store
-from app.bulk import BulkOrder, generate
-from app.runs import (
+from app.testcommand import store
+from app.loadtest.generating import BulkOrder, generate
+from app.loadtest.runs import (
     Origin,
     RunGivenUpError,
     create_run,

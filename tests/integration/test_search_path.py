@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
-from app.config import ConfigStore
+from app.settings.configuration import ConfigStore
 from app.models import db
 from app.worker import create_worker
 from tests.facts import Pool, ended, value

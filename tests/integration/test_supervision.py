@@ -7,9 +7,9 @@ import signal
 
 import pytest
 
-from app.config import Settings
+from app.settings.configuration import Settings
 from app.processes import EndedProcess, WorkerProcesses
-from app.supervision import START_ATTEMPTS, Supervisor, TooManyWorkersError
+from app.worker.supervision import START_ATTEMPTS, Supervisor, TooManyWorkersError
 from tests.waiting import eventually_now
 
 AWAY = Settings(database_url="postgresql://nobody@127.0.0.1:1/x", log_level="CRITICAL")

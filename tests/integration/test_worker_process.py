@@ -14,8 +14,8 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from app import store
-from app.config import ConfigStore
+from app.testcommand import store
+from app.settings.configuration import ConfigStore
 from app.database.urls import build_url, parameters
 from app.processes import request_stop
 from commandbus import CommandBus, CommandStatus, uuid7

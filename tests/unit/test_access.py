@@ -18,11 +18,13 @@ from flask.testing import FlaskClient
 from flask_wtf.csrf import generate_csrf
 from werkzeug.routing import Rule
 
-from app import access, create_app
-from app.access import Role
-from app.config import Settings
-from app.errors import PROBLEM_TYPE
-from app.security import API_PREFIX, SAFE_METHODS
+from app import create_app
+
+from app.server import access
+from app.server.access import Role
+from app.settings.configuration import Settings
+from app.server.errors import PROBLEM_TYPE
+from app.server.security import API_PREFIX, SAFE_METHODS
 from tests.credentials import OPERATOR, VIEWER, bearer, credentials_file
 
 REACHED = "reached"

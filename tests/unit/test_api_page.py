@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 
 from app import create_app
-from app.config import Settings
+from app.settings.configuration import Settings
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "api.md"
 

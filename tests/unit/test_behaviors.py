@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
+from app.testcommand.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
 
 
 def parse(**values):

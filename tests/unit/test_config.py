@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from app.config import PROJECT_ROOT, ConfigurationError, LogFormat, Settings
-from app.options import plain_number
-from app.worker_cli import PROCESS_OPTIONS
-from app.worker_process import OPTIONS
+from app.settings.configuration import PROJECT_ROOT, ConfigurationError, LogFormat, Settings
+from app.settings.options import plain_number
+from app.worker.command_line import PROCESS_OPTIONS
+from app.worker.process import OPTIONS
 
 
 def test_nothing_given_means_the_defaults() -> None:
@@ -155,7 +155,7 @@ def test_proxies_are_addresses_and_networks(value: str) -> None:
 def test_every_setting_of_the_web_server_is_in_the_example() -> None:
     example = (PROJECT_ROOT / ".env.example").read_text()
 
-    source = (PROJECT_ROOT / "app/config.py").read_text()
+    source = (PROJECT_ROOT / "app/settings/configuration.py").read_text()
     names = set(re.findall(r"values\.\w+\(\s*\"([A-Z_]+)\"", source)) | {"SECRET_KEY_FILE"}
     assert len(names) > 12
     assert [name for name in sorted(names) if f"#{name}=" not in example] == []

@@ -9,7 +9,7 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
 
-from app.config import PROJECT_ROOT, ConfigurationError, Settings
+from app.settings.configuration import PROJECT_ROOT, ConfigurationError, Settings
 from app.database import DatabaseError
 from app.database.urls import (
     DEFAULT_DATABASE,

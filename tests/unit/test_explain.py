@@ -8,8 +8,8 @@ from zoneinfo import ZoneInfo
 
 import pytest
 
-from app.explain import Facts, Heartbeat, Holder, explain
-from app.trail import Troubled
+from app.models.explanations import Facts, Heartbeat, Holder, explain
+from app.models.trail import Troubled
 from commandbus import CommandStatus
 
 NOW = datetime(2026, 1, 31, 14, 0, 0, tzinfo=UTC)

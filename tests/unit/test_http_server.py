@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from waitress import wasyncore
 
-from app.http_server import BoundedServer
+from app.server.http_server import BoundedServer
 from tests.waiting import eventually_now
 
 HEAD = b"GET / HTTP/1.1\r\nHost: localhost\r\n"

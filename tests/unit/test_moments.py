@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.moments import MomentError, is_repeated, is_skipped, parse_moment
+from app.actions.moments import MomentError, is_repeated, is_skipped, parse_moment
 
 BERLIN = ZoneInfo("Europe/Berlin")
 HALF_PAST_MIDNIGHT = datetime(2024, 3, 31, 0, 30, tzinfo=UTC)

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from app.config import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, WorkerConfig, environment
-from app.options import Chosen, InvalidOptionError, Source, checked, choose
+from app.settings.configuration import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, WorkerConfig, environment
+from app.settings.options import Chosen, InvalidOptionError, Source, checked, choose
 from commandbus import HandlerRegistry, Worker
 
 ALL = {option.name: option for option in (*WORKER_OPTIONS, *RETRY_OPTIONS)}

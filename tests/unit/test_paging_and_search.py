@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from app.models.audit import parse_event_cursor
 from app.models.base import READABLE_DEPTH, readable_json
 from app.models.paging import Cursor, CursorError, Key
-from app.search_texts import id_text, trimmed
+from app.models.search_texts import id_text, trimmed
 from app.web.formats import short_id
 
 ID = UUID("0190f5b2-7c1e-7a3b-8c2d-1e2f3a4b5c6d")

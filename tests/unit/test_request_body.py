@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.api.body import MAX_DEPTH, parse_json
-from app.errors import Problem
+from app.server.errors import Problem
 from app.web.form_values import FormError, json_value
 from app.web.send_form import Form, read_single
 

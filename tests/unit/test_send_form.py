@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from app.behaviors import BehaviorType, default_timeout_ms
+from app.testcommand.behaviors import BehaviorType, default_timeout_ms
 from app.web.send_form import Form, read_load, read_single
 from load_test import _parser, _plan
 

@@ -8,7 +8,7 @@ import time
 from datetime import timedelta
 from pathlib import Path
 
-from app.signed_out import SignedOut
+from app.server.signed_out import SignedOut
 
 LIFETIME = timedelta(hours=12)
 

@@ -9,9 +9,9 @@ import sys
 
 import pytest
 
-from app.config import LogFormat
-from app.logs import configure_logging
-from app.streams import LineQueue
+from app.settings.configuration import LogFormat
+from app.settings.logs import configure_logging
+from app.settings.streams import LineQueue
 from tests.programs import ROOT
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from app.trail import AttemptOutcome, attempts_of, timing_of
+from app.models.trail import AttemptOutcome, attempts_of, timing_of
 from commandbus.models import AuditEventType
 
 START = datetime(2026, 1, 31, 14, 0, 0, tzinfo=UTC)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from app.logs import JsonFormatter, TextFormatter
+from app.settings.logs import JsonFormatter, TextFormatter
 from app.visible import escaped, one_line, visible, visible_json
 
 HIDDEN = (

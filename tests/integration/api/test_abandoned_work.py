@@ -17,10 +17,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
-from app import bulk_operations
-from app.abandoned import AbandonedWork
-from app.bulk_operations import JobRunner
-from app.config import PROJECT_ROOT
+from app.actions import jobs as bulk_operations
+from app.actions.abandoned import AbandonedWork
+from app.actions.jobs import JobRunner
+from app.settings.configuration import PROJECT_ROOT
 from app.models.operator_jobs import get_job
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
@@ -34,7 +34,8 @@ MANY = {"filter": {}, "reason": "closed"}
 FREEZING = """
 import signal, sys, threading
 from pathlib import Path
-from app import bulk_operations, create_app
+from app import create_app
+from app.actions import jobs as bulk_operations
 
 where = sys.argv[1]
 app = create_app({"data_dir": Path(sys.argv[2]), "JOB_LEASE_SECONDS": float(sys.argv[3])})

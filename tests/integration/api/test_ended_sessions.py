@@ -11,7 +11,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
-from app.portal import APPLICATION_NAME, POOL_SIZE
+from app.server.portal import APPLICATION_NAME, POOL_SIZE
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
 

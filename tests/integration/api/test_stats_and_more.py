@@ -16,8 +16,10 @@ from flask import Flask
 from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
-from app import access, create_app
-from app.errors import PROBLEM_TYPE
+from app import create_app
+
+from app.server import access
+from app.server.errors import PROBLEM_TYPE
 from tests.integration.api.conftest import got
 
 API = "/api/v1"

@@ -17,10 +17,10 @@ from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
 from app import create_app
-from app.errors import PROBLEM_TYPE
+from app.server.errors import PROBLEM_TYPE
 from app.models import db
-from app.patience import ASKING
-from app.portal import current_portal
+from app.server.breaker import ASKING
+from app.server.portal import current_portal
 from commandbus.store import autocommit
 from tests.integration.api.conftest import got
 

@@ -11,8 +11,8 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app import bulk_operations
-from app.bulk_operations import Action, Order
+from app.actions import jobs as bulk_operations
+from app.actions.jobs import Action, Order
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
 

@@ -1,0 +1,1 @@
+"""What pages and API do; neither does anything that the other could not."""

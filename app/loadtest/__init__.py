@@ -1,0 +1,1 @@
+"""Load tests: generating commands, runs as records, their comparison, clean-up and report."""

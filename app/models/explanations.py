@@ -1,0 +1,235 @@
+"""Why a command is where it is, in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+from app.models.trail import Troubled
+from commandbus.models import CommandStatus
+
+LONGEST_MESSAGE = 300
+"""Characters of an error's message that the sentence quotes; the rest stands with the error."""
+_CLOSE = timedelta(hours=12)
+
+
+class Heartbeat(StrEnum):
+    """What is known of the worker that holds a command."""
+
+    ALIVE = "alive"
+    LATE = "late"
+    GONE = "gone"
+    STOPPED = "stopped"
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """The worker that holds a command, or held it last."""
+
+    name: str
+    heartbeat: Heartbeat
+    heartbeat_age_seconds: float
+    runs_it: bool | None = None
+    """Whether the command was among those that ran at its last heartbeat; None: not known."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Facts:
+    """What the sentence is derived from."""
+
+    now: datetime
+    domain: str
+    command_type: str
+    status: CommandStatus
+    attempts: int
+    budget: int | None
+    """How many attempts the running one is out of, or, while it waits, the next would be out of;
+    None: not known."""
+    troubled: Troubled | None = None
+    """Why it was moved to the troubleshooting queue, as it was recorded."""
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    lease_until: datetime | None = None
+    due_at: datetime | None = None
+    waits_for: str | None = None
+    """SCHEDULED, RETRY or OPERATOR_RETRY where it waits for its time."""
+    is_suspect: bool = False
+    holder: Holder | None = None
+    workers_alive: int = 0
+    """Of this domain."""
+    workers_late: int = 0
+    """Those whose heartbeat is overdue."""
+    handled_types: Sequence[str] = ()
+    """The command types with a handler in this program; empty: not known."""
+    error_code: str | None = None
+    error_message: str | None = None
+    operator: str | None = None
+    """Who completed or cancelled it, where an operator did."""
+    reason: str | None = None
+
+
+def explain(facts: Facts) -> str:
+    """One sentence that says why the command is where it is, and what it waits for."""
+    match facts.status:
+        case CommandStatus.PENDING:
+            return _pending(facts)
+        case CommandStatus.IN_PROGRESS:
+            return _in_progress(facts)
+        case CommandStatus.COMPLETED:
+            if facts.operator is not None:
+                return f"{facts.operator} completed it by hand."
+            return f"It completed with attempt {facts.attempts}{_at(facts.finished_at, facts.now)}."
+        case CommandStatus.FAILED:
+            return f"A business rule refused it: {_error(facts)}. That is final."
+        case CommandStatus.IN_TSQ:
+            return f"{_why_troubled(facts)}: {_error(facts)}. It waits for an operator."
+        case CommandStatus.CANCELLED:
+            because = f": {facts.reason}" if facts.reason else ""
+            return f"{facts.operator or 'An operator'} cancelled it{because}."
+
+
+def _pending(facts: Facts) -> str:
+    attempt = _attempt(facts.attempts + 1, facts.budget)
+    if facts.due_at is not None and facts.due_at > facts.now:
+        until = when(facts.due_at, facts.now)
+        if facts.waits_for == "OPERATOR_RETRY":
+            return f"An operator retried it; until {until} that can be undone."
+        if facts.waits_for == "SCHEDULED":
+            return f"It was sent to start at {until}."
+        if _is_spent(facts):
+            return f"{_spent(facts)} after {until}, when its wait is over. Last: {_error(facts)}."
+        return f"It waits for {attempt} until {until}, after {_error(facts)}."
+    if facts.workers_alive and _is_spent(facts):
+        return f"{_spent(facts)}."
+    if facts.workers_alive == 0 and facts.workers_late:
+        late = "1 worker" if facts.workers_late == 1 else f"{facts.workers_late} workers"
+        heartbeats = "heartbeat" if facts.workers_late == 1 else "heartbeats"
+        return (
+            f"It waits for {attempt}; {late} of domain {facts.domain} ran a moment ago, and the"
+            f" {heartbeats} since then {'is' if facts.workers_late == 1 else 'are'} overdue."
+        )
+    if facts.workers_alive == 0:
+        return f"It waits for {attempt}, and no worker is running for domain {facts.domain}."
+    if facts.handled_types and facts.command_type not in facts.handled_types:
+        return (
+            f"It waits for {attempt}. This application has no handler for {facts.command_type} in"
+            f" domain {facts.domain}; whether a worker has one is not known here."
+        )
+    if facts.is_suspect:
+        return (
+            f"Its worker was not heard of again while it ran, so {attempt} will run alone, on a"
+            " worker that runs nothing else."
+        )
+    workers = "1 worker" if facts.workers_alive == 1 else f"{facts.workers_alive} workers"
+    runs = "runs" if facts.workers_alive == 1 else "run"
+    return f"It is in the queue for {attempt}; {workers} of domain {facts.domain} {runs}."
+
+
+def _in_progress(facts: Facts) -> str:
+    attempt = _attempt(facts.attempts, facts.budget)
+    if facts.holder is None:
+        return f"A worker that is not known any more runs {attempt}{_lease(facts)}."
+    name = facts.holder.name
+    if facts.holder.heartbeat in (Heartbeat.GONE, Heartbeat.STOPPED, Heartbeat.LATE):
+        silent = (
+            "has stopped"
+            if facts.holder.heartbeat is Heartbeat.STOPPED
+            else f"has been silent for {_duration(facts.holder.heartbeat_age_seconds)}"
+        )
+        return f"Worker {name} took {attempt} and {silent}{_lease(facts)}."
+    since = ""
+    if facts.started_at is not None:
+        since = f" for {_duration((facts.now - facts.started_at).total_seconds())}"
+    if facts.holder.runs_it is False:
+        return (
+            f"Worker {name} has held {attempt}{since} and had not begun it at its last heartbeat."
+        )
+    if facts.lease_until is not None and facts.lease_until <= facts.now:
+        return (
+            f"Worker {name} has run {attempt}{since}, longer than its lease;"
+            " the next claim delivers it again, unless its outcome is recorded first."
+        )
+    return f"Worker {name} has run {attempt}{since}."
+
+
+def _lease(facts: Facts) -> str:
+    if facts.lease_until is None:
+        return ""
+    if facts.lease_until <= facts.now:
+        return "; its lease is over, so the next worker to claim takes it"
+    return f"; it is delivered again when its lease ends at {when(facts.lease_until, facts.now)}"
+
+
+def _attempt(number: int, budget: int | None) -> str:
+    return f"attempt {number}" if budget is None else f"attempt {number} of {budget}"
+
+
+def _is_spent(facts: Facts) -> bool:
+    """Whether a command that waits has no attempt left, as budgets are now."""
+    return facts.budget is not None and facts.attempts >= facts.budget
+
+
+def _spent(facts: Facts) -> str:
+    attempts = "1 attempt" if facts.attempts == 1 else f"{facts.attempts} attempts"
+    return (
+        f"It has had {attempts}, and its budget is {facts.budget} now: the next worker that takes"
+        " it moves it to the troubleshooting queue"
+    )
+
+
+def _why_troubled(facts: Facts) -> str:
+    troubled = facts.troubled
+    if troubled is None:
+        # Not recorded why: only the numbers can tell.
+        troubled = Troubled(
+            facts.budget is not None and facts.attempts >= facts.budget, facts.budget
+        )
+    if not troubled.is_exhausted:
+        return f"Attempt {facts.attempts} failed in a way that no retry can help"
+    if troubled.budget is not None and facts.attempts > troubled.budget:
+        attempts = "1 attempt" if facts.attempts == 1 else f"{facts.attempts} attempts"
+        return f"{attempts} failed, and its budget had become {troubled.budget}"
+    if facts.attempts == 1:
+        return "Its only attempt failed"
+    return f"All {facts.attempts} attempts failed"
+
+
+def _error(facts: Facts) -> str:
+    if facts.error_code is None:
+        return "no error was recorded"
+    message = (facts.error_message or "").rstrip(". ")
+    if len(message) > LONGEST_MESSAGE:
+        message = message[:LONGEST_MESSAGE].rstrip() + "…"
+    return f"{facts.error_code} ({message})" if message else facts.error_code
+
+
+def _at(moment: datetime | None, now: datetime) -> str:
+    return "" if moment is None else f" at {when(moment, now)}"
+
+
+def when(moment: datetime, now: datetime) -> str:
+    """A moment as the sentence names it: with its day where that is not plain."""
+    return clock(moment) if abs(moment - now) < _CLOSE else day_and_clock(moment)
+
+
+def clock(moment: datetime) -> str:
+    """The time of day."""
+    return moment.astimezone(UTC).strftime("%H:%M:%S UTC")
+
+
+def day_and_clock(moment: datetime) -> str:
+    """The day and the time of day."""
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def _duration(seconds: float) -> str:
+    seconds = max(seconds, 0)
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(int(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min"

@@ -1,0 +1,1 @@
+"""What every request passes: errors, access, identity, limits, and the way to the database."""

@@ -1,0 +1,83 @@
+"""Addresses of static files that change with their content, so that browsers may keep them."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from flask import Flask, Response, g, request, url_for
+
+from app import assets
+from app.settings.configuration import Settings
+
+logger = logging.getLogger(__name__)
+
+VERSION_LENGTH = 12
+YEAR_SECONDS = 365 * 24 * 60 * 60
+
+
+def init_app(app: Flask) -> None:
+    root = Path(app.static_folder or "")
+    settings: Settings = app.config["SETTINGS"]
+    if settings.local_assets:
+        _warn_of_missing_libraries(root)
+
+    def static_url(filename: str) -> str:
+        """The address of a static file with the hash of its content, found once per request."""
+        urls: dict[str, str] = g.setdefault("static_urls", {})
+        if filename not in urls:
+            version = content_version(root / filename)
+            urls[filename] = url_for("static", filename=filename, v=version)
+        return urls[filename]
+
+    def asset(name: str) -> dict[str, str]:
+        """Attributes of the script element for a browser library: src, and what guards it."""
+        library = assets.BY_NAME[name]
+        if settings.local_assets:
+            return {"src": static_url(library.vendor_path), "integrity": library.integrity}
+        return {
+            "src": library.url,
+            "integrity": library.integrity,
+            "crossorigin": "anonymous",
+        }
+
+    def set_lifetime(response: Response) -> Response:
+        """A year for the very content that was asked for; all else is asked for again each time.
+
+        Modules import each other without a version, so they are answered with 304 when unchanged.
+        """
+        if request.endpoint == "static" and response.status_code in (200, 304):
+            values: dict[str, Any] = request.view_args or {}
+            version = request.args.get("v")
+            if version and version == content_version(root / values.get("filename", "")):
+                response.headers["Cache-Control"] = f"public, max-age={YEAR_SECONDS}, immutable"
+            else:
+                response.headers["Cache-Control"] = "public, no-cache"
+        return response
+
+    app.after_request(set_lifetime)
+    app.jinja_env.globals.update(static_url=static_url, asset=asset)
+
+
+def _warn_of_missing_libraries(root: Path) -> None:
+    """Pages work without the libraries, so their absence is said and stops nothing."""
+    for library in assets.BROWSER_ASSETS:
+        if not (root / library.vendor_path).is_file():
+            logger.warning("browser_library_missing", extra={"library": library.name})
+
+
+def content_version(path: Path) -> str:
+    """A short hash of the file's content; empty where there is no such file."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return ""
+    return _hash(path, stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=256)
+def _hash(path: Path, _mtime_ns: int, _size: int) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()[:VERSION_LENGTH]

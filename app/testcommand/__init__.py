@@ -1,0 +1,1 @@
+"""Test commands: what they may do, their handler, their table, and sending them."""
