@@ -26,18 +26,18 @@ from typing import Any
 from pydantic import ValidationError
 from rich.console import Console
 
-from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorDistribution
-from app.loadtest.generating import MAX_COUNT, BulkOrder
-from app.settings.configuration import ConfigurationError, Settings
 from app.database import DatabaseError
 from app.database.waiting import open_patiently
+from app.loadtest.generating import MAX_COUNT, BulkOrder
+from app.loadtest.recorded_runs import RunNotFoundError
 from app.loadtest.report import Plan, Run, print_results, results
 from app.loadtest.runner import ComparisonError, cancel_run, load_test_pool, run_load_test
+from app.loadtest.runs import LONGEST_NAME, RunGivenUpError, is_name
+from app.processes import WorkerProcesses
+from app.settings.configuration import ConfigurationError, Settings
 from app.settings.logs import configure_logging
 from app.settings.options import InvalidOptionError, whole_number
-from app.processes import WorkerProcesses
-from app.loadtest.recorded_runs import RunNotFoundError
-from app.loadtest.runs import LONGEST_NAME, RunGivenUpError, is_name
+from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorDistribution
 from app.visible import one_line
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS

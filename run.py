@@ -27,19 +27,24 @@ from pathlib import Path
 from app import create_app
 from app.actions.abandoned import AbandonedWork
 from app.actions.jobs import current_runner
-from app.settings.configuration import PROJECT_ROOT, SECRET_KEY_MIN_LENGTH, ConfigurationError, Settings
 from app.credentials import CredentialsError, CredentialsFile
 from app.database import Database, DatabaseError
-from app.database.waiting import open_patiently
 from app.database.health import HealthWatch
+from app.database.waiting import open_patiently
 from app.factory import MAX_REQUEST_BYTES
+from app.processes import WorkerProcesses
+from app.server.breaker import ASKING, WAITING
 from app.server.http_server import BoundedServer
+from app.settings.configuration import (
+    PROJECT_ROOT,
+    SECRET_KEY_MIN_LENGTH,
+    ConfigurationError,
+    Settings,
+)
 from app.settings.logs import configure_logging
 from app.settings.options import whole_number
-from app.server.breaker import ASKING, WAITING
-from app.processes import WorkerProcesses
-from app.worker.supervision import Supervisor
 from app.visible import one_line
+from app.worker.supervision import Supervisor
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
 STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"

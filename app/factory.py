@@ -17,25 +17,24 @@ from flask_openapi3.models.info import Info
 from flask_openapi3.openapi import OpenAPI
 from jinja2 import StrictUndefined
 
-from app.server import access
-
-from app.server import clock
-
-from app.server import errors
-
-from app.server import identity
-
-from app.server import proxies
-
-from app.server import rate_limits
-
-from app.server import security
-
-from app.server import slashes
-
-from app.server import static_files
+from app.server import (
+    access,
+    clock,
+    errors,
+    identity,
+    proxies,
+    rate_limits,
+    security,
+    slashes,
+    static_files,
+)
 from app.settings.configuration import ConfigurationError, Settings
-from app.settings.private_files import PrivateFileError, make_own_folder, read_private, write_private
+from app.settings.private_files import (
+    PrivateFileError,
+    make_own_folder,
+    read_private,
+    write_private,
+)
 
 MAX_REQUEST_BYTES = 1024 * 1024
 

@@ -22,11 +22,8 @@ import psycopg
 from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from app.settings.configuration import ConfigurationError, Settings, environment
 from app.database import DatabaseError
 from app.database.waiting import open_patiently
-from app.settings.logs import configure_logging
-from app.settings.options import InvalidOptionError, whole_number
 from app.retention import (
     RetentionConfig,
     RetentionSchedule,
@@ -35,6 +32,9 @@ from app.retention import (
     rules_for,
     with_test_commands,
 )
+from app.settings.configuration import ConfigurationError, Settings, environment
+from app.settings.logs import configure_logging
+from app.settings.options import InvalidOptionError, whole_number
 from app.visible import one_line
 from commandbus import CommandBusError, CommandStatus
 from commandbus.retention import BATCH_SIZE, FINISHED, Pruned, Pruner, RetentionRule

@@ -15,10 +15,9 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from app.actions import job_store
-
-from app.testcommand import store
-from app.settings.options import choose, option, options_of
 from app.database.pools import network_options
+from app.settings.options import choose, option, options_of
+from app.testcommand import store
 from commandbus import CommandBusError, CommandStatus, pruning_store
 from commandbus.errors import one_line
 from commandbus.limits import answered_within

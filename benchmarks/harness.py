@@ -26,9 +26,9 @@ from psycopg import sql
 from rich.console import Console
 from rich.table import Table
 
-from app.settings.configuration import PROJECT_ROOT
 from app.database.opening import prepare
 from app.database.urls import with_database
+from app.settings.configuration import PROJECT_ROOT
 
 RESULTS = PROJECT_ROOT / "benchmarks" / "results"
 SERVER_SETTINGS = {

@@ -20,9 +20,9 @@ from typing import Any
 import psycopg
 from psycopg import AsyncConnection
 
-from app.testcommand import store
-from app.settings.configuration import Settings
 from app.processes import WorkerProcesses
+from app.settings.configuration import Settings
+from app.testcommand import store
 from benchmarks.harness import Bench, console, run
 from commandbus import uuid7
 

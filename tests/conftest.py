@@ -24,10 +24,10 @@ from psycopg import AsyncConnection, sql
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from app.settings.configuration import Settings
 from app.database.embedded import EmbeddedServer
 from app.database.opening import prepare
 from app.database.urls import with_database
+from app.settings.configuration import Settings
 
 SERVER_VARIABLE = "TEST_DATABASE_URL"
 # Names what belongs to this run; the processes that xdist starts inherit it.

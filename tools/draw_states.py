@@ -12,8 +12,8 @@ from pathlib import Path
 
 import psycopg
 
-from app.settings.configuration import Settings
 from app.database import open_database
+from app.settings.configuration import Settings
 
 PAGE = Path(__file__).parent.parent / "docs" / "states.md"
 BEGIN, END = "<!-- drawn by tools/draw_states.py: begin -->", "<!-- end -->"

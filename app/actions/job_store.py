@@ -1,4 +1,4 @@
-"""Writes of operator jobs; like app.store, every function takes a connection and never commits."""
+"""Writes of operator jobs; no function commits, each takes a connection of the caller."""
 
 from __future__ import annotations
 

@@ -28,10 +28,10 @@ from psycopg_pool import PoolTimeout
 
 from app.actions import job_store
 from app.database import DatabaseError
+from app.database.pools import Pool
 from app.models import TroubledFilters, count_troubled, queue_moment, troubled_keys
 from app.models.operator_jobs import JobRow, get_job
 from app.models.paging import Total
-from app.database.pools import Pool
 from app.server.portal import DatabaseSlowError, Portal, current_portal
 from commandbus import store, uuid7
 from commandbus.models import OperatorResult, OperatorVerdict

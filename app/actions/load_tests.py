@@ -6,9 +6,9 @@ import logging
 from functools import partial
 
 from app.loadtest.generating import BulkOrder, BulkResult
+from app.loadtest.runs import Origin, RunGivenUpError, create_run, generate_run, settle_runs
 from app.server.errors import Problem
 from app.server.portal import current_portal, unless_refused
-from app.loadtest.runs import Origin, RunGivenUpError, create_run, generate_run, settle_runs
 
 logger = logging.getLogger(__name__)
 

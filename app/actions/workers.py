@@ -8,10 +8,10 @@ from typing import cast
 
 from flask import current_app
 
-from app.settings.configuration import Settings
-from app.server.errors import Problem
 from app.models import WorkerRow
 from app.processes import WorkerProcesses
+from app.server.errors import Problem
+from app.settings.configuration import Settings
 from app.worker.supervision import Failure, Supervisor, TooManyWorkersError
 
 SHOWN_FAILURE_SECONDS = 60.0

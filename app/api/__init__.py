@@ -8,10 +8,9 @@ models in app.api.schemas and app.api.answers.
 from flask import Flask
 
 from app import models
-
-from app.server import portal
 from app.api import routing
 from app.api.routing import ApiBlueprint, problem_response
+from app.server import portal
 
 bp = ApiBlueprint(
     "api",

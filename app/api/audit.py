@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from app.server import access
 from app.api import answers, bp, schemas
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
-from app.server.errors import Problem
 from app.models import EventFilters, command_row, get_trail, search_events
 from app.models.trail import milliseconds
+from app.server import access
+from app.server.errors import Problem
 
 
 @bp.get("/audit", responses={200: answers.EventList})

@@ -12,9 +12,9 @@ from flask import request
 from pydantic import BaseModel
 
 from app.actions import strict_json
-from app.server.errors import Problem
 from app.actions.strict_json import MAX_DEPTH as MAX_DEPTH
 from app.actions.strict_json import is_storable as is_storable
+from app.server.errors import Problem
 
 MAX_PAYLOAD_BYTES = 256 * 1024
 

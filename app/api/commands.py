@@ -6,22 +6,13 @@ from typing import Any
 
 from flask import request
 
-from app.server import access
-
 from app.actions import load_tests
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
-from app.testcommand.behaviors import (
-    DEFAULT_BEHAVIOR,
-    BehaviorDistribution,
-    BehaviorType,
-    default_timeout_ms,
-)
 from app.loadtest.generating import BulkOrder
-from app.settings.configuration import ConfigStore
-from app.server.errors import Problem
+from app.loadtest.runs import Origin
 from app.models import (
     CommandFilters,
     Cursor,
@@ -31,8 +22,16 @@ from app.models import (
     send_test_command,
     setting_now,
 )
+from app.server import access
+from app.server.errors import Problem
 from app.server.portal import call, current_bus, current_portal, current_tsq
-from app.loadtest.runs import Origin
+from app.settings.configuration import ConfigStore
+from app.testcommand.behaviors import (
+    DEFAULT_BEHAVIOR,
+    BehaviorDistribution,
+    BehaviorType,
+    default_timeout_ms,
+)
 
 
 @bp.post("/commands", responses={200: answers.CreatedCommand, 201: answers.CreatedCommand})

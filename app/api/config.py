@@ -7,13 +7,13 @@ from typing import Any
 
 from pydantic import BaseModel, Field, create_model
 
-from app.server import access
 from app.api import bp
 from app.api.routing import Answer, Body, problem_response
 from app.api.schemas import DEFAULT_OPERATOR, OperatorName
+from app.server import access
+from app.server.portal import call, current_portal
 from app.settings.configuration import ConfigStore, RetryConfig, StoredConfig, WorkerConfig
 from app.settings.options import options_of
-from app.server.portal import call, current_portal
 
 
 def _section(name: str, doc: str, config: type) -> type[BaseModel]:

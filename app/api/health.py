@@ -9,13 +9,13 @@ import psycopg
 from psycopg_pool import PoolTimeout
 from pydantic import Field
 
-from app.server import access
 from app.api.routing import Answer, ApiBlueprint
 from app.database import DatabaseError
-from app.database.faults import failure_of
 from app.database.health import look
-from app.server.errors import RETRY_AFTER_SECONDS, recent_faults
 from app.models.readiness import readiness
+from app.server import access
+from app.server.database_faults import failure_of
+from app.server.errors import RETRY_AFTER_SECONDS, recent_faults
 from app.server.portal import DatabaseSlowError, call, current_portal
 
 logger = logging.getLogger(__name__)

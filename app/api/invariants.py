@@ -9,10 +9,8 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.server import access
 from app.api import bp
 from app.api.routing import Answer
-from app.server.errors import Problem
 from app.database.invariants import (
     CHECK_SECONDS,
     PATIENCE_SECONDS,
@@ -22,6 +20,8 @@ from app.database.invariants import (
     Concern,
     check,
 )
+from app.server import access
+from app.server.errors import Problem
 from app.server.portal import current_portal
 
 

@@ -8,18 +8,17 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.server import access
-
 from app.actions import load_tests
 from app.api import bp, schemas
 from app.api.commands import window
 from app.api.routing import Answer, Id, Query, RunPath
-from app.server.errors import Problem
-from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
-from app.models.statistics import run_progress
-from app.server.portal import call, current_portal
 from app.loadtest.comparison import Comparison, compare, differences
 from app.loadtest.runs import request_cancel
+from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
+from app.models.statistics import run_progress
+from app.server import access
+from app.server.errors import Problem
+from app.server.portal import call, current_portal
 
 
 class RunItem(Answer):

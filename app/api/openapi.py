@@ -8,8 +8,8 @@ from flask import Flask, Response, current_app, json, request
 from flask_openapi3.models.security_scheme import SecurityScheme
 from flask_openapi3.openapi import OpenAPI
 
-from app.server import access
 from app.api import answers, bp
+from app.server import access
 from app.settings.configuration import Settings
 
 SECURITY_SCHEMES: dict[str, SecurityScheme | dict[str, Any]] = {

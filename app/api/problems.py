@@ -7,9 +7,9 @@ from uuid import UUID
 from flask import Response
 
 from app.api import bp
-from app.settings.configuration import ConfigVersionError
-from app.server.errors import Problem, answer
 from app.models import CursorError, domains_of
+from app.server.errors import Problem, answer
+from app.settings.configuration import ConfigVersionError
 from app.settings.options import InvalidOptionError
 from commandbus.errors import (
     CommandNotFoundError,

@@ -20,10 +20,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSche
 from pydantic_core import PydanticCustomError
 from werkzeug.routing import BaseConverter
 
-from app.server import identity
-from app.api.body import is_storable, read_body, unstorable
-from app.server.errors import PROBLEM_TYPE, Problem
 from app.actions.moments import MomentError, parse_moment
+from app.api.body import is_storable, read_body, unstorable
+from app.server import identity
+from app.server.errors import PROBLEM_TYPE, Problem
 
 _UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)

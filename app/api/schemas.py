@@ -9,10 +9,10 @@ from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.api.routing import WHOLE, Body, Id, Moment, Query
-from app.testcommand.behaviors import Behavior, BehaviorDistribution
 from app.loadtest.generating import MAX_COUNT
-from app.models.paging import LARGEST_ID, TOTAL_LIMIT
 from app.loadtest.runs import LONGEST_NAME, is_name
+from app.models.paging import LARGEST_ID, TOTAL_LIMIT
+from app.testcommand.behaviors import Behavior, BehaviorDistribution
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.models import AuditEventType, CommandStatus
 

@@ -9,17 +9,16 @@ from uuid import UUID
 from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.server import access
-
 from app.actions import load_tests
 from app.api import bp
 from app.api.answers import CommandItem
 from app.api.routing import WHOLE, Answer, Id, Query
 from app.api.schemas import DomainName
-from app.server.clock import now
-from app.server.errors import Problem
 from app.models import count_active, count_by_status, statistics
 from app.models.load_test import find_load_test, latest_load_test
+from app.server import access
+from app.server.clock import now
+from app.server.errors import Problem
 from app.server.portal import current_portal
 from commandbus.models import Percentiles
 

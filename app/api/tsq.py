@@ -7,14 +7,13 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from app.server import access
+from app.actions.jobs import Action, CommandKey, Order, choose, start_job
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.commands import window
 from app.api.problems import domain_of
 from app.api.routing import CommandPath
 from app.api.tsq_jobs import job_started
-from app.actions.jobs import Action, CommandKey, Order, choose, start_job
 from app.models import (
     TroubledFilters,
     domains_of_many,
@@ -22,6 +21,7 @@ from app.models import (
     list_rejected,
     list_troubled,
 )
+from app.server import access
 from app.server.portal import call, current_tsq
 from commandbus.models import OperatorResult, OperatorVerdict
 

@@ -8,13 +8,12 @@ from uuid import UUID
 
 from flask import request
 
-from app.server import access
-
 from app.actions import jobs as bulk_operations
 from app.api import answers, bp, schemas
 from app.api.routing import JobPath
-from app.server.errors import Problem
 from app.models.operator_jobs import JobRow, get_job, list_jobs
+from app.server import access
+from app.server.errors import Problem
 from commandbus.models import CommandStatus
 
 

@@ -7,16 +7,15 @@ from typing import Any
 
 from pydantic import Field
 
-from app.server import access
-
 from app.actions import workers as local_workers
 from app.api import bp
 from app.api.routing import Answer, Body, WorkerPath
 from app.api.schemas import DEFAULT_OPERATOR, OperatorName
-from app.server.errors import Problem
 from app.models import WorkerState, get_worker, list_workers
-from app.server.portal import call, current_portal
 from app.processes import request_stop
+from app.server import access
+from app.server.errors import Problem
+from app.server.portal import call, current_portal
 
 
 class StartWorker(Body):

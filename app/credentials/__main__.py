@@ -16,9 +16,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from app.settings.configuration import ConfigurationError, Settings
 from app.credentials.file import CredentialsError, CredentialsFile
 from app.credentials.users import ROLES, User, checked_name, hash_password, new_token, token_hash
+from app.settings.configuration import ConfigurationError, Settings
 from app.visible import one_line
 
 _ROLE_NAMES = {role: name for name, role in ROLES.items()}

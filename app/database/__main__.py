@@ -14,7 +14,6 @@ import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-from app.settings.configuration import ConfigurationError, LogFormat, Settings
 from app.database.errors import DatabaseError
 from app.database.migrations import examine, migration_lock, validate
 from app.database.obstacles import find_obstacles, refuse_obstacles
@@ -22,6 +21,7 @@ from app.database.opening import connect, embedded_server, ensure_database
 from app.database.pgmq import install_pgmq, installed_pgmq
 from app.database.urls import without_password
 from app.database.waiting import open_patiently
+from app.settings.configuration import ConfigurationError, LogFormat, Settings
 from app.settings.logs import configure_logging
 from app.visible import one_line
 

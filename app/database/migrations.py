@@ -15,10 +15,10 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from app.settings.configuration import PROJECT_ROOT
 from app.database.errors import MigrationError, one_line, server_message
 from app.database.files import MigrationFile, read_migrations
 from app.database.history import CREATE_HISTORY, Comparison, compare, read_history
+from app.settings.configuration import PROJECT_ROOT
 
 MIGRATIONS_FOLDER = PROJECT_ROOT / "migrations"
 

@@ -14,7 +14,6 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from app.settings.configuration import Settings
 from app.database.errors import DatabaseError, EmbeddedServerError, one_line, server_message
 from app.database.migrations import (
     MIGRATIONS_FOLDER,
@@ -32,6 +31,7 @@ from app.database.urls import (
     with_database,
     without_password,
 )
+from app.settings.configuration import Settings
 
 if TYPE_CHECKING:
     from app.database.embedded import EmbeddedServer

@@ -6,9 +6,9 @@ import sys
 import time
 from collections.abc import Callable
 
-from app.settings.configuration import Settings
 from app.database.errors import DatabaseError
 from app.database.opening import Database, open_database
+from app.settings.configuration import Settings
 
 FIRST_RETRY_SECONDS = 0.5
 LONGEST_RETRY_SECONDS = 5.0

@@ -9,12 +9,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from app.loadtest.generating import BulkOrder, BulkResult
-from app.settings.options import Chosen
-from app.processes import EndedProcess
-from app.loadtest.recorded_runs import RecordedRun, RowCount
 from app.loadtest.cleanup import Deletion
 from app.loadtest.comparison import Comparison, Difference, Figure, Verdict, compare, differences
+from app.loadtest.generating import BulkOrder, BulkResult
+from app.loadtest.recorded_runs import RecordedRun, RowCount
+from app.processes import EndedProcess
+from app.settings.options import Chosen
 from app.visible import one_line
 from commandbus import BatchProgress, CommandStatus
 from commandbus.models import Percentiles

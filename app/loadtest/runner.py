@@ -21,14 +21,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from app.settings.configuration import WORKER_OPTIONS, ConfigStore, Settings, environment
-from app.loadtest.report import Plan, Run
-from app.settings.options import Chosen, Source, choose
 from app.database.pools import Pool, new_pool, opened
-from app.processes import WorkerProcesses
-from app.loadtest.recorded_runs import RecordedRun, count_rows, find_run, get_recorded
 from app.loadtest.cleanup import cancel_waiting, delete_commands
+from app.loadtest.recorded_runs import RecordedRun, count_rows, find_run, get_recorded
+from app.loadtest.report import Plan, Run
 from app.loadtest.runs import Origin, create_run, generate_run
+from app.processes import WorkerProcesses
+from app.settings.configuration import WORKER_OPTIONS, ConfigStore, Settings, environment
+from app.settings.options import Chosen, Source, choose
 from commandbus import BatchProgress, CommandBus, CommandStatus
 from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 

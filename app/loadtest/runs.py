@@ -22,9 +22,9 @@ from psycopg.rows import TupleRow
 from psycopg.types.json import Jsonb
 from psycopg_pool import PoolClosed, PoolTimeout
 
+from app.database.pools import Pool
 from app.loadtest.generating import BulkOrder, BulkResult, generate
 from app.settings.configuration import ConfigStore
-from app.database.pools import Pool
 from commandbus.errors import one_line
 from commandbus.store import autocommit
 from commandbus.version import VERSION

@@ -14,8 +14,8 @@ import sqlalchemy as sa
 from app.models.base import db
 from app.models.paging import SCAN_LIMIT, CursorError, Unseen, search_seconds
 from app.models.search import find_ids
-from app.models.tables import AuditEntry
 from app.models.search_texts import id_text
+from app.models.tables import AuditEntry
 from commandbus.models import AuditEventType
 
 TRAIL_LIMIT = 10_000

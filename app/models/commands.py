@@ -10,12 +10,12 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.loadtest.runs import SILENT_SECONDS, RunState
 from app.models.base import db
 from app.models.load_test_runs import get_run
 from app.models.paging import SCAN_LIMIT, Condition, Key, Listing, Source, Total, Window
 from app.models.search import CANDIDATE_LIMIT, candidates, sees_all_retries
 from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, Waiting, queue_table
-from app.loadtest.runs import SILENT_SECONDS, RunState
 from commandbus.models import CommandStatus
 
 FEW_PENDING = 5_000

@@ -10,14 +10,14 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
-from app.models.explanations import Facts, Heartbeat, Holder, explain
-from app.testcommand.handlers import COMMAND_TYPE
 from app.models.audit import EventRow, get_trail
 from app.models.base import db
+from app.models.explanations import Facts, Heartbeat, Holder, explain
 from app.models.tables import Command, Suspect, Waiting
 from app.models.test_command import TestCommand
-from app.models.workers import WorkerRow, count_active, count_late, get_worker, setting_now
 from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
+from app.models.workers import WorkerRow, count_active, count_late, get_worker, setting_now
+from app.testcommand.handlers import COMMAND_TYPE
 from commandbus.models import AuditEventType, CommandStatus
 
 _OPERATOR_ENDS = (AuditEventType.OPERATOR_COMPLETE, AuditEventType.OPERATOR_CANCEL)

@@ -9,10 +9,10 @@ from uuid import UUID
 
 import sqlalchemy as sa
 
+from app.loadtest.runs import EXACT_END_LIMIT, RunState
 from app.models.base import db
 from app.models.load_test_runs import RunRow, get_run
 from app.models.statistics import RunProgress, latest_run, run_progress
-from app.loadtest.runs import EXACT_END_LIMIT, RunState
 from commandbus.models import CommandStatus, Percentiles
 
 

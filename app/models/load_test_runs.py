@@ -1,4 +1,4 @@
-"""Load-test runs as they are read; app.runs writes them."""
+"""Load-test runs as they are read; app.loadtest.runs writes them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
+from app.loadtest.runs import SERIES_POINTS
 from app.models.base import Base, db
 from app.models.paging import Listing, Source, Window
 from app.models.tables import Time
-from app.loadtest.runs import SERIES_POINTS
 
 
 class LoadTestRun(Base):

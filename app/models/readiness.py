@@ -15,12 +15,12 @@ from psycopg import Connection
 from psycopg.rows import TupleRow
 
 from app.database import DatabaseError
+from app.database.health import some_of
 from app.database.migrations import MIGRATIONS_FOLDER, validate
 from app.database.obstacles import find_obstacles
 from app.database.pgmq import pgmq_is_installed
-from app.database.faults import failure_of
-from app.database.health import some_of
 from app.models.base import db
+from app.server.database_faults import failure_of
 
 logger = logging.getLogger(__name__)
 

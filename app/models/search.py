@@ -12,8 +12,8 @@ from sqlalchemy.dialects.postgresql import ARRAY, aggregate_order_by
 
 from app.models.base import db
 from app.models.paging import Condition
-from app.models.tables import Command, Status, Troubled, Unsuccessful, Waiting
 from app.models.search_texts import IdText, id_text, trimmed
+from app.models.tables import Command, Status, Troubled, Unsuccessful, Waiting
 from commandbus.models import CommandStatus
 
 CANDIDATE_LIMIT = 5_000

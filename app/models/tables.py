@@ -1,7 +1,7 @@
 """The tables as SQLAlchemy knows them. Only reading goes through these classes.
 
 The tables of the bus are written by the functions of schema command_bus, those of the application
-by app.store.
+by the stores.
 """
 
 from __future__ import annotations

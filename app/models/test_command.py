@@ -11,12 +11,12 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.testcommand import store
-from app.testcommand.behaviors import DEFAULT_BEHAVIOR, Behavior
-from app.testcommand.handlers import COMMAND_TYPE
 from app.models.base import Base, db
 from app.models.tables import Time
 from app.server.portal import call, current_bus
+from app.testcommand import store
+from app.testcommand.behaviors import DEFAULT_BEHAVIOR, Behavior
+from app.testcommand.handlers import COMMAND_TYPE
 from commandbus.bus import CommandBus
 from commandbus.errors import DuplicateCommandError
 from commandbus.ids import uuid7
@@ -29,7 +29,7 @@ class TestCommand(Base):
     """A test command as it is stored.
 
     `create` writes it and sends its command in one transaction, so neither exists without the
-    other. All writing goes through app.store; an instance only reads.
+    other. All writing goes through app.testcommand.store; an instance only reads.
     """
 
     __test__ = False  # its name would make pytest collect it

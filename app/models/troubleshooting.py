@@ -14,6 +14,7 @@ from app.models.base import db
 from app.models.commands import count_by_status
 from app.models.paging import Condition, Cursor, Key, Listing, Source, Total, Window
 from app.models.search import contains, is_id
+from app.models.search_texts import id_text, trimmed
 from app.models.tables import (
     Command,
     Rejected,
@@ -23,7 +24,6 @@ from app.models.tables import (
     TroubledTrend,
     troubled_delta,
 )
-from app.models.search_texts import id_text, trimmed
 from commandbus.models import CommandStatus
 
 TREND_HOURS = 24

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from flask import Flask, abort, current_app, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import identity
 from app.credentials import Role
+from app.server import identity
 from app.server.errors import Problem, wants_json
 from app.server.proxies import path_and_query
 

@@ -25,8 +25,8 @@ from flask_wtf.csrf import CSRFError
 from pydantic import ValidationError
 from werkzeug.exceptions import HTTPException
 
-from app.database.faults import Failure, Fault, FaultMemory, failure_of
 from app.database.health import Check, Level
+from app.server.database_faults import Failure, Fault, FaultMemory, failure_of
 from commandbus.errors import CommandBusError
 
 logger = logging.getLogger(__name__)

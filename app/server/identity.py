@@ -21,11 +21,11 @@ from flask import Flask, current_app, g, request, session
 from flask.sessions import SecureCookieSessionInterface
 from werkzeug.datastructures import Authorization
 
-from app.server import rate_limits
-from app.settings.configuration import Settings
 from app.credentials import CredentialsFile, Role, User
 from app.credentials.users import normal_name
+from app.server import rate_limits
 from app.server.signed_out import SignedOut
+from app.settings.configuration import Settings
 
 logger = logging.getLogger(__name__)
 

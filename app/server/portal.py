@@ -29,12 +29,12 @@ from psycopg.abc import PQGen
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolClosed, PoolTimeout
 
-from app.settings.configuration import Settings
 from app.database import Database, open_database
-from app.database.faults import AWAY, SILENT, Failure, failure_of
-from app.server.errors import RETRY_AFTER_SECONDS, Problem, answer, log_failure, unavailable
-from app.server.breaker import Patience, Turns
 from app.database.pools import Pool, connection_options, new_pool
+from app.server.breaker import Patience, Turns
+from app.server.database_faults import AWAY, SILENT, Failure, failure_of
+from app.server.errors import RETRY_AFTER_SECONDS, Problem, answer, log_failure, unavailable
+from app.settings.configuration import Settings
 from commandbus import store
 from commandbus.bus import CommandBus
 from commandbus.errors import NoAnswerError

@@ -18,10 +18,10 @@ from limits import RateLimitItem, RateLimitItemPerMinute
 from limits.storage import MemoryStorage
 from limits.strategies import FixedWindowRateLimiter
 
-from app.settings.configuration import Settings
 from app.server.errors import Problem
 from app.server.security import API_PREFIX, SAFE_METHODS
 from app.server.sign_in_limits import Attempt, Bound, SignInLimits, TooManyFailuresError
+from app.settings.configuration import Settings
 
 NAMES_AT_AN_ADDRESS = 10
 """The failures of all names at one address may be so many times those of one name."""

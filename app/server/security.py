@@ -14,8 +14,8 @@ from flask import Flask, Response, abort, current_app, g, request
 from flask_wtf.csrf import CSRFProtect
 
 from app import assets
-from app.settings.configuration import Settings
 from app.server.errors import Problem
+from app.settings.configuration import Settings
 
 API_PREFIX = "/api/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})

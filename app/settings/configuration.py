@@ -15,12 +15,12 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from app.testcommand import store
 from app.settings.environment import PROJECT_ROOT as PROJECT_ROOT
 from app.settings.environment import ConfigurationError as ConfigurationError
 from app.settings.environment import Values, without_driver
 from app.settings.environment import environment as environment
 from app.settings.options import checked, option, options_of
+from app.testcommand import store
 from commandbus import RetryPolicy
 from commandbus.store import autocommit
 

@@ -16,7 +16,7 @@ from app.settings.private_files import PrivateFileError, read_private
 
 _DRIVER = re.compile(r"^(postgres(?:ql)?)\+\w+://")
 
-PROJECT_ROOT = Path(__file__).resolve().parent.parent
+PROJECT_ROOT = Path(__file__).resolve().parents[2]
 
 _URL_PREFIX = re.compile(r"(?:/(?!\.{1,2}(?:/|$))[A-Za-z0-9._~-]{1,100}){1,10}", re.ASCII)
 

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 OLDEST_PYTHON = (3, 11)
-PROGRAMS = {Path(__file__).resolve().parent.parent / name for name in ("run.py", "load_test.py")}
+PROGRAMS = {Path(__file__).resolve().parents[2] / name for name in ("run.py", "load_test.py")}
 BASE = ("psycopg", "psycopg_pool", "dotenv")
 LOAD_TEST = ("pydantic", "rich")
 WEB = (

@@ -12,10 +12,10 @@ from uuid import UUID
 from psycopg_pool import PoolClosed
 from pydantic import ValidationError
 
+from app.database.pools import Pool
 from app.testcommand import store
 from app.testcommand.behaviors import Behavior, BehaviorType
 from app.testcommand.coalesce import Coalescer
-from app.database.pools import Pool
 from commandbus.errors import (
     INFRASTRUCTURE_ERRORS,
     BusinessRuleError,

@@ -5,9 +5,7 @@ A page and its live refresh come from one view: see rendering.render_page.
 
 from flask import Blueprint, Flask
 
-from app.server import access
-
-from app.server import identity
+from app.server import access, identity
 from app.web import formats, navigation, remembered, rendering, vocabulary
 
 bp = Blueprint("web", __name__)

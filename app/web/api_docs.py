@@ -10,8 +10,8 @@ from flask.typing import ResponseReturnValue
 from flask_openapi3.openapi import OpenAPI
 
 from app.server import access
-from app.web.openapi_reading import Reader
 from app.web import bp
+from app.web.openapi_reading import Reader
 from app.web.rendering import render_page
 
 TITLES = {

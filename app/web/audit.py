@@ -8,7 +8,6 @@ from uuid import UUID
 from flask import redirect, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import access
 from app.models import (
     CursorError,
     EventFilters,
@@ -20,6 +19,7 @@ from app.models import (
 )
 from app.models.audit import TRAIL_LIMIT
 from app.models.trail import attempts_of
+from app.server import access
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, domain_choices
 from app.web.listing import choice_arg, limit_arg, parsed_arg, period_args, text_arg, zone_arg

@@ -10,10 +10,6 @@ from uuid import UUID
 from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import access
-from app.settings.configuration import ConfigStore
-from app.server.errors import Problem
-from app.models.explanations import clock, day_and_clock
 from app.models import (
     CommandDetail,
     CommandFilters,
@@ -28,10 +24,14 @@ from app.models import (
     list_commands,
     list_troubled,
 )
+from app.models.explanations import clock, day_and_clock
 from app.models.load_test_runs import get_run
 from app.models.search import CANDIDATE_LIMIT
-from app.server.portal import call, current_portal
 from app.models.search_texts import id_text
+from app.server import access
+from app.server.errors import Problem
+from app.server.portal import call, current_portal
+from app.settings.configuration import ConfigStore
 from app.web import bp
 from app.web.listing import (
     choice_arg,

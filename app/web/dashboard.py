@@ -7,20 +7,18 @@ from typing import Any
 from flask import flash, redirect, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import access
-
 from app.actions import load_tests
-
 from app.actions import workers as local_workers
-from app.testcommand.behaviors import DEFAULT_BEHAVIOR
-from app.loadtest.generating import BulkOrder
 from app.database.health import findings, look
-from app.server.errors import recent_faults
+from app.loadtest.generating import BulkOrder
+from app.loadtest.runs import Origin, RunState
 from app.models import count_by_status, send_test_command, statistics
 from app.models.load_test import latest_load_test
 from app.models.load_test_runs import get_run
+from app.server import access
+from app.server.errors import recent_faults
 from app.server.portal import call, current_bus, current_portal
-from app.loadtest.runs import Origin, RunState
+from app.testcommand.behaviors import DEFAULT_BEHAVIOR
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import render_page

@@ -11,8 +11,8 @@ from uuid import uuid4
 
 from markupsafe import Markup, escape
 
-from app.server.clock import now
 from app.models.paging import TOTAL_LIMIT
+from app.server.clock import now
 from app.visible import visible, visible_json
 from commandbus.failures import as_text as failure_text
 

@@ -8,9 +8,7 @@ from typing import Any
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from app.server import access
 from app.database.health import look
-from app.server.errors import recent_faults
 from app.database.invariants import (
     CHECK_SECONDS,
     GROUPS,
@@ -22,6 +20,8 @@ from app.database.invariants import (
     check,
 )
 from app.models import count_by_status
+from app.server import access
+from app.server.errors import recent_faults
 from app.server.portal import call, current_portal
 from app.web import bp
 from app.web.rendering import PARTIAL, render_page

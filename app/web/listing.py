@@ -11,8 +11,8 @@ from zoneinfo import ZoneInfo
 
 from flask import request
 
-from app.models import Cursor, CursorError, Listing, Window
 from app.actions.moments import MomentError, is_repeated, is_skipped, parse_moment
+from app.models import Cursor, CursorError, Listing, Window
 from app.models.search_texts import trimmed
 from app.web.formats import count_text
 from app.web.rendering import url_with

@@ -9,17 +9,16 @@ from uuid import UUID
 from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import access
-
 from app.actions import load_tests
-from app.server.clock import now
-from app.server.errors import Problem
+from app.loadtest.comparison import compare, differences
+from app.loadtest.runs import RunState, request_cancel
 from app.models.load_test import elapsed_seconds
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
 from app.models.statistics import RunProgress, run_progress
+from app.server import access
+from app.server.clock import now
+from app.server.errors import Problem
 from app.server.portal import call, current_portal
-from app.loadtest.comparison import compare, differences
-from app.loadtest.runs import RunState, request_cancel
 from app.web import bp
 from app.web.listing import limit_arg, pager_of, window
 from app.web.remembered import current_operator

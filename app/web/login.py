@@ -7,9 +7,7 @@ from typing import Any
 from flask import flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import access
-
-from app.server import identity
+from app.server import access, identity
 from app.server.errors import Problem
 from app.web import bp
 from app.web.operations import safe_next

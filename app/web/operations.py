@@ -17,15 +17,14 @@ from flask import flash, make_response, redirect, render_template, request, url_
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
-from app.server import access
-
 from app.actions import jobs as bulk_operations
 from app.actions.jobs import AT_ONCE, Action, CommandKey, Order
-from app.server.clock import now
-from app.server.errors import Problem, wants_json
 from app.models import TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
+from app.server import access
+from app.server.clock import now
+from app.server.errors import Problem, wants_json
 from app.server.portal import call, current_tsq
 from app.server.proxies import path_and_query
 from app.visible import visible

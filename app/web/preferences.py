@@ -6,9 +6,7 @@ from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from werkzeug.wrappers import Response as WerkzeugResponse
 
-from app.server import access
-
-from app.server import identity
+from app.server import access, identity
 from app.server.errors import Problem
 from app.web import bp
 from app.web.remembered import THEMES, clean_operator, remember_operator, remember_theme

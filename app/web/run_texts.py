@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+from app.loadtest.runs import Origin, RunState
 from app.models.load_test_runs import RunRow
 from app.models.statistics import RunProgress
-from app.loadtest.runs import Origin, RunState
 from app.visible import visible
 from commandbus.models import CommandStatus, Percentiles
 

@@ -9,15 +9,14 @@ from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
-from app.server import access
-
 from app.actions import load_tests
-from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorType, default_timeout_ms
 from app.loadtest.generating import MAX_COUNT
-from app.settings.configuration import ConfigStore
-from app.models import send_test_command, setting_now
-from app.server.portal import call, current_bus, current_portal
 from app.loadtest.runs import Origin
+from app.models import send_test_command, setting_now
+from app.server import access
+from app.server.portal import call, current_bus, current_portal
+from app.settings.configuration import ConfigStore
+from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorType, default_timeout_ms
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import render_page

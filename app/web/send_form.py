@@ -11,9 +11,9 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from app.testcommand.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
 from app.loadtest.generating import MAX_COUNT, BulkOrder
 from app.loadtest.runs import LONGEST_NAME, is_name
+from app.testcommand.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
 from app.web.form_values import FormError, json_value
 from commandbus import uuid7
 

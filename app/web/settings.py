@@ -8,7 +8,9 @@ from typing import Any
 from flask import flash, make_response, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
+from app.models import WorkerState, list_workers
 from app.server import access
+from app.server.portal import call, current_portal
 from app.settings.configuration import (
     RETRY_OPTIONS,
     WORKER_OPTIONS,
@@ -16,9 +18,7 @@ from app.settings.configuration import (
     ConfigVersionError,
     StoredConfig,
 )
-from app.models import WorkerState, list_workers
 from app.settings.options import Option, Source, plain_number
-from app.server.portal import call, current_portal
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import ask_to_confirm, render_page

@@ -9,9 +9,6 @@ from uuid import UUID
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from app.server import access
-
-from app.testcommand import store
 from app.actions.jobs import AT_ONCE, current_runner
 from app.models import (
     TroubledFilters,
@@ -26,8 +23,10 @@ from app.models import (
 )
 from app.models.operator_jobs import list_jobs
 from app.models.paging import LARGEST_ID
-from app.server.portal import call, current_portal
 from app.models.search_texts import id_text
+from app.server import access
+from app.server.portal import call, current_portal
+from app.testcommand import store
 from app.web import bp
 from app.web.commands import domain_choices
 from app.web.job_texts import looks_of

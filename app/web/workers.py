@@ -7,16 +7,15 @@ from typing import Any, NamedTuple
 from flask import current_app, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
-from app.server import access
-
 from app.actions import workers as local_workers
-from app.settings.configuration import WORKER_OPTIONS, Settings
-from app.server.errors import Problem
 from app.models import WorkerRow, WorkerState, get_worker, list_workers, statistics
 from app.models.paging import LARGEST_ID
 from app.models.workers import LISTED
-from app.server.portal import call, current_portal
 from app.processes import request_stop
+from app.server import access
+from app.server.errors import Problem
+from app.server.portal import call, current_portal
+from app.settings.configuration import WORKER_OPTIONS, Settings
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import ask_to_confirm, render_page

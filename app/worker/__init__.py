@@ -5,13 +5,6 @@
 
 from __future__ import annotations
 
-from app.settings.signals import end_at_interrupts
-from app.settings.streams import never_wait, run_program, set_up_streams
-
-if __name__ == "__main__":
-    end_at_interrupts()
-    set_up_streams()
-
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -44,11 +37,3 @@ async def create_worker(
         visibility_timeout=visibility_timeout,
         **more,
     )
-
-
-if __name__ == "__main__":
-    from app.worker.event_loop import end_process
-    from app.worker.command_line import main
-
-    never_wait()
-    end_process(run_program(main))

@@ -12,8 +12,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from app.settings.configuration import LOG_LEVELS, ConfigurationError, LogFormat, Settings, environment
 from app.database import DatabaseError
+from app.processes import WorkerProcesses, tell_that_it_obeyed
+from app.retention import RetentionConfig
+from app.settings.configuration import (
+    LOG_LEVELS,
+    ConfigurationError,
+    LogFormat,
+    Settings,
+    environment,
+)
 from app.settings.logs import configure_logging
 from app.settings.options import (
     InvalidOptionError,
@@ -24,12 +32,10 @@ from app.settings.options import (
     plain_number,
     whole_number,
 )
-from app.processes import WorkerProcesses, tell_that_it_obeyed
-from app.retention import RetentionConfig
 from app.settings.signals import EarlyStop, stop_signals
-from app.worker.supervision import Supervisor
 from app.visible import one_line
 from app.worker.process import OPTIONS, run_in_loop, serve, wait_for_database
+from app.worker.supervision import Supervisor
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 

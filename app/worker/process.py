@@ -15,17 +15,23 @@ from typing import Any, TypeVar
 import psycopg
 from psycopg_pool import PoolTimeout
 
-from app.settings.configuration import RETRY_OPTIONS, WORKER_OPTIONS, ConfigStore, RetryConfig, Settings
 from app.database import Database, DatabaseError, waiting
 from app.database.health import HealthWatch
-from app.worker.event_loop import run_to_end
-from app.settings.options import Chosen, InvalidOptionError, Source, choose
 from app.database.pools import Pool, new_pool, opened
+from app.loadtest.runs import settle_while_working
 from app.processes import tell_that_it_works
 from app.retention import RetentionConfig, RetentionSchedule
-from app.loadtest.runs import settle_while_working
+from app.settings.configuration import (
+    RETRY_OPTIONS,
+    WORKER_OPTIONS,
+    ConfigStore,
+    RetryConfig,
+    Settings,
+)
+from app.settings.options import Chosen, InvalidOptionError, Source, choose
 from app.settings.signals import EarlyStop, stop_signals
 from app.worker import create_worker
+from app.worker.event_loop import run_to_end
 from commandbus import Worker, store
 from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 from commandbus.limits import end_tasks

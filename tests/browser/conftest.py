@@ -32,7 +32,6 @@ from playwright.sync_api import (
 from waitress.server import create_server
 
 from app import assets, create_app, models
-
 from app.server import access
 
 HERE = Path(__file__).parent

@@ -12,7 +12,6 @@ from flask import Flask
 from playwright.sync_api import Page, expect
 
 from app import create_app
-
 from app.server import access
 from app.server.access import Role
 from tests.browser import everywhere

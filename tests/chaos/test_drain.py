@@ -12,8 +12,8 @@ import random
 import signal
 import time
 
-from app.testcommand.behaviors import Behavior, BehaviorType
 from app.loadtest.generating import BulkOrder, generate
+from app.testcommand.behaviors import Behavior, BehaviorType
 from commandbus import CommandBus, CommandStatus
 from tests.chaos.conftest import scaled
 from tests.facts import Pool, rows, value

@@ -7,8 +7,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from app import retention
-from app.testcommand.behaviors import Behavior
 from app.models.test_command import send_test_command
+from app.testcommand.behaviors import Behavior
 from commandbus import CommandBus, NewCommand
 from commandbus import store as bus_store
 from commandbus.ops import TroubleshootingQueue

@@ -7,8 +7,8 @@ from uuid import UUID
 
 import pytest
 
-from app.testcommand.behaviors import Behavior, BehaviorDistribution, BehaviorType
 from app.loadtest.generating import BulkOrder, generate
+from app.testcommand.behaviors import Behavior, BehaviorDistribution, BehaviorType
 from commandbus import CommandBus
 from commandbus.errors import UnknownDomainError
 

@@ -6,10 +6,10 @@ import pytest
 from psycopg.conninfo import make_conninfo
 
 from app import create_app
-from app.settings.configuration import Settings
 from app.database import open_database
 from app.database.urls import build_url, parameters
 from app.models import db
+from app.settings.configuration import Settings
 
 
 @pytest.mark.parametrize("kind", ["two hosts", "keywords", "a driver", "a service file"])

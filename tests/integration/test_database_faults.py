@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.server.errors import PROBLEM_TYPE
-from app.settings.logs import TextFormatter
 from app.models import db
+from app.server.errors import PROBLEM_TYPE
 from app.server.portal import WITHOUT_DATABASE
+from app.settings.logs import TextFormatter
 from tests.chaos.proxy import Error, Proxy
 from tests.conftest import databases
 

@@ -17,11 +17,11 @@ import psycopg
 import pytest
 import sqlalchemy
 
-from app.settings.configuration import PROJECT_ROOT, Settings
 from app.database import Database, EmbeddedServerError, embedded, open_database
 from app.database.account import SYSTEM_USER
 from app.database.embedded import EmbeddedServer
 from app.database.postmaster import PID_FILE
+from app.settings.configuration import PROJECT_ROOT, Settings
 
 # A process that uses the server until its standard input ends; it says the server's pid.
 USER = """

@@ -20,11 +20,11 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from app.loadtest.generating import BulkOrder, generate
 from app.database import guard
 from app.database.account import Account
 from app.database.embedded import EmbeddedServer
 from app.database.postmaster import server_processes
+from app.loadtest.generating import BulkOrder, generate
 from tests.chaos.conftest import LONG, scaled
 from tests.e2e.served import Served
 from tests.programs import Program, free_port, program

@@ -17,11 +17,11 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.settings.configuration import PROJECT_ROOT
 from app.database.files import read_migrations
 from app.database.migrations import MIGRATIONS_FOLDER, migrate, migration_lock, validate
 from app.database.opening import connect
 from app.database.pgmq import install_pgmq
+from app.settings.configuration import PROJECT_ROOT
 from tests.chaos.proxy import Proxy
 
 POM = Path(__file__).parent / "flyway" / "pom.xml"

@@ -10,10 +10,10 @@ from uuid import UUID
 
 import pytest
 
-from app.testcommand.behaviors import BehaviorDistribution
 from app.loadtest.generating import BulkOrder
-from app.settings.configuration import ConfigStore
 from app.loadtest.runs import Origin, create_run, generate_run
+from app.settings.configuration import ConfigStore
+from app.testcommand.behaviors import BehaviorDistribution
 from commandbus import CommandBus, CommandStatus
 from commandbus.ops import TroubleshootingQueue
 from load_test import _parser

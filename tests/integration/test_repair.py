@@ -7,8 +7,8 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from app.database.opening import connect
 from app.database.health import Level, look
+from app.database.opening import connect
 from commandbus import CommandBus, NewCommand
 from tests.facts import (
     DOMAIN,

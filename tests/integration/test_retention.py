@@ -8,9 +8,7 @@ from uuid import uuid4
 import pytest
 
 from app import retention
-
 from app.actions import job_store
-
 from app.testcommand import store
 from commandbus import (
     CommandStatus,

@@ -14,10 +14,10 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
-from app.settings.configuration import PROJECT_ROOT
 from app.database.obstacles import find_obstacles
 from app.database.urls import build_url, parameters
 from app.models import db
+from app.settings.configuration import PROJECT_ROOT
 from commandbus import (
     CommandBus,
     CommandStatus,

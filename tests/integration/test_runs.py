@@ -8,7 +8,6 @@ from uuid import UUID
 
 import pytest
 
-from app.testcommand import store
 from app.loadtest.generating import BulkOrder, generate
 from app.loadtest.runs import (
     Origin,
@@ -18,6 +17,7 @@ from app.loadtest.runs import (
     request_cancel,
     settle_runs,
 )
+from app.testcommand import store
 from commandbus import CommandBus
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import Pool, claim, completed, failed, register, rows, settle, value

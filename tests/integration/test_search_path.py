@@ -13,8 +13,8 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
-from app.settings.configuration import ConfigStore
 from app.models import db
+from app.settings.configuration import ConfigStore
 from app.worker import create_worker
 from tests.facts import Pool, ended, value
 from tests.integration.pruning import send_test

@@ -7,8 +7,8 @@ import signal
 
 import pytest
 
-from app.settings.configuration import Settings
 from app.processes import EndedProcess, WorkerProcesses
+from app.settings.configuration import Settings
 from app.worker.supervision import START_ATTEMPTS, Supervisor, TooManyWorkersError
 from tests.waiting import eventually_now
 

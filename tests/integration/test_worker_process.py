@@ -14,10 +14,10 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict
 
-from app.testcommand import store
-from app.settings.configuration import ConfigStore
 from app.database.urls import build_url, parameters
 from app.processes import request_stop
+from app.settings.configuration import ConfigStore
+from app.testcommand import store
 from commandbus import CommandBus, CommandStatus, uuid7
 from tests.programs import PATIENCE, program
 

@@ -19,12 +19,11 @@ from flask_wtf.csrf import generate_csrf
 from werkzeug.routing import Rule
 
 from app import create_app
-
 from app.server import access
 from app.server.access import Role
-from app.settings.configuration import Settings
 from app.server.errors import PROBLEM_TYPE
 from app.server.security import API_PREFIX, SAFE_METHODS
+from app.settings.configuration import Settings
 from tests.credentials import OPERATOR, VIEWER, bearer, credentials_file
 
 REACHED = "reached"

@@ -9,7 +9,6 @@ from psycopg.conninfo import conninfo_to_dict
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 from sqlalchemy.engine import make_url
 
-from app.settings.configuration import PROJECT_ROOT, ConfigurationError, Settings
 from app.database import DatabaseError
 from app.database.urls import (
     DEFAULT_DATABASE,
@@ -21,6 +20,7 @@ from app.database.urls import (
     with_database,
     without_password,
 )
+from app.settings.configuration import PROJECT_ROOT, ConfigurationError, Settings
 
 URLS = [
     "postgresql://localhost/db",

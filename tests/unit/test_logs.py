@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from app.database.pools import new_pool
 from app.settings.configuration import LogFormat
 from app.settings.logs import JsonFormatter, TextFormatter, configure_logging, masked
-from app.database.pools import new_pool
 from commandbus.errors import one_line
 from tests.waiting import until
 

@@ -6,7 +6,13 @@ from typing import Any
 
 import pytest
 
-from app.settings.configuration import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, WorkerConfig, environment
+from app.settings.configuration import (
+    RETRY_OPTIONS,
+    WORKER_OPTIONS,
+    RetryConfig,
+    WorkerConfig,
+    environment,
+)
 from app.settings.options import Chosen, InvalidOptionError, Source, checked, choose
 from commandbus import HandlerRegistry, Worker
 

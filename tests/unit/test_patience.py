@@ -13,11 +13,11 @@ from flask import Flask
 from psycopg_pool import PoolTimeout
 
 from app import create_app
-from app.settings.configuration import PROJECT_ROOT, Settings
-from app.database.invariants import PATIENCE_SECONDS
 from app.actions.load_tests import AT_ONCE_SECONDS
+from app.database.invariants import PATIENCE_SECONDS
 from app.server.breaker import ASKING, IN_VAIN, WAITING, Patience, Turns
 from app.server.portal import WITHOUT_DATABASE
+from app.settings.configuration import PROJECT_ROOT, Settings
 from commandbus.errors import InvalidStateError, NoAnswerError
 from commandbus.ids import uuid7
 from commandbus.limits import AGAIN_SECONDS

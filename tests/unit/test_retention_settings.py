@@ -6,9 +6,9 @@ from datetime import timedelta
 
 import pytest
 
+from app.retention import RETENTION_OPTIONS, RetentionConfig
 from app.settings.configuration import PROJECT_ROOT
 from app.settings.options import InvalidOptionError
-from app.retention import RETENTION_OPTIONS, RetentionConfig
 from commandbus import CommandStatus
 from commandbus.retention import RetentionRule
 

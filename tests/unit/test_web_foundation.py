@@ -13,13 +13,12 @@ import pytest
 from flask import Flask, abort, request
 
 from app import create_app
-
-from app.server import access
-from app.settings.configuration import ConfigurationError, Settings
-from app.server.errors import PROBLEM_TYPE, Problem
 from app.factory import kept_secret_key
 from app.models import db
+from app.server import access
+from app.server.errors import PROBLEM_TYPE, Problem
 from app.server.security import SAFE_METHODS
+from app.settings.configuration import ConfigurationError, Settings
 from app.web.rendering import ask_to_confirm
 
 API = "/api/v1/echo"

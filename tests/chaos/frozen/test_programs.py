@@ -13,8 +13,8 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.testcommand.behaviors import Behavior, BehaviorType
 from app.loadtest.generating import BulkOrder, generate
+from app.testcommand.behaviors import Behavior, BehaviorType
 from commandbus import CommandBus, CommandStatus
 from tests.chaos.checker import assert_clean
 from tests.chaos.conftest import LONG, scaled

@@ -20,8 +20,8 @@ from psycopg.rows import TupleRow
 from app.actions import jobs as bulk_operations
 from app.actions.abandoned import AbandonedWork
 from app.actions.jobs import JobRunner
-from app.settings.configuration import PROJECT_ROOT
 from app.models.operator_jobs import get_job
+from app.settings.configuration import PROJECT_ROOT
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
 

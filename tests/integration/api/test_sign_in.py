@@ -22,8 +22,8 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.credentials import CredentialsFile
-from app.server.errors import PROBLEM_TYPE
 from app.models import db
+from app.server.errors import PROBLEM_TYPE
 from tests.credentials import OPERATOR, PASSWORDS, TOKENS, VIEWER, bearer, credentials_file, remove
 from tests.integration.api.conftest import got
 

@@ -17,7 +17,6 @@ from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
 from app import create_app
-
 from app.server import access
 from app.server.errors import PROBLEM_TYPE
 from tests.integration.api.conftest import got

@@ -17,9 +17,9 @@ from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
 from app import create_app
-from app.server.errors import PROBLEM_TYPE
 from app.models import db
 from app.server.breaker import ASKING
+from app.server.errors import PROBLEM_TYPE
 from app.server.portal import current_portal
 from commandbus.store import autocommit
 from tests.integration.api.conftest import got
