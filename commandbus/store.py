@@ -25,6 +25,7 @@ from commandbus.errors import (
     NoAnswerError,
     TransactionRolledBackError,
     UnsuitableConnectionError,
+    one_line,
     refusal_error,
     translate_errors,
 )
@@ -128,7 +129,7 @@ async def repeated(pool: Pool, call: Callable[[Connection], Awaitable[T]], *, wi
     except psycopg.OperationalError as exc:
         if broken is None or not broken.broken or isinstance(exc, NoAnswerError):
             raise
-        logger.info("call_repeated", extra={"error": str(exc).strip()})
+        logger.info("call_repeated", extra={"error": one_line(exc)})
     async with translated(pool, within=max(deadline - time.monotonic(), AGAIN_SECONDS)) as conn:
         return await call(conn)
 

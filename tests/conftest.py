@@ -51,7 +51,9 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    os.environ.setdefault(RUN_VARIABLE, uuid4().hex[:12])
+    if not hasattr(config, "workerinput"):
+        # A run that a test starts has a server of its own, and takes only that away at its end.
+        os.environ[RUN_VARIABLE] = uuid4().hex[:12]
     if not config.pluginmanager.hasplugin("timeout"):
         config.addinivalue_line("markers", "timeout(seconds): for pytest-timeout, if it is there")
 

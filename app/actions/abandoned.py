@@ -12,6 +12,7 @@ from app.actions import job_store
 from app.actions.jobs import LOOK_EVERY_SECONDS, JobRunner
 from app.database.pools import Pool
 from app.loadtest.runs import SILENT_SECONDS, settle_runs
+from commandbus.errors import one_line
 from commandbus.store import autocommit
 
 logger = logging.getLogger(__name__)
@@ -34,7 +35,7 @@ class AbandonedWork:
                 is_away = False
             except (psycopg.Error, PoolTimeout) as exc:
                 if not is_away:
-                    logger.info("abandoned_work_not_seen", extra={"error": str(exc).strip()})
+                    logger.info("abandoned_work_not_seen", extra={"error": one_line(exc)})
                 is_away = True
             except Exception:
                 logger.exception("abandoned_work_not_taken")

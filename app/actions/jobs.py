@@ -34,6 +34,7 @@ from app.models.operator_jobs import JobRow, get_job
 from app.models.paging import Total
 from app.server.portal import DatabaseSlowError, Portal, current_portal
 from commandbus import store, uuid7
+from commandbus.errors import one_line
 from commandbus.models import OperatorResult, OperatorVerdict
 
 logger = logging.getLogger(__name__)
@@ -253,7 +254,7 @@ class JobRunner:
             try:
                 await self.adopt_now(pool)
             except (psycopg.Error, PoolTimeout) as exc:
-                logger.info("abandoned_jobs_not_seen", extra={"error": str(exc).strip()})
+                logger.info("abandoned_jobs_not_seen", extra={"error": one_line(exc)})
 
         portal.start("operator-jobs", adopt_soon)
 
@@ -293,7 +294,7 @@ class JobRunner:
                 except _FAULTS as exc:
                     # It goes on when the database is back, unless another process was faster.
                     if not is_faulty and not closing.is_set():
-                        extra = {"job_id": str(job_id), "error": str(exc).strip()}
+                        extra = {"job_id": str(job_id), "error": one_line(exc)}
                         logger.warning("operator_job_waits", extra=extra)
                     is_faulty = True
                     closing.wait(_PAUSE_SECONDS)

@@ -55,7 +55,7 @@ def wait_for_database(settings: Settings, seconds: float) -> Database:
     """
 
     def tell(error: DatabaseError, delay: float) -> None:
-        logger.warning("database_away", extra={"error": str(error), "retry_seconds": delay})
+        logger.warning("database_away", extra={"error": one_line(error), "retry_seconds": delay})
 
     return waiting.wait_for_database(settings, seconds, on_away=tell)
 
@@ -155,7 +155,7 @@ async def _tell_that_it_works(pool: Pool, worker: Worker, replaces: tuple[int, s
         async with store.autocommit(pool) as conn:
             await store.record_replacement(conn, worker.registered_id, *replaces)
     except (psycopg.Error, PoolTimeout) as exc:
-        logger.warning("replacement_not_recorded", extra={"error": str(exc).strip()})
+        logger.warning("replacement_not_recorded", extra={"error": one_line(exc)})
 
 
 def _on_following_ended(task: asyncio.Task[None], worker: Worker) -> None:

@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from app.processes import EndedProcess, WorkerProcesses
+from commandbus.errors import one_line
 
 logger = logging.getLogger(__name__)
 
@@ -250,7 +251,7 @@ class Supervisor:
             self._wait(failure, place)
             logger.error(
                 "worker_process_not_started",
-                extra={"error": str(exc), "restart_seconds": place.pause},
+                extra={"error": one_line(exc), "restart_seconds": place.pause},
             )
         else:
             failure.successor = place.pid
