@@ -13,7 +13,7 @@ INSTALL := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no
 COMPILE := $(BIN)/uv pip compile --quiet --generate-hashes --universal --python-version 3.11 \
 	--custom-compile-command 'make lock'
 
-# Tests run in parallel on every core; `make test PYTEST_ARGS="-m e2e -n 0"` chooses otherwise.
+# Tests run in parallel (tests/conftest.py says how many at once); `make test PYTEST_ARGS="-m e2e -n 0"` chooses otherwise.
 PYTEST_ARGS ?= -n auto --dist worksteal
 
 # They add and remove network interfaces, at which a browser drops its connections.
@@ -39,6 +39,14 @@ run: .venv/.installed $(CSS) ## Start database, web server (http://localhost:500
 test: check .venv/.browser $(CSS) ## Install what is needed and run every check and every test
 	$(BIN)/python -m pytest $(PYTEST_ARGS) --ignore $(NETWORK_TESTS)
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(NETWORK_TESTS) || [ $$? -eq 5 ]  # 5: none was chosen
+
+# Rules without a database, and each SQL function against the state table.
+FAST_TESTS := tests/unit tests/integration/test_state_table.py tests/integration/test_send.py tests/integration/test_claim.py \
+	tests/integration/test_settle.py tests/integration/test_operators.py tests/integration/api/test_tsq.py
+
+.PHONY: test-fast
+test-fast: check ## Every check and the quick tests, for work in between
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(FAST_TESTS)
 
 .PHONY: chaos
 chaos: .venv/.installed-dev $(CSS) ## The long forms of the fault tests, hours of them; docs/testing.md shortens them

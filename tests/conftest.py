@@ -58,6 +58,11 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "timeout(seconds): for pytest-timeout, if it is there")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """More processes than cores: tests wait for leases, browsers and programs most of the time."""
+    return 2 * (os.cpu_count() or 1) + 1
+
+
 def pytest_ignore_collect(collection_path: Path) -> bool | None:
     """Leave out what cannot be imported here; the end of the run tells of it."""
     if not _MISSING:

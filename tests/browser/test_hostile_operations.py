@@ -12,7 +12,7 @@ import psycopg
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.search_texts import trimmed
+from app.models.search_texts import trimmed
 from app.visible import visible
 from tests.browser.acting import call_me
 
