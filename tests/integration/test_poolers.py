@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import subprocess
 import tempfile
@@ -56,7 +57,11 @@ def pooled(database_url: str) -> Iterator[Callable[[str, int], str]]:
         assert PGBOUNCER is not None
         with log.open("wb") as output:
             process = subprocess.Popen(
-                [PGBOUNCER, settings], user=account, group=account, stdout=output, stderr=output
+                [PGBOUNCER, settings],
+                user=account,
+                group=None if account is None else pwd.getpwuid(account).pw_gid,
+                stdout=output,
+                stderr=output,
             )
         running.append(process)
         socket = home / ".s.PGSQL.6432"
