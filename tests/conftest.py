@@ -58,6 +58,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("markers", "timeout(seconds): for pytest-timeout, if it is there")
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers() -> int:
     """More processes than cores: tests wait for leases, browsers and programs most of the time."""
     return 2 * (os.cpu_count() or 1) + 1
