@@ -134,11 +134,10 @@ def list_(query: schemas.CommandsQuery) -> Any:
 def detail(path: CommandPath, query: schemas.DomainQuery) -> Any:
     """One command with its payload, behaviour, result, attempts, and why it is where it is."""
     domain = domain_of(path.command_id, query.domain)
-    retry = call(ConfigStore(current_portal().pool).get_retry_config)
-    found = get_command_detail(path.command_id, domain, default_max_attempts=retry.max_attempts)
+    found = get_command_detail(path.command_id, domain, default_max_attempts=_configured_attempts)
     if found is None:
         raise Problem(404, "unknown_command", f"There is no command {path.command_id}.")
-    return answers.CommandDetailItem.model_validate(found)
+    return answers.CommandDetailItem.model_validate(found.complete())
 
 
 @bp.post("/commands/<command_id:command_id>/cancel", responses={200: answers.CommandState})
@@ -154,6 +153,11 @@ def window(query: schemas.PageQuery) -> Window:
     """The part of a list that *query* asks for. Raises CursorError."""
     cursor = None if query.cursor is None else Cursor.parse(query.cursor)
     return Window(query.limit, query.offset, cursor)
+
+
+def _configured_attempts() -> int:
+    """The budget of commands that have none of their own."""
+    return call(ConfigStore(current_portal().pool).get_retry_config).max_attempts
 
 
 def _timeout_ms(

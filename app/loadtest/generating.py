@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice, repeat
 from typing import Any
@@ -117,12 +117,10 @@ async def generate(
             began = time.perf_counter()
             kinds = list(islice(sequence, CHUNK))
             command_ids = [uuid7() for _ in kinds]
-            rows = ",".join(map(_filled, map(templates.__getitem__, kinds), command_ids))
+            rows = list(map(_filled, map(templates.__getitem__, kinds), command_ids))
             generated = time.perf_counter()
             async with conn.transaction():
-                await store.create_and_send_test_commands(
-                    conn, order.domain, f"[{rows}]", order.batch_id
-                )
+                await _send(conn, order, rows)
                 if record is not None:
                     await record(conn, replace(result, created=result.created + len(kinds)))
             result.generation_seconds += generated - began
@@ -133,6 +131,14 @@ async def generate(
             if on_progress is not None:
                 on_progress(result)
     return result
+
+
+async def _send(conn: AsyncConnection[TupleRow], order: BulkOrder, rows: Sequence[str]) -> None:
+    if len(rows) == 1:
+        await store.create_and_send_test_command(conn, order.domain, rows[0], order.batch_id)
+    else:
+        chunk = f"[{','.join(rows)}]"
+        await store.create_and_send_test_commands(conn, order.domain, chunk, order.batch_id)
 
 
 def _row_template(order: BulkOrder, kind: BehaviorType) -> str:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +22,9 @@ from commandbus.models import CommandStatus
 FEW_PENDING = 5_000
 """Up to so many, pending commands are listed from where they wait, whatever their age."""
 QUEUE_HEAD = 20_000
+
+Counts = Callable[[str | None], dict[CommandStatus, int]]
+"""The counts by status of a domain; None: of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +72,20 @@ _COLUMNS = tuple(getattr(Command, name) for name in CommandRow.__slots__)
 
 def list_commands(filters: CommandFilters, window: Window) -> Listing[CommandRow]:
     """The commands that match every filter, newest first."""
-    source = _source(_while_generated(filters))
+    counts = cache(count_by_status)  # asked once, for the way to look and for the total
+    source = _source(_while_generated(filters), counts)
     found = source.scan(window)
     # What a text can mean is cut at a limit, so the end of those is not the end of all.
-    total = _counted(filters) or (None if filters.q else found.total) or source.count()
+    total = _counted(filters, counts) or (None if filters.q else found.total) or source.count()
     if source.is_cut:
         total = replace(total, is_exact=False)
     return found.listing(command_rows(found.keys), total)
+
+
+def latest_commands(limit: int) -> list[CommandRow]:
+    """The commands created last, newest first."""
+    query = sa.select(*_COLUMNS).order_by(Command.created_at.desc(), Command.command_id.desc())
+    return [CommandRow(*row) for row in db.session.execute(query.limit(limit))]
 
 
 def command_rows(keys: Sequence[Key]) -> list[CommandRow]:
@@ -142,7 +153,7 @@ def _while_generated(filters: CommandFilters) -> CommandFilters:
     )
 
 
-def _source(filters: CommandFilters) -> Source:
+def _source(filters: CommandFilters, counts: Counts) -> Source:
     """Where the commands that match are found with the least looking."""
     if filters.q:
         meant = candidates(filters.q)
@@ -163,7 +174,7 @@ def _source(filters: CommandFilters) -> Source:
             return _scanned(listed, ended, _named(listed, filters))
         case CommandStatus.IN_PROGRESS:
             return _among(_in_progress(filters.domain), filters)
-        case CommandStatus.PENDING if count_by_status()[CommandStatus.PENDING] <= FEW_PENDING:
+        case CommandStatus.PENDING if counts(None)[CommandStatus.PENDING] <= FEW_PENDING:
             return _among(_pending(filters.domain), filters)
         case _:
             rare = _named(Command, filters)
@@ -276,11 +287,11 @@ def _pending(domain: str | None) -> sa.Subquery:
     ).subquery()
 
 
-def _counted(filters: CommandFilters) -> Total | None:
+def _counted(filters: CommandFilters, counts: Counts) -> Total | None:
     """The total where the counters know it: by status, by domain, or both."""
     if filters != CommandFilters(status=filters.status, domain=filters.domain):
         return None
-    counts = count_by_status(filters.domain)
+    known = counts(filters.domain)
     if filters.status is not None:
-        return Total(counts[filters.status], is_exact=True)
-    return Total(sum(counts.values()), is_exact=True)
+        return Total(known[filters.status], is_exact=True)
+    return Total(sum(known.values()), is_exact=True)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import Any
+from functools import cached_property
+from typing import Any, Self
 from uuid import UUID
 
 import sqlalchemy as sa
@@ -16,16 +17,19 @@ from app.models.explanations import Facts, Heartbeat, Holder, explain
 from app.models.tables import Command, Suspect, Waiting
 from app.models.test_command import TestCommand
 from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
-from app.models.workers import WorkerRow, count_active, count_late, get_worker, setting_now
+from app.models.workers import WorkerRow, count_workers, get_worker, setting_now
 from app.testcommand.handlers import COMMAND_TYPE
 from commandbus.models import AuditEventType, CommandStatus
 
 _OPERATOR_ENDS = (AuditEventType.OPERATOR_COMPLETE, AuditEventType.OPERATOR_CANCEL)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class CommandDetail:
-    """A command with all that belongs to it."""
+    """A command with all that belongs to it.
+
+    The fields are of one moment. Everything else is read when it is first used, and once.
+    """
 
     command_id: UUID
     domain: str
@@ -42,13 +46,12 @@ class CommandDetail:
     """When a waiting command enters the queue."""
     waits_for: str | None
     """SCHEDULED, RETRY or OPERATOR_RETRY while it waits for its time."""
-    budget: int | None
-    """How many attempts it could have when it was last claimed; while it is PENDING, how many it
-    would have now; None: not known."""
+    recorded_budget: int | None
+    """How many attempts it could have when it was last claimed; None: not recorded."""
+    is_suspect: bool
+    """Its worker vanished while it ran, so it will run alone."""
     msg_id: int | None
     worker_id: int | None
-    worker: WorkerRow | None
-    """The worker that holds it, or held it last."""
     batch_id: UUID | None
     correlation_id: UUID | None
     reply_to: str | None
@@ -56,13 +59,49 @@ class CommandDetail:
     last_error_code: str | None
     last_error_message: str | None
     payload: Any
-    behavior: Any
-    """None for a command that is no test command."""
     result: Any
-    timing: Timing
-    attempt_list: list[Attempt]
     events: list[EventRow]
-    explanation: str
+    read_at: datetime
+    default_max_attempts: Callable[[], int]
+
+    def complete(self) -> Self:
+        """Read everything now; returns itself."""
+        for name in ("behavior", "explanation", "budget", "worker"):
+            getattr(self, name)
+        return self
+
+    @cached_property
+    def behavior(self) -> Any:
+        """None for a command that is no test command."""
+        test_command = TestCommand.get(self.command_id)
+        return None if test_command is None else test_command.behavior
+
+    @cached_property
+    def worker(self) -> WorkerRow | None:
+        """The worker that holds it, or held it last."""
+        return None if self.worker_id is None else get_worker(self.worker_id)
+
+    @cached_property
+    def budget(self) -> int | None:
+        """How many attempts it could have when it was last claimed; None: not known.
+
+        While it is PENDING, how many it would have now.
+        """
+        if self.status is not CommandStatus.PENDING:
+            return self.recorded_budget or self.max_attempts or last_budget_of(self.events)
+        if self.max_attempts is not None:
+            return self.max_attempts
+        return setting_now(self.domain, "max_attempts", self.default_max_attempts())
+
+    @cached_property
+    def attempt_list(self) -> list[Attempt]:
+        """Its attempts, oldest first."""
+        return attempts_of(self.events)
+
+    @property
+    def timing(self) -> Timing:
+        """How long it waited and ran."""
+        return timing_of(self.created_at, self.finished_at, self.attempt_list)
 
     @property
     def last_error_details(self) -> Any:
@@ -72,13 +111,44 @@ class CommandDetail:
             return None
         return failed[-1].error_details
 
+    @cached_property
+    def explanation(self) -> str:
+        """Why it is where it is, in a sentence."""
+        last = _last_operator_event(self.events)
+        workers = count_workers(self.domain)
+        return explain(
+            Facts(
+                now=self.read_at,
+                domain=self.domain,
+                command_type=self.command_type,
+                status=self.status,
+                attempts=self.attempts,
+                budget=self.budget,
+                troubled=troubled_of(self.events),
+                started_at=self.started_at,
+                finished_at=self.finished_at,
+                lease_until=self.lease_until,
+                due_at=self.due_at,
+                waits_for=self.waits_for,
+                is_suspect=self.is_suspect,
+                holder=None if self.worker is None else _holder(self.worker, self),
+                workers_alive=workers.active,
+                workers_late=workers.late,
+                handled_types=[COMMAND_TYPE],
+                error_code=self.last_error_code,
+                error_message=self.last_error_message,
+                operator=None if last is None else last.details.get("operator"),
+                reason=None if last is None else last.details.get("reason"),
+            )
+        )
+
 
 def get_command_detail(
-    command_id: UUID, domain: str, *, default_max_attempts: int
+    command_id: UUID, domain: str, *, default_max_attempts: Callable[[], int]
 ) -> CommandDetail | None:
     """The command as it stands, or None.
 
-    *default_max_attempts* is the configured budget: what a waiting command without its own is
+    *default_max_attempts* gives the configured budget: what a waiting command without its own is
     likely to get. What has happened is told from what was recorded then.
     """
     query = (
@@ -93,54 +163,20 @@ def get_command_detail(
     if row is None:
         return None
     command, due_at, waits_for, suspect, now = row
-    events = get_trail(command_id, domain)
-    attempts = attempts_of(events)
-    worker = None if command.worker_id is None else get_worker(command.worker_id)
-    test_command = TestCommand.get(command_id)
-    last = _last_operator_event(events)
-    if command.status is CommandStatus.PENDING:
-        budget = command.max_attempts or setting_now(domain, "max_attempts", default_max_attempts)
-    else:
-        budget = command.budget or command.max_attempts or last_budget_of(events)
-    facts = Facts(
-        now=now,
-        domain=domain,
-        command_type=command.command_type,
-        status=command.status,
-        attempts=command.attempts,
-        budget=budget,
-        troubled=troubled_of(events),
-        started_at=command.started_at,
-        finished_at=command.finished_at,
-        lease_until=command.lease_until,
-        due_at=due_at,
-        waits_for=waits_for,
-        is_suspect=suspect is not None,
-        holder=None if worker is None else _holder(worker, command),
-        workers_alive=count_active(domain),
-        workers_late=count_late(domain),
-        handled_types=[COMMAND_TYPE],
-        error_code=command.last_error_code,
-        error_message=command.last_error_message,
-        operator=None if last is None else last.details.get("operator"),
-        reason=None if last is None else last.details.get("reason"),
-    )
     return CommandDetail(
         **{
-            name: getattr(command, name)
-            for name in CommandDetail.__slots__
-            if name in Command.__table__.columns
+            field.name: getattr(command, field.name)
+            for field in fields(CommandDetail)
+            if field.name in Command.__table__.columns
         },
-        budget=budget,
         due_at=due_at,
         waits_for=waits_for,
-        worker=worker,
+        recorded_budget=command.budget,
+        is_suspect=suspect is not None,
         payload=command.data,
-        behavior=None if test_command is None else test_command.behavior,
-        timing=timing_of(command.created_at, command.finished_at, attempts),
-        attempt_list=attempts,
-        events=events,
-        explanation=explain(facts),
+        events=get_trail(command_id, domain),
+        read_at=now,
+        default_max_attempts=default_max_attempts,
     )
 
 
@@ -148,12 +184,12 @@ def _same(table: type[Waiting] | type[Suspect]) -> sa.ColumnElement[bool]:
     return sa.and_(table.command_id == Command.command_id, table.domain == Command.domain)
 
 
-def _holder(worker: WorkerRow, command: Command) -> Holder:
+def _holder(worker: WorkerRow, command: CommandDetail) -> Holder:
     state = Heartbeat(worker.state.value)
     return Holder(worker.name, state, worker.heartbeat_age_seconds, _runs(worker, command))
 
 
-def _runs(worker: WorkerRow, command: Command) -> bool | None:
+def _runs(worker: WorkerRow, command: CommandDetail) -> bool | None:
     """Whether the worker ran the command at its last heartbeat, as far as that told."""
     named = {str(each.get("command_id")) for each in worker.running if isinstance(each, dict)}
     if str(command.command_id) in named:

@@ -11,8 +11,8 @@ import sqlalchemy as sa
 
 from app.loadtest.runs import EXACT_END_LIMIT, RunState
 from app.models.base import db
-from app.models.load_test_runs import RunRow, get_run
-from app.models.statistics import RunProgress, latest_run, run_progress
+from app.models.load_test_runs import RunRow, get_run, latest_run
+from app.models.statistics import RunProgress, run_progress
 from commandbus.models import CommandStatus, Percentiles
 
 
@@ -38,6 +38,8 @@ class LoadTest:
     latency: Percentiles
     started_at: datetime | None
     sent: int = 0
+    recorded: RunRow | None = None
+    """The run as it is recorded; None for a batch that is no load test."""
 
 
 NO_RUN = LoadTest(None, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, None, Percentiles(None, None, None), None)
@@ -45,13 +47,17 @@ NO_RUN = LoadTest(None, 0, 0, 0, 0, 0, 0, 0.0, 0.0, 0.0, None, Percentiles(None,
 
 def latest_load_test() -> LoadTest:
     """The progress of the latest run; zeros where there is none."""
-    run_id = latest_run()
-    return (None if run_id is None else find_load_test(run_id)) or NO_RUN
+    latest = latest_run()
+    return NO_RUN if latest is None else _progress_of(*latest) or NO_RUN
 
 
 def find_load_test(run_id: UUID) -> LoadTest | None:
     """The progress of a run, or None where there is no such run."""
-    recorded, progress = get_run(run_id), run_progress(run_id)
+    return _progress_of(run_id, get_run(run_id))
+
+
+def _progress_of(run_id: UUID, recorded: RunRow | None) -> LoadTest | None:
+    progress = run_progress(run_id)
     if recorded is None:
         return None if progress is None else _report(progress, None)
     return _report(progress or _unsent(recorded), recorded)
@@ -153,4 +159,5 @@ def _report(run: RunProgress, recorded: RunRow | None) -> LoadTest:
         latency=run.run,
         started_at=run.started_at if recorded is None else recorded.created_at,
         sent=sent,
+        recorded=recorded,
     )

@@ -1,4 +1,4 @@
-"""Load-test runs as they are read; app.loadtest.runs writes them."""
+"""Load-test runs as they are read. Writing them is in app.loadtest.runs."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
-from app.loadtest.runs import SERIES_POINTS
+from app.loadtest.runs import SERIES_POINTS, SILENT_SECONDS, RunState
 from app.models.base import Base, db
 from app.models.paging import Listing, Source, Window
 from app.models.tables import Time
@@ -83,6 +83,11 @@ class RunRow:
         """Whether commands are being generated, or are on their way."""
         return self.finished_at is None
 
+    def is_silent(self, moment: datetime) -> bool:
+        """Whether the process that generates it gave no sign of life for too long."""
+        silence = moment - self.heartbeat_at
+        return self.state == RunState.GENERATING and silence.total_seconds() > SILENT_SECONDS
+
 
 _COLUMNS = [getattr(LoadTestRun, name) for name in RunRow.__slots__]
 
@@ -92,6 +97,19 @@ def get_run(run_id: UUID) -> RunRow | None:
     query = sa.select(*_COLUMNS).where(LoadTestRun.run_id == run_id)
     row = db.session.execute(query).one_or_none()
     return None if row is None else RunRow(*row)
+
+
+def latest_run() -> tuple[UUID, RunRow | None] | None:
+    """The batch that began last, with its run if it is a load test; None where there is none."""
+    latest = _LATEST.subquery("latest")
+    query = sa.select(latest.c.batch_id, *_COLUMNS).outerjoin(
+        LoadTestRun, LoadTestRun.run_id == latest.c.batch_id
+    )
+    row = db.session.execute(query).one_or_none()
+    if row is None:
+        return None
+    batch_id, *columns = row
+    return batch_id, None if columns[0] is None else RunRow(*columns)
 
 
 def list_runs(window: Window) -> Listing[RunRow]:
@@ -128,3 +146,23 @@ def series_of(run: RunRow) -> dict[str, Any]:
         },
     )
     return series
+
+
+_LATEST = sa.text(
+    """
+    select batch_id
+    from (
+        select batch_id, created_at from public.command_bus_batch
+        union all
+        select batch_id, min(at) from public.command_bus_delta
+        where batch_id is not null
+            and batch_id not in (select batch_id from public.command_bus_batch)
+        group by batch_id
+        union all
+        select run_id, created_at from public.load_test_run
+        where state = 'generating' and finished_at is null
+    ) as run
+    order by created_at desc, batch_id desc
+    limit 1
+    """
+).columns(sa.column("batch_id", sa.Uuid()))

@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
 
 from app.models.base import db
-from app.models.commands import (
-    CommandFilters,
-    CommandRow,
-    command_queues,
-    command_rows,
-    count_by_status,
-)
-from app.models.commands import list_commands as _list_commands
-from app.models.paging import Key, Window
-from app.models.tables import Waiting
-from app.models.workers import count_active, count_late
+from app.models.commands import CommandRow, command_queues, command_rows, latest_commands
+from app.models.paging import Key
+from app.models.workers import count_workers
 from commandbus.models import CommandStatus, Percentiles
 
 DEPTH_LIMIT = 10_000
@@ -37,7 +31,15 @@ class Metrics:
     oldest_pending_seconds: float | None
     """How long the oldest command in the queues has waited for a worker; None: none waits."""
     active_workers: int
-    late_workers: int
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """The messages that a worker could take now."""
+
+    depth: int
+    oldest_seconds: float | None
+    """How long the oldest one has been in its queue; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class RunProgress:
 
 def recent_created(limit: int = 5) -> list[CommandRow]:
     """The commands created last, newest first."""
-    return _list_commands(CommandFilters(), Window(limit)).rows
+    return latest_commands(limit)
 
 
 def recent_completed(limit: int = 5) -> list[CommandRow]:
@@ -122,57 +124,71 @@ def recent_completed(limit: int = 5) -> list[CommandRow]:
 def metrics() -> Metrics:
     """How the bus is doing now."""
     last_minute = throughput(RATE_WINDOW_SECONDS)
+    waiting = backlog()
     return Metrics(
         processing_rate_per_minute=last_minute.commands_processed,
         avg_processing_time_ms=last_minute.avg_run_ms,
-        queue_depth=queue_depth(),
-        oldest_pending_seconds=oldest_pending_seconds(),
-        active_workers=count_active(),
-        late_workers=count_late(),
+        queue_depth=waiting.depth,
+        oldest_pending_seconds=waiting.oldest_seconds,
+        active_workers=count_workers().active,
     )
 
 
 def queue_depth(domain: str | None = None) -> int:
-    """How many commands wait in the queues for a worker now.
+    """How many commands wait in the queues for a worker now: the depth of `backlog`."""
+    return backlog(domain).depth
 
-    Counted up to DEPTH_LIMIT for each queue. Beyond, it is the number of pending commands without
-    those that wait for their time.
+
+def backlog(domain: str | None = None) -> Backlog:
+    """What waits in the queues for a worker now, of all domains or of one.
+
+    Counted up to DEPTH_LIMIT for each queue. Beyond that, the depth is the number of pending
+    commands without those that wait for their time.
     """
-    depth = 0
-    for name, queue in command_queues(domain):
-        waiting = sa.select(queue.c.msg_id).where(queue.c.vt <= sa.func.clock_timestamp())
-        counted = sa.select(sa.func.count()).select_from(waiting.limit(DEPTH_LIMIT + 1).subquery())
-        found = db.session.scalar(counted) or 0
-        if found > DEPTH_LIMIT:
-            found = max(found, count_by_status(name)[CommandStatus.PENDING] - _not_due(name))
-        depth += found
-    return depth
+    parts = [_waiting_in(name, queue) for name, queue in command_queues(domain)]
+    if not parts:
+        return Backlog(0, None)
+    depths: dict[str, int] = {}
+    ages: list[float] = []
+    for name, depth, age in db.session.execute(sa.union_all(*parts)):
+        depths[name] = depth
+        if age is not None:
+            ages.append(max(age, 0.0))
+    deep = [name for name, depth in depths.items() if depth > DEPTH_LIMIT]
+    for name, pending in _pending_and_due(deep):
+        depths[name] = max(depths[name], pending)
+    return Backlog(sum(depths.values()), max(ages, default=None))
 
 
-def _not_due(domain: str) -> int:
-    waiting = sa.select(sa.func.count()).where(
-        Waiting.domain == domain, Waiting.due_at > sa.func.clock_timestamp()
+def _waiting_in(domain: str, queue: sa.TableClause) -> sa.Select[*tuple[Any, ...]]:
+    """The domain, how many messages are due in its queue, and the age of the oldest of them."""
+    is_due = queue.c.vt <= sa.func.clock_timestamp()
+    due = sa.select(queue.c.msg_id).where(is_due).limit(DEPTH_LIMIT + 1).subquery()
+    age = sa.func.extract("epoch", sa.func.clock_timestamp() - queue.c.enqueued_at)
+    oldest = sa.select(sa.cast(age, sa.Float)).where(is_due).order_by(queue.c.msg_id).limit(1)
+    return sa.select(
+        sa.literal(domain),
+        sa.select(sa.func.count()).select_from(due).scalar_subquery(),
+        oldest.scalar_subquery(),
     )
-    return db.session.scalar(waiting) or 0
 
 
-def oldest_pending_seconds() -> float | None:
-    """How long the oldest message that a worker could take has been in its queue."""
-    ages = [
-        db.session.scalar(
-            sa.select(
-                sa.cast(
-                    sa.func.extract("epoch", sa.func.clock_timestamp() - queue.c.enqueued_at),
-                    sa.Float,
-                )
-            )
-            .where(queue.c.vt <= sa.func.clock_timestamp())
-            .order_by(queue.c.msg_id)
-            .limit(1)
+def _pending_and_due(domains: Sequence[str]) -> list[tuple[str, int]]:
+    """Each domain with its number of pending commands whose time has come, by the counters."""
+    if not domains:
+        return []
+    query = sa.text(
+        """
+        select given.domain, counted.pending - (
+            select count(*)
+            from public.command_bus_waiting as waiting
+            where waiting.domain = given.domain and waiting.due_at > clock_timestamp()
         )
-        for _, queue in command_queues()
-    ]
-    return max((max(age, 0.0) for age in ages if age is not None), default=None)
+        from unnest(cast(:domains as text[])) as given (domain),
+            command_bus.count_by_status(given.domain) as counted
+        """
+    )
+    return [(name, due) for name, due in db.session.execute(query, {"domains": list(domains)})]
 
 
 def throughput(window_seconds: int, domain: str | None = None) -> Throughput:
@@ -222,15 +238,30 @@ def history(
 
 def run_progress(run_id: UUID) -> RunProgress | None:
     """How far a run is; None where none of its commands was sent yet."""
-    row = db.session.execute(
-        # The time from before the counts: what they say is open was open then.
-        sa.text("select *, statement_timestamp() as now from command_bus.batch_progress(:run_id)"),
-        {"run_id": run_id},
-    ).one_or_none()
-    if row is None:
-        return None
+    return run_progresses([run_id]).get(run_id)
+
+
+def run_progresses(run_ids: Sequence[UUID]) -> dict[UUID, RunProgress]:
+    """How far several runs are; without those of which no command was sent yet."""
+    if not run_ids:
+        return {}
+    rows = db.session.execute(
+        # The time from before the counts: a command that they count as open was open then.
+        sa.text(
+            """
+            select given.run_id, progress.*, statement_timestamp() as now
+            from unnest(cast(:run_ids as uuid[])) as given (run_id),
+                command_bus.batch_progress(given.run_id) as progress
+            """
+        ),
+        {"run_ids": list(run_ids)},
+    )
+    return {row.run_id: _progress(row) for row in rows}
+
+
+def _progress(row: sa.Row[Any]) -> RunProgress:
     return RunProgress(
-        run_id=run_id,
+        run_id=row.run_id,
         started_at=row.created_at,
         first_processed_at=row.first_processed_at,
         last_processed_at=row.last_processed_at,
@@ -245,31 +276,6 @@ def run_progress(run_id: UUID) -> RunProgress | None:
         run=Percentiles(*row.run_ms),
         total=Percentiles(*row.total_ms),
     )
-
-
-def latest_run() -> UUID | None:
-    """The run that began last, or None where there is none."""
-    run_id: UUID | None = db.session.scalar(
-        sa.text(
-            """
-            select batch_id
-            from (
-                select batch_id, created_at from public.command_bus_batch
-                union all
-                select batch_id, min(at) from public.command_bus_delta
-                where batch_id is not null
-                    and batch_id not in (select batch_id from public.command_bus_batch)
-                group by batch_id
-                union all
-                select run_id, created_at from public.load_test_run
-                where state = 'generating' and finished_at is null
-            ) as run
-            order by created_at desc, batch_id desc
-            limit 1
-            """
-        )
-    )
-    return run_id
 
 
 def _average_ms(microseconds: int, count: int) -> float | None:

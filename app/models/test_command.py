@@ -109,8 +109,8 @@ async def send_test_command(
     """
     command_id = command_id or uuid7()
     async with bus.transaction() as conn:
-        row = {"command_id": command_id, "behavior": behavior.to_json(), "payload": payload}
-        written = await store.create_test_commands(conn, [row])
+        row = (command_id, behavior.to_json(), payload)
+        written = await store.create_test_command(conn, *row)
         if not written:
             # A later statement than the insert, so that a concurrent winner's row is seen.
             known = (await store.get_test_commands(conn, [command_id])).get(command_id)
@@ -130,7 +130,7 @@ async def send_test_command(
             raise DuplicateCommandError(f"command {command_id} exists without a behavior")
         if result.created and not written:
             # Both were there a moment ago, and pruned since; the command has just been sent anew.
-            await store.create_test_commands(conn, [row])
+            await store.create_test_command(conn, *row)
         return result
 
 

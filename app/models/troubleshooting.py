@@ -128,11 +128,16 @@ _COLUMNS = (
 )
 
 
-def list_troubled(filters: TroubledFilters, window: Window) -> Listing[TroubledRow]:
-    """The commands in the queue that match every filter, the latest arrivals first."""
+def list_troubled(
+    filters: TroubledFilters, window: Window, *, total: Total | None = None
+) -> Listing[TroubledRow]:
+    """The commands in the queue that match every filter, the latest arrivals first.
+
+    *total* says how many match, where the caller knows it already.
+    """
     source = _source(filters)
     found = source.scan(window)
-    total = _known_total(filters) or found.total or source.count()
+    total = total or _known_total(filters) or found.total or source.count()
     return found.listing(_rows(found.keys), total)
 
 

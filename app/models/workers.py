@@ -74,7 +74,7 @@ class WorkerRow:
 
     @property
     def name(self) -> str:
-        """How pages call it."""
+        """Its name on pages."""
         return f"w-{self.worker_id}"
 
 
@@ -139,24 +139,36 @@ def setting_now(domain: str, name: str, default: int) -> int | None:
     return found[0] if len(found) == 1 else None
 
 
-def count_active(domain: str | None = None) -> int:
-    """How many worker processes are alive."""
-    return _count_heard_of(LATE_AFTER_HEARTBEATS, domain)
+@dataclass(frozen=True, slots=True)
+class WorkerCounts:
+    """How many worker processes there are."""
+
+    active: int
+    """Their heartbeats are on time."""
+    late: int
+    """Their heartbeats are overdue, and they are not gone yet."""
 
 
-def count_late(domain: str | None = None) -> int:
-    """How many worker processes have an overdue heartbeat, and are not gone yet."""
-    return _count_heard_of(GONE_AFTER_HEARTBEATS, domain) - count_active(domain)
-
-
-def _count_heard_of(heartbeats: int, domain: str | None) -> int:
-    """How many have not stopped, and sent a heartbeat within the time of so many."""
-    within = heartbeats * WorkerProcess.heartbeat_seconds
-    query = sa.select(sa.func.count()).where(
+def count_workers(domain: str | None = None) -> WorkerCounts:
+    """How many workers have not stopped, by the age of their last heartbeat."""
+    is_on_time = _is_heard_of_within(LATE_AFTER_HEARTBEATS)
+    query = sa.select(
+        sa.func.count().filter(is_on_time), sa.func.count().filter(sa.not_(is_on_time))
+    ).where(
         WorkerProcess.stopped_at.is_(None),
         WorkerProcess.replaced_by.is_(None),
-        within >= sa.func.abs(_AGE),
+        _is_heard_of_within(GONE_AFTER_HEARTBEATS),
     )
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)
-    return db.session.scalar(query) or 0
+    return WorkerCounts(*db.session.execute(query).one())
+
+
+def count_active(domain: str | None = None) -> int:
+    """How many worker processes are alive."""
+    return count_workers(domain).active
+
+
+def _is_heard_of_within(heartbeats: int) -> sa.ColumnElement[bool]:
+    """The last heartbeat came within the time of so many, or is of the future (see state_at)."""
+    return sa.func.abs(_AGE) <= heartbeats * WorkerProcess.heartbeat_seconds

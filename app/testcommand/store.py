@@ -70,6 +70,22 @@ class ConfigurationChange:
 # kept from when the table was empty would scan it after a bulk load.
 
 
+async def create_test_command(
+    conn: Connection, command_id: UUID, behavior: Mapping[str, Any], payload: Mapping[str, Any]
+) -> bool:
+    """Insert a test command; False where the id is known, whose row stays as it is."""
+    with translate_errors():
+        cur = await conn.execute(
+            """
+            insert into public.test_command (command_id, payload, behavior)
+            values (%s, %s, %s)
+            on conflict (command_id) do nothing
+            """,
+            (command_id, Jsonb(payload), Jsonb(behavior)),
+        )
+        return cur.rowcount == 1
+
+
 async def create_test_commands(conn: Connection, rows: Iterable[Mapping[str, Any]]) -> set[UUID]:
     """Insert test commands given as {command_id, behavior, payload?}; returns the ids created.
 
@@ -221,6 +237,27 @@ async def create_and_send_test_commands(
         )
         row = await cur.fetchone()
         return int(row[0]) if row else 0
+
+
+async def create_and_send_test_command(
+    conn: Connection, domain: str, row: str, batch_id: UUID | None
+) -> None:
+    """The same for one new test command, in half the time; *row* is JSON text: an object."""
+    with translate_errors():
+        await conn.execute(
+            """
+            with given as materialized (select %(row)s::jsonb as row),
+            tested as (
+                insert into public.test_command (command_id, payload, behavior)
+                select (given.row ->> 'command_id')::uuid, given.row -> 'data',
+                    given.row -> 'behavior'
+                from given
+            )
+            select sent.created
+            from given, command_bus.send_command(%(domain)s, given.row, %(batch_id)s) as sent
+            """,
+            {"row": row, "domain": domain, "batch_id": batch_id},
+        )
 
 
 def _rows_json(rows: Iterable[Mapping[str, Any]]) -> Jsonb:

@@ -14,6 +14,7 @@ bp.after_request(remembered.keep_few_messages)
 
 def init_app(app: Flask) -> None:
     """Give the templates their filters and globals."""
+    app.jinja_env.context_class = rendering.LazyContext
     app.jinja_env.filters.update(formats.FILTERS)
     app.jinja_env.finalize = formats.shown
     app.jinja_env.globals.update(

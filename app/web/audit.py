@@ -1,30 +1,34 @@
-"""Audit trail: of one command, and a search over the events of all."""
+"""Audit trail: the events of one command, and a search over those of all commands."""
 
 from __future__ import annotations
 
-from typing import Any
+from functools import cached_property
 from uuid import UUID
 
 from flask import redirect, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import (
+    CommandRow,
     CursorError,
     EventFilters,
+    EventListing,
+    EventRow,
     command_row,
     domains_of,
     find_commands,
     get_trail,
     search_events,
 )
-from app.models.audit import TRAIL_LIMIT
-from app.models.trail import attempts_of
+from app.models.audit import TRAIL_LIMIT, parse_event_cursor
+from app.models.paging import Unseen
+from app.models.trail import Attempt, AttemptOutcome, attempts_of
 from app.server import access
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, domain_choices
 from app.web.listing import choice_arg, limit_arg, parsed_arg, period_args, text_arg, zone_arg
-from app.web.rendering import render_page, url_with
-from app.web.timeline import outcomes_of, sections_of, summary_of, total_ms
+from app.web.rendering import PageContext, render_page, url_with
+from app.web.timeline import Section, outcomes_of, sections_of, summary_of, total_ms
 from app.web.vocabulary import EVENTS
 from commandbus.models import AuditEventType
 
@@ -43,78 +47,169 @@ def audit() -> ResponseReturnValue:
             return redirect(url_for("web.audit_trail", command_id=key.command_id))
         matches = {"text": text, "found": found[:SHOWN_MATCHES], "more": len(found) > SHOWN_MATCHES}
         return render_page("pages/audit_matches.html", matches)
-    return render_page("pages/audit.html", audit_context(), partials=("audit_events",))
+    return render_page("pages/audit.html", Events(), partials=("audit_events",))
 
 
 @bp.get("/audit/<uuid:command_id>")
 @access.viewer
 def audit_trail(command_id: UUID) -> ResponseReturnValue:
-    return render_page(
-        "pages/audit_trail.html", trail_context(command_id), partials=("audit_trail",)
-    )
+    return render_page("pages/audit_trail.html", Trail(command_id), partials=("audit_trail",))
 
 
 @bp.get("/audit/<text>")
 @access.viewer
 def audit_search(text: str) -> ResponseReturnValue:
-    """What is not a whole id is searched for."""
+    """Search for a text that is no whole id."""
     return redirect(url_for("web.audit", id=text))
 
 
-def audit_context() -> dict[str, Any]:
-    """The events that the address asks for."""
-    period = period_args("since", "until")
-    filters = EventFilters(
-        event_type=choice_arg("event_type", AuditEventType),
-        domain=text_arg("domain"),
-        since=period.since,
-        until=period.until,
-    )
-    limit = limit_arg()
-    cursor = text_arg("cursor")
-    try:
-        listing = search_events(filters, limit, cursor)
-    except CursorError:
-        cursor = None
-        listing = search_events(filters, limit)
-    page = max(parsed_arg("page", int) or 2, 2) if cursor else 1
-    next_url = url_with(cursor=listing.next_cursor, page=page + 1) if listing.next_cursor else ""
-    return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES} | period.values,
-        "notes": period.notes,
-        "is_filtered": filters != EventFilters(),
-        "zone": zone_arg()[0],
-        "zone_given": text_arg("tz") or "",
-        "domain_choices": domain_choices(),
-        "event_choices": [("", "Any"), *((e.value, e.label) for e in EVENTS.values())],
-        "events": [(event, summary_of(event)) for event in listing.rows],
-        "unseen": listing.unseen,
-        "limit": limit,
-        "page": page,
-        "first_url": url_with(cursor=None, page=None) if cursor else "",
-        "next_url": next_url,
-    }
+class Events(PageContext):
+    """The values of the search over all events: the page of it that the address asks for."""
+
+    def __init__(self) -> None:
+        self._period = period_args("since", "until")
+        self._wanted = EventFilters(
+            event_type=choice_arg("event_type", AuditEventType),
+            domain=text_arg("domain"),
+            since=self._period.since,
+            until=self._period.until,
+        )
+        self._cursor = text_arg("cursor")
+        try:
+            parse_event_cursor(self._cursor)
+        except CursorError:
+            self._cursor = None
+
+    @cached_property
+    def _listing(self) -> EventListing:
+        return search_events(self._wanted, self.limit, self._cursor)
+
+    @property
+    def events(self) -> list[tuple[EventRow, list[str]]]:
+        """The events of this page, each with what its details say."""
+        return [(event, summary_of(event)) for event in self._listing.rows]
+
+    @property
+    def unseen(self) -> Unseen | None:
+        """What the search did not look at."""
+        return self._listing.unseen
+
+    @property
+    def limit(self) -> int:
+        """How many events a page has."""
+        return limit_arg()
+
+    @property
+    def page(self) -> int:
+        """The number of this page."""
+        return max(parsed_arg("page", int) or 2, 2) if self._cursor else 1
+
+    @property
+    def first_url(self) -> str:
+        """The address of the first page; empty on that page."""
+        return url_with(cursor=None, page=None) if self._cursor else ""
+
+    @property
+    def next_url(self) -> str:
+        """The address of the next page; empty on the last one."""
+        cursor = self._listing.next_cursor
+        return url_with(cursor=cursor, page=self.page + 1) if cursor else ""
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The filters as the form shows them."""
+        return {name: text_arg(name) or "" for name in FILTER_NAMES} | self._period.values
+
+    @property
+    def notes(self) -> list[str]:
+        """The times that were not taken as they were given."""
+        return self._period.notes
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything narrows the search."""
+        return self._wanted != EventFilters()
+
+    @property
+    def zone(self) -> str:
+        """The time zone of the times in the address."""
+        return zone_arg()[0]
+
+    @property
+    def zone_given(self) -> str:
+        """The time zone as the address names it."""
+        return text_arg("tz") or ""
+
+    @property
+    def domain_choices(self) -> list[tuple[str, str]]:
+        """What the filter by domain offers."""
+        return domain_choices()
+
+    @property
+    def event_choices(self) -> list[tuple[str, str]]:
+        """What the filter by event offers."""
+        return [("", "Any"), *((each.value, each.label) for each in EVENTS.values())]
 
 
-def trail_context(command_id: UUID) -> dict[str, Any]:
-    """The trail of one command; empty for an unknown one."""
-    names = domains_of(command_id)
-    wanted = text_arg("domain")
-    domain = wanted if wanted in names else (names[0] if names else None)
-    events = [] if domain is None else get_trail(command_id, domain)
-    found = None if domain is None else command_row(command_id, domain)
-    attempts = attempts_of(events)
-    is_moving = found is not None and not found.status.is_final and found.status != "IN_TSQ"
-    return {
-        "command_id": command_id,
-        "domain": domain,
-        "domains": [(name, url_with(domain=name), name == domain) for name in names],
-        "command": found,
-        "events": events,
-        "sections": sections_of(events, attempts),
-        "attempts": attempts,
-        "total_ms": total_ms(events),
-        "is_cut": len(events) >= TRAIL_LIMIT,
-        "live_seconds": MOVING_SECONDS if is_moving else RESTING_SECONDS,
-        "ATTEMPT_OUTCOMES": outcomes_of(attempts),
-    }
+class Trail(PageContext):
+    """The values of the trail of one command; empty for an unknown one."""
+
+    def __init__(self, command_id: UUID) -> None:
+        self.command_id = command_id
+
+    @cached_property
+    def _names(self) -> list[str]:
+        return domains_of(self.command_id)
+
+    @property
+    def domain(self) -> str | None:
+        """The domain of the command whose trail is shown."""
+        wanted = text_arg("domain")
+        return wanted if wanted in self._names else (self._names[0] if self._names else None)
+
+    @property
+    def domains(self) -> list[tuple[str, str, bool]]:
+        """The domains that have such a command, their addresses, and which one is shown."""
+        return [(name, url_with(domain=name), name == self.domain) for name in self._names]
+
+    @cached_property
+    def command(self) -> CommandRow | None:
+        """The command."""
+        return None if self.domain is None else command_row(self.command_id, self.domain)
+
+    @cached_property
+    def events(self) -> list[EventRow]:
+        """Its events, oldest first."""
+        return [] if self.domain is None else get_trail(self.command_id, self.domain)
+
+    @cached_property
+    def attempts(self) -> list[Attempt]:
+        """Its attempts, oldest first."""
+        return attempts_of(self.events)
+
+    @cached_property
+    def sections(self) -> list[Section]:
+        """The events by attempt."""
+        return sections_of(self.events, self.attempts)
+
+    @property
+    def total_ms(self) -> float | None:
+        """The time from the first event to the last."""
+        return total_ms(self.events)
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether there are events behind those that are shown."""
+        return len(self.events) >= TRAIL_LIMIT
+
+    @property
+    def live_seconds(self) -> int:
+        """How often the page refreshes."""
+        found = self.command
+        is_moving = found is not None and not found.status.is_final and found.status != "IN_TSQ"
+        return MOVING_SECONDS if is_moving else RESTING_SECONDS
+
+    @cached_property
+    def ATTEMPT_OUTCOMES(self) -> dict[AttemptOutcome, tuple[str, str]]:  # noqa: N802
+        """The label and the tone of each outcome of an attempt."""
+        return outcomes_of(self.attempts)

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple
 from uuid import UUID
 
 from flask import redirect, request, url_for
@@ -18,22 +19,26 @@ from app.models import (
     TroubledFilters,
     TroubledRow,
     Window,
+    WorkerRow,
     domains,
     domains_of,
     get_command_detail,
+    get_worker,
     list_commands,
     list_troubled,
 )
 from app.models.explanations import clock, day_and_clock
-from app.models.load_test_runs import get_run
+from app.models.load_test_runs import RunRow, get_run
 from app.models.search import CANDIDATE_LIMIT
 from app.models.search_texts import id_text
+from app.models.trail import AttemptOutcome
 from app.server import access
 from app.server.errors import Problem
 from app.server.portal import call, current_portal
 from app.settings.configuration import ConfigStore
 from app.web import bp
 from app.web.listing import (
+    Pager,
     choice_arg,
     pager_of,
     parsed_arg,
@@ -42,9 +47,9 @@ from app.web.listing import (
     window,
     zone_arg,
 )
-from app.web.rendering import PARTIAL, render_page
+from app.web.rendering import PARTIAL, PageContext, render_page
 from app.web.run_texts import title_of
-from app.web.timeline import outcomes_of, sections_of
+from app.web.timeline import Section, outcomes_of, sections_of
 from app.web.vocabulary import STATUSES
 from commandbus.models import CommandStatus
 
@@ -66,8 +71,8 @@ class Moment(NamedTuple):
 @bp.get("/commands")
 @access.viewer
 def commands() -> ResponseReturnValue:
-    context = commands_context()
-    if PARTIAL not in request.args and (found := _meant(context)) is not None:
+    context = Commands()
+    if PARTIAL not in request.args and (found := context.meant) is not None:
         return redirect(url_for("web.command", command_id=found.command_id, domain=found.domain))
     return render_page("pages/commands.html", context, partials=("commands_list",))
 
@@ -80,81 +85,152 @@ def command(command_id: UUID) -> ResponseReturnValue:
         return redirect(url_for("web.commands", q=str(command_id)))
     return render_page(
         "pages/command.html",
-        command_context(command_id, domain),
+        CommandPage(command_id, domain),
         partials=("command_head", "command_detail"),
     )
 
 
-def _meant(context: dict[str, Any]) -> CommandRow | None:
-    """The command whose id was searched for, and nothing else; None where a list is the answer."""
-    listing, ids = context["listing"], id_text(text_arg("q") or "")
-    is_alone = len(listing.rows) == 1 and listing.next_cursor is None
-    if not is_alone or ids is None or not ids.names_one:
-        return None
-    return listing.rows[0] if context["is_search_only"] else None
+class Commands(PageContext):
+    """The values of the list that the address asks for."""
+
+    candidate_limit = CANDIDATE_LIMIT
+
+    def __init__(self) -> None:
+        self._period = period_args("created_from", "created_before")
+        self._wanted = CommandFilters(
+            status=choice_arg("status", CommandStatus),
+            domain=text_arg("domain"),
+            command_type=text_arg("command_type"),
+            created_after=self._period.since,
+            created_before=self._period.until,
+            q=text_arg("q"),
+            run_id=parsed_arg("run", UUID),
+        )
+
+    @property
+    def meant(self) -> CommandRow | None:
+        """The command whose id was searched for, and nothing else; None: the list is the answer."""
+        ids = id_text(text_arg("q") or "")
+        if ids is None or not ids.names_one or not self.is_search_only:
+            return None
+        is_alone = len(self.listing.rows) == 1 and self.listing.next_cursor is None
+        return self.listing.rows[0] if is_alone else None
+
+    @cached_property
+    def listing(self) -> Listing[CommandRow]:
+        """The commands of this page."""
+        return list_commands(self._wanted, window())
+
+    @cached_property
+    def pager(self) -> Pager:
+        """The way to the other pages."""
+        return pager_of(self.listing, "command")
+
+    @cached_property
+    def troubled(self) -> Listing[TroubledRow] | None:
+        """What the troubleshooting queue's own search finds, where this one found nothing."""
+        wanted = self._wanted
+        if not wanted.q or self.listing.rows:
+            return None
+        same = TroubledFilters(domain=wanted.domain, command_type=wanted.command_type, q=wanted.q)
+        found = list_troubled(same, Window(1))
+        return found if found.rows else None
+
+    @cached_property
+    def run(self) -> RunRow | None:
+        """The load test whose commands are listed; None: those of all."""
+        return None if self._wanted.run_id is None else get_run(self._wanted.run_id)
+
+    @staticmethod
+    def title_of(run: RunRow) -> str:
+        """The name of a load test."""
+        return title_of(run)
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The filters as the form shows them."""
+        return {name: text_arg(name) or "" for name in FILTER_NAMES} | self._period.values
+
+    @property
+    def notes(self) -> list[str]:
+        """The times that were not taken as they were given."""
+        return self._period.notes
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything narrows the list."""
+        return self._wanted != CommandFilters()
+
+    @property
+    def is_search_only(self) -> bool:
+        """Whether nothing but the search narrows the list."""
+        return self._wanted == CommandFilters(q=self._wanted.q)
+
+    @property
+    def troubled_filters(self) -> dict[str, str]:
+        """The same filters for the troubleshooting queue."""
+        return {name: text for name in TROUBLED_NAMES if (text := text_arg(name)) is not None}
+
+    @property
+    def zone(self) -> str:
+        """The time zone of the times in the address."""
+        return zone_arg()[0]
+
+    @property
+    def zone_given(self) -> str:
+        """The time zone as the address names it."""
+        return text_arg("tz") or ""
+
+    @property
+    def status_choices(self) -> list[tuple[str, str]]:
+        """What the filter by status offers."""
+        return [("", "Any"), *((each.value, each.label) for each in STATUSES.values())]
+
+    @property
+    def domain_choices(self) -> list[tuple[str, str]]:
+        """What the filter by domain offers."""
+        return domain_choices()
 
 
-def commands_context() -> dict[str, Any]:
-    """The list that the address asks for."""
-    period = period_args("created_from", "created_before")
-    filters = CommandFilters(
-        status=choice_arg("status", CommandStatus),
-        domain=text_arg("domain"),
-        command_type=text_arg("command_type"),
-        created_after=period.since,
-        created_before=period.until,
-        q=text_arg("q"),
-        run_id=parsed_arg("run", UUID),
-    )
-    listing = list_commands(filters, window())
-    return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES} | period.values,
-        "notes": period.notes,
-        "is_filtered": filters != CommandFilters(),
-        "is_search_only": filters == CommandFilters(q=filters.q),
-        "troubled": _troubled_instead(filters, listing),
-        "candidate_limit": CANDIDATE_LIMIT,
-        "zone": zone_arg()[0],
-        "zone_given": text_arg("tz") or "",
-        "status_choices": [("", "Any"), *((s.value, s.label) for s in STATUSES.values())],
-        "domain_choices": domain_choices(),
-        "troubled_filters": {
-            name: text for name in TROUBLED_NAMES if (text := text_arg(name)) is not None
-        },
-        "run": None if filters.run_id is None else get_run(filters.run_id),
-        "title_of": title_of,
-        "listing": listing,
-        "pager": pager_of(listing, "command"),
-    }
+class CommandPage(PageContext):
+    """The values of the page of one command. Raises Problem 404 where there is none."""
 
+    def __init__(self, command_id: UUID, domain: str) -> None:
+        found = get_command_detail(command_id, domain, default_max_attempts=configured_attempts)
+        if found is None:
+            raise unknown_command(command_id)
+        self.command = found
+        self.key = f"{domain}:{command_id}"
 
-def _troubled_instead(
-    filters: CommandFilters, listing: Listing[CommandRow]
-) -> Listing[TroubledRow] | None:
-    """What the troubleshooting queue's own search finds, where the search here found nothing."""
-    if not filters.q or listing.rows:
-        return None
-    same = TroubledFilters(domain=filters.domain, command_type=filters.command_type, q=filters.q)
-    found = list_troubled(same, Window(1))
-    return found if found.rows else None
+    @property
+    def explanation(self) -> list[str | Moment]:
+        """Why the command is where it is, in pieces."""
+        return explained(self.command)
 
+    @cached_property
+    def sections(self) -> list[Section]:
+        """The trail."""
+        return sections_of(self.command.events, self.command.attempt_list)
 
-def command_context(command_id: UUID, domain: str) -> dict[str, Any]:
-    """Everything about one command. Raises Problem 404 where there is none."""
-    found = get_command_detail(command_id, domain, default_max_attempts=configured_attempts())
-    if found is None:
-        raise unknown_command(command_id)
-    in_motion = found.status in (CommandStatus.PENDING, CommandStatus.IN_PROGRESS)
-    return {
-        "command": found,
-        "key": f"{domain}:{command_id}",
-        "explanation": explained(found),
-        "sections": sections_of(found.events, found.attempt_list),
-        "running_since": found.started_at if found.status is CommandStatus.IN_PROGRESS else None,
-        "live_seconds": MOVING_SECONDS if in_motion else RESTING_SECONDS,
-        "ATTEMPT_OUTCOMES": outcomes_of(found.attempt_list),
-        "back": request.script_root + request.path,
-    }
+    @property
+    def live_seconds(self) -> int:
+        """How often the page refreshes."""
+        in_motion = self.command.status in (CommandStatus.PENDING, CommandStatus.IN_PROGRESS)
+        return MOVING_SECONDS if in_motion else RESTING_SECONDS
+
+    @cached_property
+    def ATTEMPT_OUTCOMES(self) -> dict[AttemptOutcome, tuple[str, str]]:  # noqa: N802
+        """The label and the tone of each outcome of an attempt."""
+        return outcomes_of(self.command.attempt_list, self._worker)
+
+    def _worker(self, worker_id: int) -> WorkerRow | None:
+        known = self.command.worker
+        return known if worker_id == self.command.worker_id else get_worker(worker_id)
+
+    @property
+    def back(self) -> str:
+        """The address of this page."""
+        return request.script_root + request.path
 
 
 def one_domain(command_id: UUID) -> str | None:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-from typing import Any
+from functools import cached_property, partial
 
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from app.database.health import look
+from app.database.health import Check, look
 from app.database.invariants import (
     CHECK_SECONDS,
     GROUPS,
@@ -24,45 +23,57 @@ from app.server import access
 from app.server.errors import recent_faults
 from app.server.portal import call, current_portal
 from app.web import bp
-from app.web.rendering import PARTIAL, render_page
+from app.web.rendering import PageContext, render_page
 
 CHECKED_AT_ONCE = 20_000
-"""With so many commands at most, the check takes moments, and the page does it when it opens."""
+"""Up to this many commands the check takes moments, and the page does it when it opens."""
 
 
 @bp.get("/invariants")
 @access.viewer
 def invariants() -> ResponseReturnValue:
-    if request.args.get(PARTIAL) == "database_checks":  # which needs no check of the rows
-        context = {"checks": [*call(look, current_portal().pool), *recent_faults()]}
-        return render_page("pages/invariants.html", context, partials=("database_checks",))
-    return render_page("pages/invariants.html", invariants_context())
+    return render_page("pages/invariants.html", Invariants(), partials=("database_checks",))
 
 
-def invariants_context() -> dict[str, Any]:
-    """What the page shows; with `?check=now`, or where it costs little, after a check."""
-    commands = sum(count_by_status().values())
-    report: Report | None = None
-    refusal = ""
-    if request.args.get("check") == "now" or commands <= CHECKED_AT_ONCE:
+class Invariants(PageContext):
+    """The values of the page; with `?check=now`, or where it costs little, those of a check."""
+
+    groups = GROUPS
+    invariant_count = sum(len(group.invariants) for group in GROUPS)
+    shown_violations = SHOWN_VIOLATIONS
+
+    @cached_property
+    def checks(self) -> list[Check]:
+        """What is watched of the database."""
+        return [*call(look, current_portal().pool), *recent_faults()]
+
+    @cached_property
+    def commands(self) -> int:
+        """How many commands there are."""
+        return sum(count_by_status().values())
+
+    @property
+    def report(self) -> Report | None:
+        """The answer of the check; None where there was none."""
+        return self._checked[0]
+
+    @property
+    def refusal(self) -> str:
+        """Why there is no answer; empty where nobody asked for a check."""
+        return self._checked[1]
+
+    @cached_property
+    def _checked(self) -> tuple[Report | None, str]:
+        if request.args.get("check") != "now" and self.commands > CHECKED_AT_ONCE:
+            return None, ""
+        portal = current_portal()
         try:
-            report = current_portal().call_within(
-                PATIENCE_SECONDS, partial(check, current_portal().pool)
-            )
+            return portal.call_within(PATIENCE_SECONDS, partial(check, portal.pool)), ""
         except CheckRunningError:
-            refusal = "Another check runs just now. Try again in a moment."
+            return None, "Another check runs just now. Try again in a moment."
         except CheckTooLongError:
-            refusal = (
+            return None, (
                 f"The check was given up after {CHECK_SECONDS} seconds, which says nothing about"
                 " the invariants. Call command_bus.find_violations() in psql, where it takes the"
                 " time it needs."
             )
-    return {
-        "checks": [*call(look, current_portal().pool), *recent_faults()],
-        "groups": GROUPS,
-        "invariant_count": sum(len(group.invariants) for group in GROUPS),
-        "commands": commands,
-        "report": report,
-        "refusal": refusal,
-        "shown_violations": SHOWN_VIOLATIONS,
-    }

@@ -1,8 +1,9 @@
-"""Load tests: the runs, one of them while it goes on and afterwards, and two side by side."""
+"""Load tests: the list of runs, the page of one run, and two runs side by side."""
 
 from __future__ import annotations
 
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -14,37 +15,38 @@ from app.loadtest.comparison import compare, differences
 from app.loadtest.runs import RunState, request_cancel
 from app.models.load_test import elapsed_seconds
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
-from app.models.statistics import RunProgress, run_progress
+from app.models.paging import Listing
+from app.models.statistics import RunProgress, run_progress, run_progresses
 from app.server import access
 from app.server.clock import now
 from app.server.errors import Problem
 from app.server.portal import call, current_portal
 from app.web import bp
-from app.web.listing import limit_arg, pager_of, window
+from app.web.listing import Pager, limit_arg, pager_of, window
 from app.web.remembered import current_operator
-from app.web.rendering import ask_to_confirm, render_page
-from app.web.run_texts import RunView, overlay, title_of
+from app.web.rendering import PageContext, ask_to_confirm, render_page
+from app.web.run_texts import Columns, RunView, overlay, title_of
 
 MOVING_SECONDS, RESTING_SECONDS = 1, 5
-"""How often the pages refresh by themselves: while a run goes on, and else."""
+"""How often the pages refresh by themselves: while a run goes on, and otherwise."""
 
 
 @bp.get("/load-tests")
 @access.viewer
 def load_test_runs() -> ResponseReturnValue:
-    return render_page("pages/load_tests.html", runs_context(), partials=("load_test_rows",))
+    return render_page("pages/load_tests.html", Runs(), partials=("load_test_rows",))
 
 
 @bp.get("/load-tests/<uuid:run_id>")
 @access.viewer
 def load_test_run(run_id: UUID) -> ResponseReturnValue:
-    return render_page("pages/load_test.html", run_context(run_id), partials=("load_test_run",))
+    return render_page("pages/load_test.html", Run(run_id), partials=("load_test_run",))
 
 
 @bp.post("/load-tests/<uuid:run_id>/cancel")
 @access.operator
 def cancel_run(run_id: UUID) -> ResponseReturnValue:
-    """Let the generation end; the commands that were sent are processed."""
+    """End the generation; the commands that were sent are still processed."""
     run = _found(run_id)
     back = url_for("web.load_test_run", run_id=run_id)
     if question := ask_to_confirm(
@@ -74,63 +76,118 @@ def compare_runs() -> ResponseReturnValue:
     if unfinished:
         flash(f"{title_of(unfinished[0])} has not ended yet; compare it then.", "warning")
         return redirect(url_for("web.load_test_runs"), 303)
-    return render_page("pages/load_test_comparison.html", comparison_context(older, newer))
+    return render_page("pages/load_test_comparison.html", Comparison(older, newer))
 
 
-def runs_context() -> dict[str, Any]:
-    """The page of the list that the address asks for."""
-    load_tests.settle()
-    listing = list_runs(window())
-    moment = now()
-    views = [
-        _view(run, run_progress(run.run_id) if run.is_open else None, moment)
-        for run in listing.rows
-    ]
-    is_moving = any(view.is_moving for view in views)
-    return {
-        "views": views,
-        "pager": pager_of(listing, "run"),
-        "limit": limit_arg(),
-        "live_seconds": MOVING_SECONDS if is_moving else RESTING_SECONDS,
-    }
+class Runs(PageContext):
+    """The values of the list of runs: the page of it that the address asks for."""
+
+    @cached_property
+    def _listing(self) -> Listing[RunRow]:
+        load_tests.settle()
+        return list_runs(window())
+
+    @cached_property
+    def views(self) -> list[RunView]:
+        """The runs of this page."""
+        rows = self._listing.rows
+        progresses = run_progresses([run.run_id for run in rows if run.is_open])
+        moment = now()
+        return [_view(run, progresses.get(run.run_id), moment) for run in rows]
+
+    @property
+    def pager(self) -> Pager:
+        """The way to the other pages."""
+        return pager_of(self._listing, "run")
+
+    @property
+    def limit(self) -> int:
+        """How many runs a page has."""
+        return limit_arg()
+
+    @property
+    def live_seconds(self) -> int:
+        """How often the page refreshes."""
+        is_moving = any(view.is_moving for view in self.views)
+        return MOVING_SECONDS if is_moving else RESTING_SECONDS
+
+
+class Run(PageContext):
+    """The values of the page of one run. Raises Problem 404 where there is no such run."""
+
+    def __init__(self, run_id: UUID) -> None:
+        run = _found(run_id)
+        if run.is_open:
+            load_tests.settle()
+            current_portal().fold_soon()
+            run = _found(run_id)
+        self.run = run
+
+    @cached_property
+    def view(self) -> RunView:
+        """The run with its figures."""
+        # The figures of a run that has ended are recorded with it.
+        progress = None if self.run.outcome is not None else run_progress(self.run.run_id)
+        return _view(self.run, progress, now())
+
+    @cached_property
+    def series(self) -> dict[str, Any]:
+        """The columns of the charts."""
+        return series_of(self.run)
+
+    @property
+    def times(self) -> list[int]:
+        """When each step of the charts begins."""
+        return [int(moment) for moment in self.series["at"] or []]
+
+    @property
+    def has_series(self) -> bool:
+        """Whether anything was processed while the run lasted."""
+        return any(self.series["processed_per_second"] or [])
+
+    @property
+    def live_seconds(self) -> int:
+        """How often the page refreshes."""
+        return MOVING_SECONDS if self.view.is_moving else RESTING_SECONDS * 12
+
+    @property
+    def may_cancel(self) -> bool:
+        """Whether its generation can be ended."""
+        return self.run.state == RunState.GENERATING and self.run.cancel_requested_at is None
+
+
+class Comparison(PageContext):
+    """The values of the page that compares two runs; both have ended."""
+
+    def __init__(self, older: RunRow, newer: RunRow) -> None:
+        self.older, self.newer = older, newer
+        self.names = _distinct_names(older, newer)
+        self.figures = compare(older.outcome or {}, newer.outcome or {}).figures
+        self.differences = differences(older.conditions, newer.conditions)
+
+    @cached_property
+    def _overlay(self) -> tuple[list[int], list[Columns]]:
+        return overlay(series_of(self.older), series_of(self.newer))
+
+    @property
+    def seconds(self) -> list[int]:
+        """The common axis of the charts."""
+        return self._overlay[0]
+
+    @property
+    def before(self) -> Columns:
+        """The columns of the older run."""
+        return self._overlay[1][0]
+
+    @property
+    def after(self) -> Columns:
+        """The columns of the newer run."""
+        return self._overlay[1][1]
 
 
 def _view(run: RunRow, progress: RunProgress | None, moment: datetime) -> RunView:
     moment = moment if progress is None else progress.now
     return RunView(run, progress, moment, elapsed_seconds(run, progress, moment))
-
-
-def run_context(run_id: UUID) -> dict[str, Any]:
-    """One run."""
-    load_tests.settle()
-    current_portal().fold_soon()
-    run = _found(run_id)
-    view = _view(run, run_progress(run_id), now())
-    series = series_of(run)
-    return {
-        "view": view,
-        "run": run,
-        "series": series,
-        "times": [int(moment) for moment in series["at"] or []],
-        "has_series": any(series["processed_per_second"] or []),
-        "live_seconds": MOVING_SECONDS if view.is_moving else RESTING_SECONDS * 12,
-        "may_cancel": run.state == RunState.GENERATING and run.cancel_requested_at is None,
-    }
-
-
-def comparison_context(older: RunRow, newer: RunRow) -> dict[str, Any]:
-    """Two runs that have ended."""
-    seconds, (before, after) = overlay(series_of(older), series_of(newer))
-    return {
-        "older": older,
-        "newer": newer,
-        "names": _distinct_names(older, newer),
-        "figures": compare(older.outcome or {}, newer.outcome or {}).figures,
-        "differences": differences(older.conditions, newer.conditions),
-        "seconds": seconds,
-        "before": before,
-        "after": after,
-    }
 
 
 def _distinct_names(older: RunRow, newer: RunRow) -> tuple[str, str]:

@@ -4,35 +4,74 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, NamedTuple
 from urllib.parse import urlencode, urlsplit
 
 from flask import Response, abort, make_response, render_template, request
+from jinja2.runtime import Context
 
 PARTIAL = "partial"
 CONFIRMED = "confirmed"
 CSRF_FIELD = "csrf_token"
 
-# What differs from answer to answer without meaning anything: the text of ages, which the browser
-# keeps ticking by itself, and tokens.
+# These differ from answer to answer and mean nothing: the text of ages, which the browser keeps up
+# to date by itself, and tokens.
 _PASSING = re.compile(rb'(?<=">)[^<]*(?=</time>)|(?<=name="csrf_token" value=")[^"]*')
 
 
+class PageContext:
+    """The values that a page and its parts show: the public names of a subclass.
+
+    A template sees each name as a variable and computes it only when it uses it. With
+    `functools.cached_property` each fact is asked for once, however many parts of a page show it.
+    """
+
+    def variables(self) -> dict[str, Any]:
+        """The names for a template, with the values still to be computed."""
+        names = (name for name in dir(self) if not name.startswith("_") and name != "variables")
+        return {name: _Later(self, name) for name in names}
+
+
+class _Later(NamedTuple):
+    """A value that LazyContext computes."""
+
+    context: PageContext
+    name: str
+
+
+class LazyContext(Context):
+    """Jinja's lookup of names, which computes the values of a PageContext when they are used.
+
+    An unknown name is an error, as always.
+    """
+
+    def resolve_or_missing(self, key: str) -> Any:
+        """The value of *key*, computed now if it is one of a PageContext."""
+        value = super().resolve_or_missing(key)
+        return getattr(value.context, value.name) if isinstance(value, _Later) else value
+
+
 def render_page(
-    template: str, context: dict[str, Any], *, partials: Iterable[str] = ()
+    template: str,
+    context: PageContext | Mapping[str, Any],
+    *,
+    partials: Iterable[str] = (),
+    status: int = 200,
 ) -> Response:
     """The page; or with `?partial=name` only that partial, from the very same context.
 
-    So a page and its refresh cannot disagree. *partials* are the names this page may be asked for;
-    they are templates in partials/, and the page includes them.
+    So a page and its refresh cannot disagree, and a refresh asks only for what that part shows. A
+    page whose values cost nothing may give a mapping. *partials* are the names this page may be
+    asked for; they are templates in partials/, and the page includes them.
     """
+    values = context.variables() if isinstance(context, PageContext) else context
     name = request.args.get(PARTIAL)
     if name is None:
-        return make_response(render_template(template, **context))
+        return make_response(render_template(template, **values), status)
     if name not in partials:
         abort(404)
-    response = make_response(render_template(f"partials/{name}.html", **context))
+    response = make_response(render_template(f"partials/{name}.html", **values))
     # An unchanged part costs an empty answer and leaves the page alone.
     content = _PASSING.sub(b"", response.get_data())
     response.set_etag(hashlib.sha256(content).hexdigest()[:32], weak=True)

@@ -1,11 +1,13 @@
-"""Settings: what workers and retries do, who overrides it, and who changed it when."""
+"""Settings of workers and retries, the workers that override them, and their history."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from functools import cached_property
+from typing import ClassVar
 
-from flask import flash, make_response, redirect, render_template, request, url_for
+from flask import flash, redirect, render_template, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.models import WorkerState, list_workers
@@ -19,15 +21,20 @@ from app.settings.configuration import (
     StoredConfig,
 )
 from app.settings.options import Option, Source, plain_number
+from app.testcommand.store import ConfigurationChange
 from app.web import bp
 from app.web.remembered import current_operator
-from app.web.rendering import ask_to_confirm, render_page
+from app.web.rendering import PageContext, ask_to_confirm, render_page
 from app.web.settings_form import (
     BEFORE,
     DEFAULTS,
     OPTION_OF,
     OPTIONS,
+    Delays,
+    Difference,
+    Field,
     Submitted,
+    Version,
     all_values,
     by_section,
     delays_of,
@@ -57,7 +64,7 @@ class Override:
 def settings() -> ResponseReturnValue:
     return render_page(
         "pages/settings.html",
-        settings_context(_store_load()),
+        SettingsPage(),
         partials=("settings_news", "settings_activity"),
     )
 
@@ -118,39 +125,113 @@ def restore_default_settings() -> ResponseReturnValue:
     return _back()
 
 
-def settings_context(
-    stored: StoredConfig, submitted: Submitted | None = None, status: int = 200
-) -> dict[str, Any]:
-    """Everything that the page and its refreshes show; after a refused form, with what it said."""
-    values = all_values(stored)
-    fields = fields_of(values) if submitted is None else submitted.merged(values)
-    history = call(_store().history, SHOWN_VERSIONS + 1)
-    texts = {field.option.name: field.value for field in fields}
-    seen = request.args.get("seen", stored.version, type=int)
-    since = stored.version if submitted is None else submitted.version or 0
-    return {
-        "version": stored.version,
-        "fields": {field.option.name: field for field in fields},
-        "sections": {
-            "worker": [option.name for option in WORKER_OPTIONS],
-            "retry": [option.name for option in RETRY_OPTIONS],
-        },
-        "BEFORE": BEFORE,
-        "delays": delays_of(retry_from(texts) or stored.retry),
-        "is_refused": status == 422,
-        "differences": submitted.differences(values) if submitted and status == 409 else [],
-        "their_names": _names(history, since),
-        "newer": [change for change in history if change.version > seen],
-        "newer_names": _names(history, seen),
-        "all_default": values == DEFAULTS,
-        "defaults_question": defaults_question(values),
-        "versions": versions_of(history, SHOWN_VERSIONS),
-        "overrides": _overrides(),
+class SettingsPage(PageContext):
+    """The values of the page and its parts; after a refused form, with what it said."""
+
+    BEFORE = BEFORE
+    sections: ClassVar = {
+        "worker": [option.name for option in WORKER_OPTIONS],
+        "retry": [option.name for option in RETRY_OPTIONS],
     }
+
+    def __init__(
+        self,
+        stored: StoredConfig | None = None,
+        submitted: Submitted | None = None,
+        status: int = 200,
+    ) -> None:
+        self._given, self._submitted, self._status = stored, submitted, status
+
+    @cached_property
+    def _stored(self) -> StoredConfig:
+        return _store_load() if self._given is None else self._given
+
+    @cached_property
+    def _values(self) -> dict[str, int | float]:
+        return all_values(self._stored)
+
+    @cached_property
+    def _fields(self) -> list[Field]:
+        if self._submitted is None:
+            return fields_of(self._values)
+        return self._submitted.merged(self._values)
+
+    @cached_property
+    def _history(self) -> Sequence[ConfigurationChange]:
+        return call(_store().history, SHOWN_VERSIONS + 1)
+
+    @property
+    def version(self) -> int:
+        """The version that is stored."""
+        return self._stored.version
+
+    @property
+    def fields(self) -> dict[str, Field]:
+        """The fields of the form by name."""
+        return {field.option.name: field for field in self._fields}
+
+    @property
+    def delays(self) -> Delays:
+        """The delays that the values of the form give."""
+        texts = {field.option.name: field.value for field in self._fields}
+        return delays_of(retry_from(texts) or self._stored.retry)
+
+    @property
+    def is_refused(self) -> bool:
+        """Whether values of the form were not accepted."""
+        return self._status == 422
+
+    @property
+    def differences(self) -> list[Difference]:
+        """What others saved while the form was open."""
+        if self._submitted is None or self._status != 409:
+            return []
+        return self._submitted.differences(self._values)
+
+    @property
+    def their_names(self) -> str:
+        """Who saved while the form was open."""
+        form = self._submitted
+        return _names(self._history, self.version if form is None else form.version or 0)
+
+    @property
+    def _seen(self) -> int:
+        """The version that the reader's page shows."""
+        return request.args.get("seen", self.version, type=int)
+
+    @property
+    def newer(self) -> list[ConfigurationChange]:
+        """What was saved since the reader's page was made."""
+        return [change for change in self._history if change.version > self._seen]
+
+    @property
+    def newer_names(self) -> str:
+        """Who saved that."""
+        return _names(self._history, self._seen)
+
+    @property
+    def all_default(self) -> bool:
+        """Whether every setting has its default."""
+        return self._values == DEFAULTS
+
+    @property
+    def defaults_question(self) -> str:
+        """The question before the defaults are restored."""
+        return defaults_question(self._values)
+
+    @property
+    def versions(self) -> list[Version]:
+        """The latest versions."""
+        return versions_of(self._history, SHOWN_VERSIONS)
+
+    @property
+    def overrides(self) -> list[Override]:
+        """Settings that running workers do not follow."""
+        return _overrides()
 
 
 def defaults_question(values: dict[str, int | float]) -> str:
-    """What is asked before the defaults come back."""
+    """The question before the defaults are restored."""
     changes = [
         f"{OPTION_OF[name].label} from {plain_number(values[name])} to {plain_number(default)}"
         for name, default in DEFAULTS.items()
@@ -161,8 +242,8 @@ def defaults_question(values: dict[str, int | float]) -> str:
 
 def _again(submitted: Submitted, stored: StoredConfig, status: int) -> ResponseReturnValue:
     """The form once more, with everything that was typed."""
-    context = settings_context(stored, submitted, status)
-    return make_response(render_template("pages/settings.html", **context), status)
+    context = SettingsPage(stored, submitted, status)
+    return render_page("pages/settings.html", context, status=status)
 
 
 def _save(changes: dict[str, int | float], version: int) -> StoredConfig:
@@ -192,7 +273,7 @@ def _overrides() -> list[Override]:
     return sorted(found, key=lambda item: order[item.option.name])
 
 
-def _names(history: Any, since: int) -> str:
+def _names(history: Sequence[ConfigurationChange], since: int) -> str:
     """Who saved after version *since*, the latest first."""
     names = dict.fromkeys(change.changed_by for change in history if change.version > since)
     return " and ".join(names) or "Somebody else"

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from app.models import EventRow, WorkerState, get_worker
+from app.models import EventRow, WorkerRow, WorkerState, get_worker
 from app.models.trail import Attempt, AttemptOutcome, milliseconds
 from commandbus.models import AuditEventType
 
@@ -17,17 +17,19 @@ OUTCOMES = {
     AttemptOutcome.LEASE_EXPIRED: ("Lease expired", "tsq"),
     AttemptOutcome.RELEASED: ("Released", "neutral"),
 }
-"""How the end of an attempt is called, and its tone."""
+"""The label of each outcome of an attempt, and its tone."""
 NOT_HEARD_OF = ("No word of it", "tsq")
 """An attempt without an end whose worker is late, gone, stopped, or not known any more."""
 
 
-def outcomes_of(attempts: Sequence[Attempt]) -> dict[AttemptOutcome, tuple[str, str]]:
+def outcomes_of(
+    attempts: Sequence[Attempt], find_worker: Callable[[int], WorkerRow | None] = get_worker
+) -> dict[AttemptOutcome, tuple[str, str]]:
     """OUTCOMES, where the last attempt runs only as long as its worker is heard of."""
     last = attempts[-1] if attempts else None
     if last is None or last.outcome is not AttemptOutcome.RUNNING:
         return OUTCOMES
-    worker = None if last.worker_id is None else get_worker(last.worker_id)
+    worker = None if last.worker_id is None else find_worker(last.worker_id)
     if worker is not None and worker.state is WorkerState.ALIVE:
         return OUTCOMES
     return {**OUTCOMES, AttemptOutcome.RUNNING: NOT_HEARD_OF}

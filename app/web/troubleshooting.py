@@ -1,8 +1,9 @@
-"""Troubleshooting queue: what needs an operator, alone and in groups, and what operators did."""
+"""Troubleshooting queue: commands that need an operator, groups of like failures, and actions."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 from uuid import UUID
 
@@ -11,7 +12,11 @@ from flask.typing import ResponseReturnValue
 
 from app.actions.jobs import AT_ONCE, current_runner
 from app.models import (
+    GroupRow,
+    Listing,
+    RejectedRow,
     TroubledFilters,
+    TroubledRow,
     Window,
     count_by_status,
     error_codes,
@@ -21,17 +26,18 @@ from app.models import (
     list_rejected,
     list_troubled,
 )
-from app.models.operator_jobs import list_jobs
-from app.models.paging import LARGEST_ID
+from app.models.operator_jobs import JobSummary, list_jobs
+from app.models.paging import LARGEST_ID, Total
 from app.models.search_texts import id_text
+from app.models.troubleshooting import GroupName
 from app.server import access
 from app.server.portal import call, current_portal
 from app.testcommand import store
 from app.web import bp
 from app.web.commands import domain_choices
-from app.web.job_texts import looks_of
-from app.web.listing import limit_arg, pager_of, parsed_arg, text_arg, window
-from app.web.rendering import live_url, render_page, url_with
+from app.web.job_texts import JobLooks, looks_of
+from app.web.listing import Pager, limit_arg, pager_of, parsed_arg, text_arg, window
+from app.web.rendering import PageContext, live_url, render_page, url_with
 from commandbus.models import CommandStatus
 from commandbus.store import autocommit
 
@@ -59,30 +65,186 @@ class Bar:
 @access.viewer
 def troubleshooting() -> ResponseReturnValue:
     current_runner().adopt()
-    return render_page(
-        "pages/troubleshooting.html",
-        troubleshooting_context(),
-        partials=tuple(f"tsq_{name}" for name in VIEWS),
-    )
+    view = _VIEWS.get(request.args.get("view", ""), CommandsView)
+    context = view()
+    return render_page("pages/troubleshooting.html", context, partials=(context.partial,))
 
 
-def troubleshooting_context() -> dict[str, Any]:
-    """The frame of the page, and the view that the address asks for."""
-    view = request.args.get("view", "commands")
-    view = view if view in VIEWS else "commands"
-    in_queue = count_by_status()[CommandStatus.IN_TSQ]
-    return {
-        "view": view,
-        "partial": f"tsq_{view}",
-        "live": live_url(f"tsq_{view}"),
-        "in_queue": in_queue,
-        "tabs": [
-            (_tab(name, label, in_queue), _url(name), name == view) for name, label in VIEWS.items()
-        ],
-        "at_once": AT_ONCE,
-        "back": url_with(),
-        **_VIEW_CONTEXTS[view](),
-    }
+class Queue(PageContext):
+    """The frame of the page. A subclass for each view holds the values of that view."""
+
+    view: str
+    at_once = AT_ONCE
+
+    @property
+    def partial(self) -> str:
+        """The part that shows the view."""
+        return f"tsq_{self.view}"
+
+    @property
+    def live(self) -> str:
+        """The address of its refresh."""
+        return live_url(self.partial)
+
+    @cached_property
+    def in_queue(self) -> int:
+        """How many commands are in the queue."""
+        return count_by_status()[CommandStatus.IN_TSQ]
+
+    @property
+    def tabs(self) -> list[tuple[str, str, bool]]:
+        """The views with their addresses, and which one is open."""
+        return [
+            (_tab(name, label, self.in_queue), _url(name), name == self.view)
+            for name, label in VIEWS.items()
+        ]
+
+    @property
+    def back(self) -> str:
+        """The address of this page."""
+        return url_with()
+
+
+class CommandsView(Queue):
+    """The commands in the queue."""
+
+    view = "commands"
+
+    def __init__(self) -> None:
+        self._wanted = troubled_filters()
+
+    @cached_property
+    def listing(self) -> Listing[TroubledRow]:
+        """The commands of this page."""
+        # The counters that say how many commands are in the queue are asked once.
+        total = None if self.is_filtered else Total(self.in_queue, is_exact=True)
+        return list_troubled(self._wanted, window(), total=total)
+
+    @property
+    def pager(self) -> Pager:
+        """The way to the other pages."""
+        return pager_of(self.listing, "command")
+
+    @cached_property
+    def behaviors(self) -> dict[UUID, Any]:
+        """The behaviour of the test commands among these."""
+        return _behaviors([row.command_id for row in self.listing.rows])
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The filters as the form shows them."""
+        return {name: text_arg(name) or "" for name in FILTER_NAMES}
+
+    @property
+    def is_filtered(self) -> bool:
+        """Whether anything narrows the list."""
+        return self._wanted != TroubledFilters()
+
+    @cached_property
+    def group(self) -> GroupName | None:
+        """The group whose commands are listed."""
+        return None if self._wanted.group_id is None else get_group_name(self._wanted.group_id)
+
+    @cached_property
+    def elsewhere(self) -> bool:
+        """Whether the command that was searched for exists and is not in the queue."""
+        return not self.listing.rows and _is_elsewhere(self._wanted)
+
+    @property
+    def domain_choices(self) -> list[tuple[str, str]]:
+        """What the filter by domain offers."""
+        return domain_choices()
+
+    @property
+    def code_choices(self) -> list[tuple[str, str]]:
+        """What the filter by error code offers."""
+        return _code_choices(self._wanted.error_code)
+
+
+class GroupsView(Queue):
+    """Groups of like failures."""
+
+    view = "groups"
+
+    @cached_property
+    def _found(self) -> tuple[list[GroupRow], int]:
+        return list_groups(text_arg("domain"))
+
+    @property
+    def groups(self) -> list[tuple[GroupRow, list[Bar]]]:
+        """The largest groups, each with its trend."""
+        return [(group, trend_bars(group.trend)) for group in self._found[0]]
+
+    @property
+    def total_groups(self) -> int:
+        """How many groups there are."""
+        return self._found[1]
+
+
+class RejectedView(Queue):
+    """Messages that no command explains."""
+
+    view = "rejected"
+
+    def __init__(self) -> None:
+        before = parsed_arg("before", int)
+        self._before = before if before is not None and 0 < before <= LARGEST_ID else None
+        self.limit = limit_arg()
+
+    @cached_property
+    def _found(self) -> list[RejectedRow]:
+        return list_rejected(self.limit + 1, self._before)
+
+    @property
+    def rejected(self) -> list[RejectedRow]:
+        """The messages of this page."""
+        return self._found[: self.limit]
+
+    @property
+    def first_url(self) -> str:
+        """The address of the first page; empty on that page."""
+        return url_with(before=None) if self._before else ""
+
+    @property
+    def next_url(self) -> str:
+        """The address of the next page; empty on the last one."""
+        is_last = len(self._found) <= self.limit
+        return "" if is_last else url_with(before=self.rejected[-1].rejected_id)
+
+
+class ActionsView(Queue):
+    """What operators did."""
+
+    view = "actions"
+
+    def __init__(self) -> None:
+        self._before = parsed_arg("before", UUID)
+        self.limit = limit_arg()
+
+    @cached_property
+    def _found(self) -> list[JobSummary]:
+        return list_jobs(self.limit + 1, self._before)
+
+    @property
+    def jobs(self) -> list[tuple[JobSummary, JobLooks]]:
+        """The actions of this page."""
+        return [(job, looks_of(job)) for job in self._found[: self.limit]]
+
+    @property
+    def first_url(self) -> str:
+        """The address of the first page; empty on that page."""
+        return url_with(before=None) if self._before else ""
+
+    @property
+    def next_url(self) -> str:
+        """The address of the next page; empty on the last one."""
+        is_last = len(self._found) <= self.limit
+        return "" if is_last else url_with(before=self._found[self.limit - 1].job_id)
+
+
+_VIEWS: dict[str, type[Queue]] = {
+    each.view: each for each in (CommandsView, GroupsView, RejectedView, ActionsView)
+}
 
 
 def troubled_filters() -> TroubledFilters:
@@ -104,23 +266,6 @@ def trend_bars(trend: list[int]) -> list[Bar]:
         height = max(round(count / top * TREND_HEIGHT, 2), 2.0) if count else 1.0
         bars.append(Bar(hour * 5, TREND_HEIGHT - height, height, count == 0))
     return bars
-
-
-def _commands_context() -> dict[str, Any]:
-    filters = troubled_filters()
-    listing = list_troubled(filters, window())
-    group = None if filters.group_id is None else get_group_name(filters.group_id)
-    return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
-        "is_filtered": filters != TroubledFilters(),
-        "group": group,
-        "elsewhere": _is_elsewhere(filters) if not listing.rows else False,
-        "domain_choices": domain_choices(),
-        "code_choices": _code_choices(filters.error_code),
-        "listing": listing,
-        "behaviors": _behaviors([row.command_id for row in listing.rows]),
-        "pager": pager_of(listing, "command"),
-    }
 
 
 def _is_elsewhere(filters: TroubledFilters) -> bool:
@@ -151,49 +296,6 @@ def _behaviors(command_ids: list[UUID]) -> dict[UUID, Any]:
             return await store.get_test_commands(conn, command_ids)
 
     return {command_id: row.behavior for command_id, row in call(read).items()}
-
-
-def _groups_context() -> dict[str, Any]:
-    groups, total = list_groups(text_arg("domain"))
-    return {
-        "groups": [(group, trend_bars(group.trend)) for group in groups],
-        "total_groups": total,
-    }
-
-
-def _rejected_context() -> dict[str, Any]:
-    before = parsed_arg("before", int)
-    limit = limit_arg()
-    usable = before if before is not None and 0 < before <= LARGEST_ID else None
-    rows = list_rejected(limit + 1, usable)
-    shown = rows[:limit]
-    return {
-        "rejected": shown,
-        "limit": limit,
-        "first_url": url_with(before=None) if usable else "",
-        "next_url": url_with(before=shown[-1].rejected_id) if len(rows) > limit else "",
-    }
-
-
-def _actions_context() -> dict[str, Any]:
-    before = parsed_arg("before", UUID)
-    limit = limit_arg()
-    jobs = list_jobs(limit + 1, before)
-    shown = jobs[:limit]
-    return {
-        "jobs": [(job, looks_of(job)) for job in shown],
-        "limit": limit,
-        "first_url": url_with(before=None) if before else "",
-        "next_url": url_with(before=shown[-1].job_id) if len(jobs) > limit else "",
-    }
-
-
-_VIEW_CONTEXTS = {
-    "commands": _commands_context,
-    "groups": _groups_context,
-    "rejected": _rejected_context,
-    "actions": _actions_context,
-}
 
 
 def _tab(name: str, label: str, in_queue: int) -> str:

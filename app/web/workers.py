@@ -1,8 +1,9 @@
-"""Workers: who runs, what it does now, start one here, let one or all drain."""
+"""Workers: which ones run and what they do now; starting one here, stopping one or all."""
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from functools import cached_property
+from typing import NamedTuple, cast
 
 from flask import current_app, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
@@ -18,12 +19,12 @@ from app.server.portal import call, current_portal
 from app.settings.configuration import WORKER_OPTIONS, Settings
 from app.web import bp
 from app.web.remembered import current_operator
-from app.web.rendering import ask_to_confirm, render_page
+from app.web.rendering import PageContext, ask_to_confirm, render_page
 
 LIVE_SECONDS = 2
 SHOWN_COMMANDS = 3
 LOST_SECONDS, LOST_SHOWN = 900, 3
-"""For so long a worker that went without a word is told of above the others, so many at most."""
+"""How long, and how many at most, workers that vanished are named above the others."""
 SHOWN_PAST = 100
 UNNAMED_OPERATOR = "web"
 
@@ -54,7 +55,7 @@ LOOKS = {
 @bp.get("/workers")
 @access.viewer
 def workers() -> ResponseReturnValue:
-    return render_page("pages/workers.html", workers_context(), partials=("workers_list",))
+    return render_page("pages/workers.html", Workers(), partials=("workers_list",))
 
 
 @bp.post("/workers/start")
@@ -120,49 +121,108 @@ def stop_all_workers() -> ResponseReturnValue:
     return _back()
 
 
-def workers_context() -> dict[str, Any]:
-    """Everything that the page and its refresh show."""
-    rows = list_workers()
-    # Each keeps its place while heartbeats overtake each other.
-    active = sorted((row for row in rows if row.is_active), key=lambda row: row.worker_id)
-    past = [row for row in rows if not row.is_active]
-    settings: Settings = current_app.config["SETTINGS"]
-    return {
-        "active": active,
-        "past": past[:SHOWN_PAST],
-        "more_past": len(past) > SHOWN_PAST or len(rows) >= LISTED,
-        "lost": [row for row in rows if _is_lost(row)][:LOST_SHOWN],
-        "own": local_workers.watch(rows),
-        "own_host": local_workers.own_host(),
-        "can_start": local_workers.can_start(),
-        "bound_to": settings.host,
-        "start_workers": settings.start_workers,
-        "totals": {
-            "alive": sum(row.state is WorkerState.ALIVE for row in active),
-            "slots": sum(row.concurrency for row in active),
-            "busy": sum(row.running_count for row in active),
-            "rate": sum(row.rate_per_second for row in active),
-            "queue_depth": statistics.queue_depth(None),
-        },
-        "concurrency": _CONCURRENCY,
-        "live_seconds": LIVE_SECONDS,
-        "shown_commands": SHOWN_COMMANDS,
-        "STARTING": STARTING,
-        "look_of": look_of,
-        "stop_question": stop_question,
-        "stop_all_question": stop_all_question(active),
-    }
+class Workers(PageContext):
+    """The values of the page and its refresh."""
+
+    concurrency = _CONCURRENCY
+    live_seconds = LIVE_SECONDS
+    shown_commands = SHOWN_COMMANDS
+    STARTING = STARTING
+
+    @cached_property
+    def rows(self) -> list[WorkerRow]:
+        """The workers that are kept."""
+        return list_workers()
+
+    @cached_property
+    def active(self) -> list[WorkerRow]:
+        """Those that run, each in a place that heartbeats do not change."""
+        return sorted((row for row in self.rows if row.is_active), key=lambda row: row.worker_id)
+
+    @cached_property
+    def _all_past(self) -> list[WorkerRow]:
+        return [row for row in self.rows if not row.is_active]
+
+    @property
+    def past(self) -> list[WorkerRow]:
+        """The latest of those that stopped or are gone."""
+        return self._all_past[:SHOWN_PAST]
+
+    @property
+    def more_past(self) -> bool:
+        """Whether there are others before them."""
+        return len(self._all_past) > SHOWN_PAST or len(self.rows) >= LISTED
+
+    @property
+    def lost(self) -> list[WorkerRow]:
+        """Those that were lost a short time ago."""
+        return [row for row in self.rows if _is_lost(row)][:LOST_SHOWN]
+
+    @cached_property
+    def own(self) -> local_workers.LocalWorkers:
+        """What happens to the processes of this server."""
+        return local_workers.watch(self.rows)
+
+    @property
+    def own_host(self) -> str:
+        """The host of this server."""
+        return local_workers.own_host()
+
+    @property
+    def can_start(self) -> bool:
+        """Whether this server starts workers."""
+        return local_workers.can_start()
+
+    @property
+    def bound_to(self) -> str:
+        """The address that this server listens on."""
+        return self._settings.host
+
+    @property
+    def start_workers(self) -> bool:
+        """Whether starting workers is switched on."""
+        return self._settings.start_workers
+
+    @property
+    def _settings(self) -> Settings:
+        return cast(Settings, current_app.config["SETTINGS"])
+
+    @cached_property
+    def totals(self) -> dict[str, float]:
+        """The figures of all workers together, and how much waits for them."""
+        return {
+            "alive": sum(row.state is WorkerState.ALIVE for row in self.active),
+            "slots": sum(row.concurrency for row in self.active),
+            "busy": sum(row.running_count for row in self.active),
+            "rate": sum(row.rate_per_second for row in self.active),
+            "queue_depth": statistics.queue_depth(),
+        }
+
+    @property
+    def stop_all_question(self) -> str:
+        """The question before all workers are stopped."""
+        return stop_all_question(self.active)
+
+    @staticmethod
+    def look_of(worker: WorkerRow) -> Look:
+        """How the worker's state looks."""
+        return look_of(worker)
+
+    @staticmethod
+    def stop_question(worker: WorkerRow) -> str:
+        """The question before a worker is stopped."""
+        return stop_question(worker)
 
 
 def look_of(worker: WorkerRow) -> Look:
-    """How the worker's state looks; one that was asked to stop and still lives is stopping."""
+    """How the worker's state looks: as stopping after a request to stop, until it has stopped."""
     if worker.is_active and worker.stop_requested_at is not None:
         return STOPPING
     return LOOKS[worker.state]
 
 
 def stop_question(worker: WorkerRow) -> str:
-    """What is asked before a worker is told to stop."""
+    """The question before a worker is stopped."""
     if worker.running_count:
         running = _count(worker.running_count, "running command")
         return (
@@ -173,7 +233,7 @@ def stop_question(worker: WorkerRow) -> str:
 
 
 def stop_all_question(active: list[WorkerRow]) -> str:
-    """What is asked before all workers are told to stop."""
+    """The question before all workers are stopped."""
     hosts = len({row.host for row in active})
     running = sum(row.running_count for row in active)
     where = f" on {hosts} hosts" if hosts > 1 else ""

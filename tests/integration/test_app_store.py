@@ -46,6 +46,14 @@ async def test_a_known_id_keeps_its_row(conn):
     assert (await store.get_test_commands(conn, [command_id]))[command_id].behavior == SUCCESS
 
 
+async def test_one_test_command_is_created_once(conn):
+    command_id = uuid4()
+    assert await store.create_test_command(conn, command_id, SUCCESS, {"a": 1})
+    assert not await store.create_test_command(conn, command_id, {"type": "timeout"}, {})
+    found = (await store.get_test_commands(conn, [command_id]))[command_id]
+    assert (found.behavior, found.payload) == (SUCCESS, {"a": 1})
+
+
 async def test_attempts_are_counted_for_those_that_exist(conn):
     first, second, unknown = uuid4(), uuid4(), uuid4()
     await store.create_test_commands(
@@ -115,3 +123,30 @@ async def test_a_known_id_or_domain_writes_nothing(pool, conn):
         await store.create_and_send_test_commands(conn, "nowhere", rows_json(new), None)
     await conn.rollback()
     assert await store.get_test_commands(conn, [new]) == {}
+
+
+async def test_one_test_command_and_its_command_are_written_together(pool, conn):
+    command_id, batch_id = uuid7(), uuid7()
+    [row] = json.loads(rows_json(command_id, max_attempts=2))
+    await store.create_and_send_test_command(conn, "test", json.dumps(row), batch_id)
+    await conn.commit()
+
+    command = await CommandBus(pool).get_command("test", command_id)
+    assert command is not None
+    assert (command.data, command.max_attempts, command.batch_id) == ({"n": 1}, 2, batch_id)
+    stored = (await store.get_test_commands(conn, [command_id]))[command_id]
+    assert (stored.behavior, stored.payload) == (SUCCESS, {"n": 1})
+
+
+async def test_one_known_id_or_unknown_domain_writes_nothing(conn):
+    command_id, other = uuid7(), uuid7()
+    [row, unsent] = json.loads(rows_json(command_id, other))
+    await store.create_and_send_test_command(conn, "test", json.dumps(row), None)
+    await conn.commit()
+    with pytest.raises(UniqueViolation):
+        await store.create_and_send_test_command(conn, "test", json.dumps(row), None)
+    await conn.rollback()
+    with pytest.raises(UnknownDomainError):
+        await store.create_and_send_test_command(conn, "nowhere", json.dumps(unsent), None)
+    await conn.rollback()
+    assert await store.get_test_commands(conn, [other]) == {}
