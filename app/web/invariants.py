@@ -50,12 +50,11 @@ def invariants_context() -> dict[str, Any]:
                 PATIENCE_SECONDS, partial(check, current_portal().pool)
             )
         except CheckRunningError:
-            refusal = "Another check runs just now. Try again in a moment."
+            refusal = "Another check is running. Try again in a moment."
         except CheckTooLongError:
             refusal = (
-                f"The check was given up after {CHECK_SECONDS} seconds, which says nothing about"
-                " the invariants. Call command_bus.find_violations() in psql, where it takes the"
-                " time it needs."
+                f"The check was stopped after {CHECK_SECONDS} seconds, so it says nothing about the"
+                " invariants. Call command_bus.find_violations() in psql, which has no time limit."
             )
     return {
         "checks": [*call(look, current_portal().pool), *recent_faults()],

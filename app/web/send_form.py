@@ -26,21 +26,21 @@ LABELS = {
     BehaviorType.SUCCESS: ("Success", "Completes after the execution time."),
     BehaviorType.FAIL_PERMANENT: (
         "Permanent failure",
-        "Goes to the troubleshooting queue at once.",
+        "Goes to the troubleshooting queue immediately.",
     ),
     BehaviorType.FAIL_TRANSIENT: (
         "Transient failure",
-        "Fails on every attempt until its budget is spent.",
+        "Fails on every attempt until none remains.",
     ),
     BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: (
         "Fails, then succeeds",
-        "Fails a few times and completes after that, if its budget lasts.",
+        "Fails a few times, then completes if attempts remain.",
     ),
     BehaviorType.TIMEOUT: (
         "Timeout",
-        "Outlasts its lease once, and is delivered again if its budget lasts.",
+        "Outlasts its lease once; is delivered again if attempts remain.",
     ),
-    BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; nobody has to look."),
+    BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; needs no operator."),
 }
 LARGEST_BUDGET = 1_000
 MOST_DIGITS = 12

@@ -135,9 +135,9 @@ function describeOne() {
   const found = outcome(kind, budget, time, whole(one, "transient_failures", 1));
   const attempts = found.attempts === 1 ? "1 attempt" : `${said(found.attempts)} attempts`;
   const end = {
-    completed: `Completes with attempt ${said(found.attempts)}.`,
+    completed: `Completes on attempt ${said(found.attempts)}.`,
     tsq: `Goes to the troubleshooting queue after ${attempts}.`,
-    failed: "Fails by a business rule with its first attempt.",
+    failed: "Fails on its first attempt: a business rule refuses it.",
   }[found.end];
   const notes = [end];
   if (kind === "timeout" && time < leaseMs) notes.push(noTimeout());
