@@ -22,26 +22,6 @@ MIXED = {
     BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: 5,
     BehaviorType.FAIL_PERMANENT: 5,
 }
-LABELS = {
-    BehaviorType.SUCCESS: ("Success", "Completes after the execution time."),
-    BehaviorType.FAIL_PERMANENT: (
-        "Permanent failure",
-        "Goes to the troubleshooting queue immediately.",
-    ),
-    BehaviorType.FAIL_TRANSIENT: (
-        "Transient failure",
-        "Fails on every attempt until none remains.",
-    ),
-    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: (
-        "Fails, then succeeds",
-        "Fails a few times, then completes if attempts remain.",
-    ),
-    BehaviorType.TIMEOUT: (
-        "Timeout",
-        "Outlasts its lease once; is delivered again if attempts remain.",
-    ),
-    BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; needs no operator."),
-}
 LARGEST_BUDGET = 1_000
 MOST_DIGITS = 12
 _PERCENT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,3})?|\.[0-9]{1,3}")

@@ -12,15 +12,8 @@ const MIXES = {
   success: { success: 100 },
   mixed: { success: 90, fail_transient_then_succeed: 5, fail_permanent: 5 },
 };
-// In the order in which the server deals out what is left over by rounding.
-const KINDS = [
-  "success",
-  "fail_permanent",
-  "fail_transient",
-  "fail_transient_then_succeed",
-  "timeout",
-  "fail_business",
-];
+// Every kind, in the order in which the server deals out what is left over by rounding.
+const KINDS = [...load.querySelectorAll("[data-share]")].map((field) => field.dataset.share);
 const ENDS = {
   completed: "complete",
   tsq: "go to the troubleshooting queue",
