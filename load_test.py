@@ -109,7 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         text = (
-            "Interrupted; the workers were ended, what they ran comes back with its lease."
+            "Interrupted: the workers were stopped; what they ran is delivered again later."
             f" The run is {plan.order.batch_id}"
         )
         print(text if has_begun else "Interrupted", file=sys.stderr)
@@ -233,7 +233,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     for name, default, text in (
         ("--concurrency", WIDTHS["concurrency"], "commands that each worker runs at once"),
-        ("--batch-size", WIDTHS["batch_size"], "commands that one claim takes at most"),
+        ("--batch-size", WIDTHS["batch_size"], "the most commands that one claim takes"),
     ):
         add(
             name,
@@ -253,7 +253,7 @@ def _parser() -> argparse.ArgumentParser:
         "--mix",
         _mix,
         None,
-        f"percent by behaviour type, 100 in all; types: {', '.join(PUBLIC_TYPES)}",
+        f"percent by behaviour type, 100 in total; types: {', '.join(PUBLIC_TYPES)}",
         metavar="TYPE=PCT,...",
         shown="what --success-pct says",
     )
@@ -265,7 +265,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--compare",
         metavar="RUN",
-        help="put the figures beside those of another run: its id or the beginning of it, its name"
+        help="compare with another run: its id or the beginning of it, its name"
         " (the latest of that name), or `last` (default: no comparison)",
     )
     parser.add_argument(
@@ -278,7 +278,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--json",
         metavar="FILE",
-        help="write the results there, too; `-`: to standard output, and those for people to"
+        help="also write the results there; `-`: to standard output, and those for people to"
         " standard error (default: nowhere)",
     )
     parser.add_argument(
@@ -290,7 +290,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--cancel",
         metavar="RUN",
-        help="do nothing but cancel the commands of an earlier run that wait for a worker"
+        help="only cancel the commands of an earlier run that wait for a worker"
         " (default: run a new one)",
     )
     return parser

@@ -135,7 +135,7 @@ def _stopped_at_the_end(workers: Supervisor) -> Iterator[None]:
     finally:
         if not workers.is_done:
             try:
-                _say("Stopping: running commands may finish; Ctrl-C again ends them at once")
+                _say("Stopping: running commands may finish; Ctrl-C again stops them immediately")
                 workers.stop()
             except KeyboardInterrupt:
                 workers.kill()
@@ -219,7 +219,7 @@ def _refuse_open(settings: Settings) -> None:
     if len(settings.secret_key or "") < SECRET_KEY_MIN_LENGTH:
         raise StartError(
             f"{where}, which others can reach, needs a SECRET_KEY of {SECRET_KEY_MIN_LENGTH}"
-            " characters at least"
+            " characters or more"
         )
 
 

@@ -19,7 +19,7 @@ def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
     if cursor is None:
         return None
     if not isinstance(cursor, str):
-        raise ValueError("the cursor is not one that a page gave")
+        raise ValueError("invalid cursor: pass next_cursor unchanged")
     try:
         text = base64.urlsafe_b64decode(cursor + "=" * (-len(cursor) % 4)).decode()
         at, _, command_id = text.partition("|")
@@ -28,4 +28,4 @@ def decode_cursor(cursor: str | None) -> tuple[datetime, UUID] | None:
             raise ValueError("no zone")
         return utc("cursor", when), UUID(command_id)
     except ValueError as exc:
-        raise ValueError("the cursor is not one that a page gave") from exc
+        raise ValueError("invalid cursor: pass next_cursor unchanged") from exc

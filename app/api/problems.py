@@ -92,7 +92,9 @@ def invalid_command(_: InvalidCommandError) -> Response:
 
 @bp.errorhandler(CursorError)
 def invalid_cursor(_: CursorError) -> Response:
-    return answer(_refused("cursor", "invalid_cursor", "No page gave this cursor"))
+    return answer(
+        _refused("cursor", "invalid_cursor", "Invalid cursor: pass next_cursor unchanged")
+    )
 
 
 @bp.errorhandler(InvalidOptionError)

@@ -145,11 +145,11 @@ def find_commands(text: str, limit: int = 10) -> list[CommandKey]:
 
 
 def parse_event_cursor(cursor: str | None) -> int | None:
-    """The event after which a page goes on; raises CursorError for what no page gave."""
+    """The event after which a page goes on; raises CursorError for an invalid cursor."""
     if cursor is None:
         return None
     if not (cursor.isascii() and cursor.isdigit() and len(cursor) <= 18 and cursor[0] != "0"):
-        raise CursorError("the cursor is not one that a page gave")
+        raise CursorError("invalid cursor: pass next_cursor unchanged")
     return int(cursor)
 
 

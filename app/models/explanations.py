@@ -11,7 +11,7 @@ from app.models.trail import Troubled
 from commandbus.models import CommandStatus
 
 LONGEST_MESSAGE = 300
-"""Characters of an error's message that the sentence quotes; the rest stands with the error."""
+"""Characters of an error's message that the sentence quotes; the error itself shows the rest."""
 _CLOSE = timedelta(hours=12)
 
 
@@ -37,7 +37,7 @@ class Holder:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Facts:
-    """What the sentence is derived from."""
+    """The facts from which the sentence is derived."""
 
     now: datetime
     domain: str
@@ -45,10 +45,9 @@ class Facts:
     status: CommandStatus
     attempts: int
     budget: int | None
-    """How many attempts the running one is out of, or, while it waits, the next would be out of;
-    None: not known."""
+    """The budget of the running attempt or, while it waits, of the next one; None: not known."""
     troubled: Troubled | None = None
-    """Why it was moved to the troubleshooting queue, as it was recorded."""
+    """Why it was moved to the troubleshooting queue, as recorded."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     lease_until: datetime | None = None
@@ -79,12 +78,12 @@ def explain(facts: Facts) -> str:
             return _in_progress(facts)
         case CommandStatus.COMPLETED:
             if facts.operator is not None:
-                return f"{facts.operator} completed it by hand."
-            return f"It completed with attempt {facts.attempts}{_at(facts.finished_at, facts.now)}."
+                return f"Completed manually by {facts.operator}{_at(facts.finished_at, facts.now)}."
+            return f"Completed on attempt {facts.attempts}{_at(facts.finished_at, facts.now)}."
         case CommandStatus.FAILED:
-            return f"A business rule refused it: {_error(facts)}. That is final."
+            return f"A business rule refused it: {_error(facts)}. This is final."
         case CommandStatus.IN_TSQ:
-            return f"{_why_troubled(facts)}: {_error(facts)}. It waits for an operator."
+            return f"{_why_troubled(facts)}: {_error(facts)}. It needs an operator."
         case CommandStatus.CANCELLED:
             because = f": {facts.reason}" if facts.reason else ""
             return f"{facts.operator or 'An operator'} cancelled it{because}."
@@ -95,48 +94,55 @@ def _pending(facts: Facts) -> str:
     if facts.due_at is not None and facts.due_at > facts.now:
         until = when(facts.due_at, facts.now)
         if facts.waits_for == "OPERATOR_RETRY":
-            return f"An operator retried it; until {until} that can be undone."
+            return f"An operator retried it; this can be undone until {until}."
         if facts.waits_for == "SCHEDULED":
-            return f"It was sent to start at {until}."
+            return f"It is scheduled for {until}."
         if _is_spent(facts):
-            return f"{_spent(facts)} after {until}, when its wait is over. Last: {_error(facts)}."
-        return f"It waits for {attempt} until {until}, after {_error(facts)}."
+            return f"{_spent(facts)} after {until}. Last error: {_error(facts)}."
+        return (
+            f"Attempt {facts.attempts} failed: {_error(facts)}."
+            f" {attempt.capitalize()} is due at {until}."
+        )
     if facts.workers_alive and _is_spent(facts):
         return f"{_spent(facts)}."
     if facts.workers_alive == 0 and facts.workers_late:
-        late = "1 worker" if facts.workers_late == 1 else f"{facts.workers_late} workers"
-        heartbeats = "heartbeat" if facts.workers_late == 1 else "heartbeats"
+        is_one = facts.workers_late == 1
+        late = "1 worker" if is_one else f"{facts.workers_late} workers"
+        overdue = "its heartbeat is overdue" if is_one else "their heartbeats are overdue"
         return (
-            f"It waits for {attempt}; {late} of domain {facts.domain} ran a moment ago, and the"
-            f" {heartbeats} since then {'is' if facts.workers_late == 1 else 'are'} overdue."
+            f"Not started: {late} for domain {facts.domain} {'was' if is_one else 'were'} running a"
+            f" moment ago, but {overdue}. It waits for {attempt}."
         )
     if facts.workers_alive == 0:
-        return f"It waits for {attempt}, and no worker is running for domain {facts.domain}."
+        return (
+            f"{attempt.capitalize()} has not started: no worker is running for domain"
+            f" {facts.domain}."
+        )
     if facts.handled_types and facts.command_type not in facts.handled_types:
         return (
-            f"It waits for {attempt}. This application has no handler for {facts.command_type} in"
-            f" domain {facts.domain}; whether a worker has one is not known here."
+            f"{attempt.capitalize()} has not started. This application has no handler for"
+            f" {facts.command_type} in domain {facts.domain}; a worker may have one."
         )
     if facts.is_suspect:
         return (
-            f"Its worker was not heard of again while it ran, so {attempt} will run alone, on a"
-            " worker that runs nothing else."
+            f"Its worker stopped responding while it ran, so {attempt} will run alone, on a worker"
+            " that runs nothing else."
         )
     workers = "1 worker" if facts.workers_alive == 1 else f"{facts.workers_alive} workers"
-    runs = "runs" if facts.workers_alive == 1 else "run"
-    return f"It is in the queue for {attempt}; {workers} of domain {facts.domain} {runs}."
+    are = "is" if facts.workers_alive == 1 else "are"
+    return f"It is queued for {attempt}; {workers} for domain {facts.domain} {are} running."
 
 
 def _in_progress(facts: Facts) -> str:
     attempt = _attempt(facts.attempts, facts.budget)
     if facts.holder is None:
-        return f"A worker that is not known any more runs {attempt}{_lease(facts)}."
+        return f"A worker that is no longer known runs {attempt}{_lease(facts)}."
     name = facts.holder.name
     if facts.holder.heartbeat in (Heartbeat.GONE, Heartbeat.STOPPED, Heartbeat.LATE):
         silent = (
             "has stopped"
             if facts.holder.heartbeat is Heartbeat.STOPPED
-            else f"has been silent for {_duration(facts.holder.heartbeat_age_seconds)}"
+            else f"has not responded for {_duration(facts.holder.heartbeat_age_seconds)}"
         )
         return f"Worker {name} took {attempt} and {silent}{_lease(facts)}."
     since = ""
@@ -144,21 +150,21 @@ def _in_progress(facts: Facts) -> str:
         since = f" for {_duration((facts.now - facts.started_at).total_seconds())}"
     if facts.holder.runs_it is False:
         return (
-            f"Worker {name} has held {attempt}{since} and had not begun it at its last heartbeat."
+            f"Worker {name} has held {attempt}{since} and had not started it at its last heartbeat."
         )
     if facts.lease_until is not None and facts.lease_until <= facts.now:
         return (
-            f"Worker {name} has run {attempt}{since}, longer than its lease;"
-            " the next claim delivers it again, unless its outcome is recorded first."
+            f"Worker {name} has been running {attempt}{since}, longer than its lease;"
+            " the next claim delivers it again unless its outcome is recorded first."
         )
-    return f"Worker {name} has run {attempt}{since}."
+    return f"Worker {name} has been running {attempt}{since}."
 
 
 def _lease(facts: Facts) -> str:
     if facts.lease_until is None:
         return ""
     if facts.lease_until <= facts.now:
-        return "; its lease is over, so the next worker to claim takes it"
+        return "; its lease has ended, so the next claim takes it"
     return f"; it is delivered again when its lease ends at {when(facts.lease_until, facts.now)}"
 
 
@@ -167,14 +173,14 @@ def _attempt(number: int, budget: int | None) -> str:
 
 
 def _is_spent(facts: Facts) -> bool:
-    """Whether a command that waits has no attempt left, as budgets are now."""
+    """Whether a waiting command has no attempt left under today's budget."""
     return facts.budget is not None and facts.attempts >= facts.budget
 
 
 def _spent(facts: Facts) -> str:
     attempts = "1 attempt" if facts.attempts == 1 else f"{facts.attempts} attempts"
     return (
-        f"It has had {attempts}, and its budget is {facts.budget} now: the next worker that takes"
+        f"It has had {attempts}, and its budget is now {facts.budget}: the next worker that takes"
         " it moves it to the troubleshooting queue"
     )
 
@@ -182,15 +188,15 @@ def _spent(facts: Facts) -> str:
 def _why_troubled(facts: Facts) -> str:
     troubled = facts.troubled
     if troubled is None:
-        # Not recorded why: only the numbers can tell.
+        # The reason was not recorded; only the numbers can tell.
         troubled = Troubled(
             facts.budget is not None and facts.attempts >= facts.budget, facts.budget
         )
     if not troubled.is_exhausted:
-        return f"Attempt {facts.attempts} failed in a way that no retry can help"
+        return f"Attempt {facts.attempts} failed with a permanent error"
     if troubled.budget is not None and facts.attempts > troubled.budget:
         attempts = "1 attempt" if facts.attempts == 1 else f"{facts.attempts} attempts"
-        return f"{attempts} failed, and its budget had become {troubled.budget}"
+        return f"{attempts} failed, and its budget was {troubled.budget} by then"
     if facts.attempts == 1:
         return "Its only attempt failed"
     return f"All {facts.attempts} attempts failed"
@@ -210,7 +216,7 @@ def _at(moment: datetime | None, now: datetime) -> str:
 
 
 def when(moment: datetime, now: datetime) -> str:
-    """A moment as the sentence names it: with its day where that is not plain."""
+    """A moment as the sentence names it, with its day unless it is close."""
     return clock(moment) if abs(moment - now) < _CLOSE else day_and_clock(moment)
 
 

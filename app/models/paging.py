@@ -36,7 +36,7 @@ Column: TypeAlias = InstrumentedAttribute[T] | sa.ColumnElement[T]
 
 
 class CursorError(ValueError):
-    """A cursor that no page gave."""
+    """The cursor is not a next_cursor that this application made."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +57,16 @@ class Cursor:
 
     @classmethod
     def parse(cls, text: str) -> Cursor:
-        """Raises CursorError unless a page gave *text*."""
+        """The cursor of *text*; raises CursorError unless it is a next_cursor, unchanged."""
         backward = text.startswith(_BACKWARD)
         encoded = text.removeprefix(_BACKWARD)
         try:
             decoded = decode_cursor(encoded)
         except ValueError as exc:
-            raise CursorError("the cursor is not one that a page gave") from exc
-        # Base64 forgives what does not belong to it; a cursor is exactly what a page gave.
+            raise CursorError("invalid cursor: pass next_cursor unchanged") from exc
+        # Base64 ignores foreign characters; a cursor must be unchanged.
         if decoded is None or encode_cursor(*decoded) != encoded:
-            raise CursorError("the cursor is not one that a page gave")
+            raise CursorError("invalid cursor: pass next_cursor unchanged")
         return cls(Key(*decoded), backward)
 
     def __str__(self) -> str:

@@ -147,7 +147,7 @@ class WorkerConfig:
         low=1,
         high=43_200,
         variable="WORKER_VISIBILITY_TIMEOUT",
-        help="How long a claim holds a command; one not finished by then is redelivered.",
+        help="How long a worker holds a command; after that it is redelivered.",
     )
     concurrency: int = option(
         4,
@@ -165,7 +165,7 @@ class WorkerConfig:
         low=0.01,
         high=3_600,
         variable="WORKER_POLL_INTERVAL",
-        help="The longest pause between two looks at an empty queue.",
+        help="An empty queue is checked at least this often.",
     )
     batch_size: int = option(
         10,
@@ -174,7 +174,7 @@ class WorkerConfig:
         low=1,
         high=1_000,
         variable="WORKER_BATCH_SIZE",
-        help="How many commands one claim takes at most.",
+        help="The most commands that one claim takes.",
     )
     handler_timeout: float = option(
         0.0,
@@ -183,7 +183,7 @@ class WorkerConfig:
         low=0,
         high=86_400,
         variable="WORKER_HANDLER_TIMEOUT",
-        help="How long a handler may run before its attempt fails; 0: as long as it has its lease.",
+        help="How long a handler may run before its attempt fails. 0 = until its lease ends.",
     )
 
 
@@ -198,7 +198,7 @@ class RetryConfig:
         low=1,
         high=1_000,
         variable="RETRY_MAX_ATTEMPTS",
-        help="How often a command without a budget of its own is tried before the TSQ gets it.",
+        help="Attempts before a command goes to the TSQ, unless it has its own budget.",
     )
     base_delay_ms: int = option(
         1_000,
@@ -216,7 +216,7 @@ class RetryConfig:
         low=0,
         high=86_400_000,
         variable="RETRY_MAX_DELAY_MS",
-        help="No delay is longer than this.",
+        help="The longest delay.",
     )
     backoff_multiplier: float = option(
         2.0,

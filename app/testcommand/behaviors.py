@@ -52,6 +52,28 @@ DEFAULT_ERRORS: dict[BehaviorType, tuple[str, str]] = {
     BehaviorType.FAIL_BUSINESS: ("BUSINESS_RULE", "Simulated business rule failure"),
 }
 
+LABELS: dict[BehaviorType, tuple[str, str]] = {
+    BehaviorType.SUCCESS: ("Success", "Completes after the execution time."),
+    BehaviorType.FAIL_PERMANENT: (
+        "Permanent failure",
+        "Goes to the troubleshooting queue immediately.",
+    ),
+    BehaviorType.FAIL_TRANSIENT: (
+        "Transient failure",
+        "Fails on every attempt until none remains.",
+    ),
+    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: (
+        "Fails, then succeeds",
+        "Fails a few times, then completes if attempts remain.",
+    ),
+    BehaviorType.TIMEOUT: (
+        "Timeout",
+        "Outlasts its lease once; is delivered again if attempts remain.",
+    ),
+    BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; needs no operator."),
+}
+"""What a type is called on the send page, and what it does."""
+
 
 def _offered(given: Any) -> Any:
     """What is given, unless it names no type that is offered here."""

@@ -70,10 +70,9 @@ class Invariants(PageContext):
         try:
             return portal.call_within(PATIENCE_SECONDS, partial(check, portal.pool)), ""
         except CheckRunningError:
-            return None, "Another check runs just now. Try again in a moment."
+            return None, "Another check is running. Try again in a moment."
         except CheckTooLongError:
             return None, (
-                f"The check was given up after {CHECK_SECONDS} seconds, which says nothing about"
-                " the invariants. Call command_bus.find_violations() in psql, where it takes the"
-                " time it needs."
+                f"The check was stopped after {CHECK_SECONDS} seconds, so it says nothing about the"
+                " invariants. Call command_bus.find_violations() in psql, which has no time limit."
             )

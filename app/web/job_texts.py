@@ -60,14 +60,14 @@ def looks_of(job: JobSummary) -> JobLooks:
 
 
 def outcome_text(verb: str, done: int, changed: dict[str, int]) -> str:
-    """12 retried, 3 had changed meanwhile: 2 COMPLETED, 1 CANCELLED"""
+    """12 retried, 3 skipped, as they had changed: 2 COMPLETED, 1 CANCELLED"""
     text = f"{done:,} {verb}" if done or not changed else f"None {verb}"
     if changed:
         kinds = sorted(changed.items(), key=lambda item: (-item[1], item[0]))
         named = ", ".join(
             f"{count:,} {'no longer exist' if name == NOT_FOUND else name}" for name, count in kinds
         )
-        text += f", {sum(changed.values()):,} had changed meanwhile: {named}"
+        text += f", {sum(changed.values()):,} skipped, as they had changed: {named}"
     return text
 
 

@@ -67,18 +67,18 @@ class Period:
     values: dict[str, str]
     """The same for the fields of the form, in its zone."""
     notes: list[str]
-    """What was not taken as it was given."""
+    """What was not used as given."""
 
 
 def period_args(since: str, until: str) -> Period:
-    """The two times of these names; what is no time is left out, and a note says so."""
+    """The two times of these names; an invalid one is left out and noted."""
     name, zone = zone_arg()
     known = zone or UTC
     moments: list[datetime | None] = []
     values: dict[str, str] = {}
     notes: list[str] = []
     if (given := text_arg("tz")) and name != given:
-        notes.append(f"The time zone {given} is not known here, so times are taken as UTC.")
+        notes.append(f"Unknown time zone {given}: times are read as UTC.")
     for field in (since, until):
         text = text_arg(field)
         try:
@@ -86,8 +86,7 @@ def period_args(since: str, until: str) -> Period:
         except MomentError:
             moment = None
             notes.append(
-                f"{text} is no time that can be taken, so the list is not bounded by it. Write it"
-                " like 2026-01-31T14:00."
+                f"{text} is not a valid time and was ignored. Write a time like 2026-01-31T14:00."
             )
         moments.append(moment)
         values[field] = ""
@@ -109,10 +108,10 @@ def _clock_notes(text: str, local: datetime, zone: tzinfo, name: str, *, is_end:
     if given.tzinfo is not None:
         return []
     if is_skipped(given, zone):
-        return [f"Clocks in {name} never show {given}, so {local} is taken."]
+        return [f"Clocks in {name} never show {given}, so {local} is used."]
     if is_repeated(given, zone):
         which = "second" if is_end else "first"
-        return [f"Clocks in {name} show {given} twice; the {which} is taken."]
+        return [f"Clocks in {name} show {given} twice; the {which} is used."]
     return []
 
 

@@ -50,16 +50,17 @@ def cancel_run(run_id: UUID) -> ResponseReturnValue:
     run = _found(run_id)
     back = url_for("web.load_test_run", run_id=run_id)
     if question := ask_to_confirm(
-        title="Cancel the generation",
-        message=f"Generate no more commands for {title_of(run)}? What was sent is processed.",
-        action="Cancel the generation",
+        title="Stop generating",
+        message=f"Stop generating for {title_of(run)}?"
+        " The commands already sent are still processed.",
+        action="Stop generating",
         back=back,
     ):
         return question
     if call(request_cancel, current_portal().pool, run_id, current_operator()):
-        flash("The generation ends. What was sent is processed.", "success")
+        flash("Generating stops. The commands already sent are still processed.", "success")
     else:
-        flash("The generation was over already.", "info")
+        flash("Generating had already ended.", "info")
     return redirect(back, 303)
 
 
@@ -68,13 +69,13 @@ def cancel_run(run_id: UUID) -> ResponseReturnValue:
 def compare_runs() -> ResponseReturnValue:
     ids = list(dict.fromkeys(request.args.getlist("run")))
     if len(ids) != 2:
-        flash("Choose two runs to compare.", "warning")
+        flash("Select two runs to compare.", "warning")
         return redirect(url_for("web.load_test_runs"), 303)
     load_tests.settle()
     older, newer = sorted((_named(text) for text in ids), key=lambda run: run.created_at)
     unfinished = [run for run in (older, newer) if run.outcome is None]
     if unfinished:
-        flash(f"{title_of(unfinished[0])} has not ended yet; compare it then.", "warning")
+        flash(f"{title_of(unfinished[0])} has not ended yet; compare it when it has.", "warning")
         return redirect(url_for("web.load_test_runs"), 303)
     return render_page("pages/load_test_comparison.html", Comparison(older, newer))
 

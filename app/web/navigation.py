@@ -29,15 +29,15 @@ GROUPS = (
     (
         "Operate",
         (
-            Item("Send Command", "/send", "send"),
+            Item("Send command", "/send", "send"),
             Item("Commands", "/commands", "list"),
             Item("Troubleshooting", "/troubleshooting", "alert"),
-            Item("Audit Trail", "/audit", "history"),
+            Item("Audit trail", "/audit", "history"),
         ),
     ),
     (
         "Run",
-        (Item("Workers", "/workers", "cpu"), Item("Load Tests", "/load-tests", "gauge")),
+        (Item("Workers", "/workers", "cpu"), Item("Load tests", "/load-tests", "gauge")),
     ),
     (
         "System",

@@ -142,7 +142,7 @@ class RunView:
         return [
             Latency("Waiting", self.progress.avg_wait_ms, self.progress.wait),
             Latency("Running", self.progress.avg_run_ms, self.progress.run),
-            Latency("In all", None, self.progress.total),
+            Latency("Total", None, self.progress.total),
         ]
 
     @property
@@ -164,7 +164,7 @@ def latencies_of(outcome: dict[str, Any]) -> list[Latency]:
     return [
         Latency("Waiting", outcome["avg_wait_ms"], Percentiles(*outcome["wait_ms"])),
         Latency("Running", outcome["avg_run_ms"], Percentiles(*outcome["run_ms"])),
-        Latency("In all", None, Percentiles(*outcome["total_ms"])),
+        Latency("Total", None, Percentiles(*outcome["total_ms"])),
     ]
 
 

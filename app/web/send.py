@@ -16,11 +16,11 @@ from app.models import send_test_command, setting_now
 from app.server import access
 from app.server.portal import call, current_bus, current_portal
 from app.settings.configuration import ConfigStore
-from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorType, default_timeout_ms
+from app.testcommand.behaviors import LABELS, PUBLIC_TYPES, BehaviorType, default_timeout_ms
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import render_page
-from app.web.send_form import ERROR_TYPES, LABELS, MIXED, Form, read_load, read_single
+from app.web.send_form import ERROR_TYPES, MIXED, Form, read_load, read_single
 from commandbus import CommandBusError
 
 EMPTY_SINGLE = {"type": BehaviorType.SUCCESS.value, "execution_time_ms": "0", "payload": ""}

@@ -22,26 +22,6 @@ MIXED = {
     BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: 5,
     BehaviorType.FAIL_PERMANENT: 5,
 }
-LABELS = {
-    BehaviorType.SUCCESS: ("Success", "Completes after the execution time."),
-    BehaviorType.FAIL_PERMANENT: (
-        "Permanent failure",
-        "Goes to the troubleshooting queue at once.",
-    ),
-    BehaviorType.FAIL_TRANSIENT: (
-        "Transient failure",
-        "Fails on every attempt until its budget is spent.",
-    ),
-    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: (
-        "Fails, then succeeds",
-        "Fails a few times and completes after that, if its budget lasts.",
-    ),
-    BehaviorType.TIMEOUT: (
-        "Timeout",
-        "Outlasts its lease once, and is delivered again if its budget lasts.",
-    ),
-    BehaviorType.FAIL_BUSINESS: ("Business rule", "Ends as failed; nobody has to look."),
-}
 LARGEST_BUDGET = 1_000
 MOST_DIGITS = 12
 _PERCENT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,3})?|\.[0-9]{1,3}")

@@ -88,7 +88,7 @@ def save_settings() -> ResponseReturnValue:
         return _again(submitted, stored, 422)
     changes = submitted.changes()
     if not changes:
-        flash("Nothing was changed, so nothing was saved.", "info")
+        flash("No changes to save.", "info")
         return _back()
     if submitted.version != stored.version:
         return _again(submitted, stored, 409)
@@ -96,7 +96,10 @@ def save_settings() -> ResponseReturnValue:
         saved = _save(changes, stored.version)
     except ConfigVersionError:
         return _again(submitted, _store_load(), 409)
-    flash(f"Saved as version {saved.version}. Running workers look for it every second.", "success")
+    flash(
+        f"Saved as version {saved.version}. Running workers check for changes every second.",
+        "success",
+    )
     return _back()
 
 
@@ -107,7 +110,7 @@ def restore_default_settings() -> ResponseReturnValue:
     values = all_values(stored)
     changes = {name: value for name, value in DEFAULTS.items() if values[name] != value}
     if not changes:
-        flash("Every setting has its default already.", "info")
+        flash("Every setting already has its default.", "info")
         return _back()
     if question := ask_to_confirm(
         title="Restore the defaults",
@@ -121,7 +124,7 @@ def restore_default_settings() -> ResponseReturnValue:
     except ConfigVersionError:
         flash("Somebody else saved at the same moment; nothing was restored.", "warning")
         return _back()
-    flash(f"The defaults are back, as version {saved.version}.", "success")
+    flash(f"Defaults restored as version {saved.version}.", "success")
     return _back()
 
 

@@ -18,7 +18,7 @@ OUTCOMES = {
     AttemptOutcome.RELEASED: ("Released", "neutral"),
 }
 """The label of each outcome of an attempt, and its tone."""
-NOT_HEARD_OF = ("No word of it", "tsq")
+NOT_HEARD_OF = ("Not heard from", "tsq")
 """An attempt without an end whose worker is late, gone, stopped, or not known any more."""
 
 

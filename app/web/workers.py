@@ -40,15 +40,18 @@ class Look(NamedTuple):
     meaning: str
 
 
-STARTING = Look("Starting", "clock", "pending", "The process runs and has not registered yet.")
-STOPPING = Look("Stopping", "hourglass", "pending", "It finishes what it runs, then it ends.")
+STARTING = Look("Starting", "clock", "pending", "The process is running but not registered yet.")
+STOPPING = Look("Stopping", "hourglass", "pending", "It finishes what it runs, then stops.")
 LOOKS = {
     WorkerState.ALIVE: Look("Alive", "check", "completed", "Its heartbeat comes on time."),
     WorkerState.LATE: Look("Late", "alert", "tsq", "Its heartbeat is overdue."),
     WorkerState.GONE: Look(
-        "Gone", "cloud-off", "failed", "No heartbeat came for long: it ended, hangs, or is cut off."
+        "Gone",
+        "cloud-off",
+        "failed",
+        "No heartbeat for long: it ended, hangs or is cut off.",
     ),
-    WorkerState.STOPPED: Look("Stopped", "stop", "cancelled", "It said that it stopped."),
+    WorkerState.STOPPED: Look("Stopped", "stop", "cancelled", "It reported that it stopped."),
 }
 
 
@@ -97,7 +100,7 @@ def stop_worker(worker_id: int) -> ResponseReturnValue:
     if call(request_stop, current_portal().pool, worker_id, _operator()):
         flash(f"{worker.name} was asked to stop. It may finish what it runs first.", "success")
     else:
-        flash(f"{worker.name} is gone. Should it come back, it stops.", "info")
+        flash(f"{worker.name} is gone. If it comes back, it stops.", "info")
     return _back()
 
 
@@ -226,10 +229,10 @@ def stop_question(worker: WorkerRow) -> str:
     if worker.running_count:
         running = _count(worker.running_count, "running command")
         return (
-            f"{worker.name} on {worker.host} takes no further commands and ends when what it runs"
-            f" is done, at its last heartbeat {running}, or its drain time is over."
+            f"{worker.name} on {worker.host} takes no new commands. It finishes what it runs"
+            f" ({running} at its last heartbeat) and stops, at the latest after its drain time."
         )
-    return f"{worker.name} on {worker.host} ran nothing at its last heartbeat, and ends soon."
+    return f"{worker.name} on {worker.host} ran nothing at its last heartbeat and stops soon."
 
 
 def stop_all_question(active: list[WorkerRow]) -> str:
@@ -237,12 +240,14 @@ def stop_all_question(active: list[WorkerRow]) -> str:
     hosts = len({row.host for row in active})
     running = sum(row.running_count for row in active)
     where = f" on {hosts} hosts" if hosts > 1 else ""
-    take, end = ("takes", "ends") if len(active) == 1 else ("take", "end")
-    rest = f" when {_count(running, 'running command')} are done or the drain time is over"
-    rest = rest.replace("1 running command are", "1 running command is") if running else ""
+    is_one = len(active) == 1
+    finish = ""
+    if running:
+        finish = f", {'finishes' if is_one else 'finish'} {_count(running, 'running command')}"
     return (
-        f"{_count(len(active), 'worker')}{where} {take} no further commands and {end}{rest}."
-        " Commands wait until a worker runs again."
+        f"{_count(len(active), 'worker')}{where} {'takes' if is_one else 'take'} no new commands"
+        f"{finish} and {'stops' if is_one else 'stop'}, at the latest after the drain time."
+        " Queued commands wait until a worker starts."
     )
 
 

@@ -99,7 +99,7 @@ def test_events_of_all_commands_are_searched(make_live_page: MakePage, live_work
     events.get_by_role("link").click()
     expect(page).to_have_url(re.compile(rf"/audit/{command_id}"))
     page.goto("/audit?since=2199-01-01T00:00")
-    expect(page.get_by_text("No event matches")).to_be_visible()
+    expect(page.get_by_text("No events match")).to_be_visible()
 
 
 def test_one_pages_through_the_events(live_page: Page):

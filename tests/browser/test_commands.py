@@ -109,7 +109,7 @@ def test_times_are_meant_in_the_viewers_zone(make_live_page: MakePage, database_
     elsewhere.goto(page.url)
     expect(rows(elsewhere)).to_have_count(1)
     elsewhere.goto(page.url.replace("08%3A29", "08%3A31"))
-    expect(elsewhere.get_by_text("No command matches")).to_be_visible()
+    expect(elsewhere.get_by_text("No commands match")).to_be_visible()
 
 
 @pytest.mark.parametrize("scripts", [True, False])
@@ -153,7 +153,7 @@ def test_an_address_that_makes_no_sense_still_shows_a_list(live_page: Page, quer
 
 def test_the_list_follows_by_itself_and_keeps_what_one_types(live_page: Page, live_worker):
     live_page.goto("/commands")
-    expect(live_page.get_by_text("No commands are kept")).to_be_visible()
+    expect(live_page.get_by_text("No commands stored")).to_be_visible()
     search = live_page.get_by_label("Search", exact=True)
     search.fill("half a wo")
     send(live_page, SUCCESS)
@@ -183,7 +183,7 @@ def test_the_detail_shows_everything(live_page: Page, live_worker):
     for text in (
         command_id,
         correlation_id,
-        "It completed with attempt 2",
+        "Completed on attempt 2",
         "of 4",
         "Its own budget",
     ):
@@ -235,10 +235,10 @@ def test_the_detail_follows_a_command_to_its_end(live_page: Page, start_live_wor
     expect(live_page.get_by_text("no worker is running for domain test")).to_be_visible()
 
     start_live_worker("--poll-interval", "0.2")
-    expect(live_page.get_by_text(re.compile(r"Worker w-\d+ has run attempt 1"))).to_be_visible(
-        timeout=SOON
-    )
-    expect(live_page.get_by_text("It completed with attempt 1")).to_be_visible(timeout=SOON)
+    expect(
+        live_page.get_by_text(re.compile(r"Worker w-\d+ has been running attempt 1"))
+    ).to_be_visible(timeout=SOON)
+    expect(live_page.get_by_text("Completed on attempt 1")).to_be_visible(timeout=SOON)
 
 
 @pytest.mark.parametrize("scripts", [True, False])
@@ -274,7 +274,7 @@ def test_too_late_to_cancel_is_said(make_live_page: MakePage, start_live_worker)
 def test_operators_act_from_the_detail(live_page: Page, live_worker):
     [command_id] = troubled(live_page, "CARD_DECLINED")
     live_page.goto(f"/commands/{command_id}")
-    expect(live_page.get_by_text("failed in a way that no retry can help")).to_be_visible()
+    expect(live_page.get_by_text("failed with a permanent error")).to_be_visible()
     live_page.get_by_role("button", name="Retry").click()
     dialog = live_page.get_by_role("dialog")
     dialog.get_by_label("Your name").fill("Ada")

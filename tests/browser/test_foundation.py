@@ -86,7 +86,7 @@ def test_the_theme_is_chosen_without_scripts(make_page: MakePage):
 def test_the_drawer_works_by_keyboard(make_page: MakePage, scripts):
     page = make_page(PHONE, java_script_enabled=scripts)
     page.goto("/")
-    link = page.get_by_role("link", name="Send Command", exact=True)
+    link = page.get_by_role("link", name="Send command", exact=True)
     expect(link).to_be_hidden()
 
     menu = page.get_by_role("button", name="Menu", exact=True)
@@ -275,7 +275,7 @@ def test_a_dangerous_action_asks_first(page: Page):
     page.get_by_role("button", name="Cancel all").click()
     dialog = page.get_by_role("dialog", name="Cancel all")
     expect(dialog).to_contain_text("Cancel 12 commands?")
-    dialog.get_by_role("button", name="Cancel", exact=True).click()
+    dialog.get_by_role("button", name="Go back", exact=True).click()
     expect(dialog).to_be_hidden()
 
     page.get_by_role("button", name="Cancel all").click()

@@ -203,5 +203,5 @@ def test_what_one_types_into_filters_and_forms_comes_back_as_text(make_live_page
     expect(page.get_by_text("1 completed.")).to_be_visible()
     page.goto(f"/commands/{stored[0]}")
 
-    expect(page.get_by_text("Ada completed it by hand.")).to_be_visible()
+    expect(page.get_by_text("Completed manually by Ada")).to_be_visible()
     assert page.locator("main script, main img, iframe, main style").count() == 0

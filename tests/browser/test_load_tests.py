@@ -70,15 +70,15 @@ def test_a_generation_is_cancelled_after_a_question(make_live_page: MakePage, sc
 
     expect(page.get_by_role("progressbar", name="Generated")).to_be_visible()
     expect(page.locator("#load-test")).to_contain_text("Commands are being generated")
-    page.get_by_role("button", name="Cancel generation").click()
+    page.get_by_role("button", name="Stop generating").click()
     question = page.get_by_role("dialog") if scripts else page.get_by_role("main")
-    question.get_by_role("button", name=re.compile("^Cancel( the)? generation$")).click()
+    question.get_by_role("button", name="Stop generating").click()
 
-    expect(page.get_by_text("The generation ends.")).to_be_visible()
+    expect(page.get_by_text("Generating stops.")).to_be_visible()
     if not scripts:
         reload_until(page, "#load-test .badge", "Cancelled")
     expect(page.locator("#load-test .badge").first).to_have_text("Cancelled")
-    expect(page.get_by_role("button", name="Cancel generation")).to_have_count(0)
+    expect(page.get_by_role("button", name="Stop generating")).to_have_count(0)
     counts = page.request.get("/api/v1/stats").json()["counts"]
     assert 0 < counts["PENDING"] < 1_000_000
 
@@ -96,7 +96,7 @@ def test_a_choice_outlives_a_refresh_and_two_runs_are_compared(
     live_page.get_by_role("checkbox", name=re.compile("After")).check()
     live_page.get_by_role("button", name="Compare").click()
 
-    expect(live_page.get_by_role("heading", level=1)).to_have_text("Two runs")
+    expect(live_page.get_by_role("heading", level=1)).to_have_text("Before vs After")
     figures = live_page.get_by_role("region", name="Figures of both runs")
     throughput = figures.get_by_role("row", name=re.compile("Throughput"))
     expect(throughput).to_contain_text(re.compile("Better|Worse|Same"))
@@ -118,7 +118,7 @@ def test_one_run_alone_is_not_compared(live_page: Page, live_worker):
     live_page.get_by_role("checkbox").check()
     live_page.get_by_role("button", name="Compare").click()
 
-    expect(live_page.get_by_text("Choose two runs to compare.")).to_be_visible()
+    expect(live_page.get_by_text("Select two runs to compare.")).to_be_visible()
 
 
 def test_the_dashboard_leads_to_the_run_that_is_under_way(live_page: Page):
@@ -173,7 +173,7 @@ def test_a_run_of_a_moment_is_drawn_as_a_point(live_page: Page, live_worker):
 def test_without_runs_the_page_says_how_to_start_one(live_page: Page):
     live_page.goto("/load-tests")
 
-    expect(live_page.get_by_text("No load test is kept")).to_be_visible()
+    expect(live_page.get_by_text("No load tests stored")).to_be_visible()
     live_page.get_by_role("main").get_by_role("link", name="Start a load test").first.click()
     expect(live_page.locator("#load-form")).to_be_in_viewport()
 

@@ -179,7 +179,7 @@ def test_the_defaults_come_back_after_a_question(make_live_page: Callable[..., P
     expect(question).to_contain_text("This changes Concurrency from 16 to 4.")
     question.get_by_role("button", name="Restore defaults").click()
 
-    expect(page.locator("#main")).to_contain_text("The defaults are back, as version 3")
+    expect(page.locator("#main")).to_contain_text("Defaults restored as version 3")
     assert config(page)["worker"]["concurrency"] == 4
 
 

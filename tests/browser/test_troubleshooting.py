@@ -87,7 +87,7 @@ def test_filters_combine(make_live_page: MakePage, live_worker, scripts):
     page.goto(f"{QUEUE}?q={declined[:18]}")
     expect(row(page, declined)).to_be_visible()
     page.goto(f"{QUEUE}?command_type=Other")
-    expect(page.get_by_text("No command matches")).to_be_visible()
+    expect(page.get_by_text("No commands match")).to_be_visible()
 
 
 @BOTH
@@ -210,7 +210,7 @@ def test_the_answer_says_what_had_changed_meanwhile(live_page: Page, live_worker
     ids = troubled(live_page, "A", "B", "C", "D", "E")
     live_page.goto(QUEUE)
     live_page.route("**/*partial=*", lambda route: route.fulfill(status=304))
-    live_page.get_by_label("Select the page").check()
+    live_page.get_by_label("Select all on this page").check()
     for command_id in ids[:2]:
         done = live_page.request.post(f"/api/v1/tsq/{command_id}/complete", data={})
         assert done.ok
@@ -219,12 +219,12 @@ def test_the_answer_says_what_had_changed_meanwhile(live_page: Page, live_worker
     ).ok
     bar(live_page).get_by_role("button", name="Retry").click()
 
-    text = "2 retried, 3 had changed meanwhile: 2 COMPLETED, 1 CANCELLED"
+    text = "2 retried, 3 skipped, as they had changed: 2 COMPLETED, 1 CANCELLED"
     expect(toast(live_page, text)).to_be_visible()
     live_page.goto(f"{QUEUE}?view=actions")
     expect(live_page.locator("#tsq tbody tr").first).to_contain_text(text)
     live_page.locator("#tsq tbody a").first.click()
-    table = live_page.get_by_role("region", name="Commands that had changed")
+    table = live_page.get_by_role("region", name="Skipped commands")
     expect(table.locator("tbody tr")).to_have_count(3)
     expect(table).to_contain_text(ids[2])
 
@@ -238,7 +238,7 @@ def test_everything_that_matches_is_dealt_with(make_live_page: MakePage, live_wo
     eventually_now(lambda: count(page, "IN_TSQ") == 31)
     page.goto(f"{QUEUE}?error_code=CARD_DECLINED")
     if scripts:
-        page.get_by_label("Select the page").check()
+        page.get_by_label("Select all on this page").check()
         bar(page).get_by_role("button", name="Select all 30 that match").click()
         expect(bar(page).get_by_text("30 selected")).to_be_visible()
     else:
@@ -320,7 +320,7 @@ def test_the_link_to_a_group_names_it_when_nothing_is_left_of_it(live_page: Page
     live_page.reload()
 
     expect(live_page.get_by_text("Only the group CARD_DECLINED")).to_be_visible()
-    expect(live_page.get_by_text("Nothing is left of this group")).to_be_visible()
+    expect(live_page.get_by_text("This group is empty")).to_be_visible()
 
 
 def test_more_groups_than_are_shown_are_told_of(live_page: Page, live_worker):
@@ -390,7 +390,7 @@ def test_a_job_whose_process_died_is_taken_over_where_it_stood(
 
     monkeypatch.setattr(runner, "_step", dying)
     live_page.goto(QUEUE)
-    live_page.get_by_label("Select the page").check()
+    live_page.get_by_label("Select all on this page").check()
     bar(live_page).get_by_role("button", name="Select all 1,200 that match").click()
     bar(live_page).get_by_role("button", name="Cancel…").click()
     live_page.get_by_label("Reason").fill("Half of it")

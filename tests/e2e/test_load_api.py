@@ -98,4 +98,4 @@ async def test_a_run_whose_web_process_is_killed_ends_as_failed(database_url, po
     assert found["counts"]["PENDING"] >= found["generated_count"]
     assert "Its generation ended with the process that did it" in page
     assert "No more commands are sent; they wait for workers." in page
-    assert "Cancel generation" not in page
+    assert "Stop generating" not in page

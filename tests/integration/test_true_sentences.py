@@ -62,10 +62,10 @@ def test_an_attempt_runs_only_while_its_worker_is_heard_of(
 
     for page in pages:
         text = text_of(client, page)
-        assert "no word of it since" in text
+        assert "worker not responding" in text
         assert "runs for" not in text
-    assert "No word of it" in text_of(client, pages[0])
-    assert "has been silent for 1 min" in text_of(client, pages[0])
+    assert "Not heard from" in text_of(client, pages[0])
+    assert "has not responded for 1 min" in text_of(client, pages[0])
 
 
 def test_a_worker_that_is_late_is_not_said_to_be_missing(
@@ -76,7 +76,7 @@ def test_a_worker_that_is_late_is_not_said_to_be_missing(
 
     assert "No worker's heartbeat is on time" in text_of(client, "/")
     explanation = got(client.get(f"/api/v1/commands/{command_id}"))["explanation"]
-    assert explanation.endswith("ran a moment ago, and the heartbeat since then is overdue.")
+    assert explanation.startswith("Not started: 1 worker for domain test was running a moment ago")
 
     silent_for(conn, 7000)
     assert "No worker is running" in text_of(client, "/")
@@ -99,8 +99,8 @@ def test_a_command_that_is_only_held_is_not_said_to_run(
 
     runs, held = (got(client.get(f"/api/v1/commands/{each}"))["explanation"] for each in ids)
 
-    assert f"Worker w-{worker} has run attempt 1" in runs
-    assert held.endswith("and had not begun it at its last heartbeat.")
+    assert f"Worker w-{worker} has been running attempt 1" in runs
+    assert held.endswith("and had not started it at its last heartbeat.")
 
 
 def test_questions_before_a_stop_are_grammatical(
@@ -111,12 +111,12 @@ def test_questions_before_a_stop_are_grammatical(
         [one] = list_workers()
 
     assert stop_all_question([one]).startswith(
-        "1 worker takes no further commands and ends when 1 running command is done or"
+        "1 worker takes no new commands, finishes 1 running command and stops, at the latest"
     )
     assert stop_all_question([one, one]).startswith(
-        "2 workers take no further commands and end when 2 running commands are done or"
+        "2 workers take no new commands, finish 2 running commands and stop, at the latest"
     )
-    assert "at its last heartbeat 1 running command" in stop_question(one)
+    assert "(1 running command at its last heartbeat)" in stop_question(one)
 
 
 def test_a_run_that_was_stopped_shows_what_was_sent(
@@ -141,7 +141,7 @@ def test_empty_lists_do_not_say_that_nothing_ever_was(
         text = text_of(client, page)
         for word in ("No commands yet", "No events yet", "has run yet", "Nobody acted"):
             assert word not in text, page
-    assert "are kept" in text_of(client, "/commands")
+    assert "No commands stored" in text_of(client, "/commands")
 
 
 def test_a_retry_that_is_undone_too_late_says_where_the_command_is(

@@ -41,126 +41,124 @@ SOON = NOW + timedelta(seconds=130)
     [
         (
             replace(FACTS, due_at=SOON, waits_for="RETRY"),
-            "It waits for attempt 2 of 3 until 14:02:10 UTC, after BUSY (Try later).",
+            "Attempt 1 failed: BUSY (Try later). Attempt 2 of 3 is due at 14:02:10 UTC.",
         ),
         (
             replace(FACTS, due_at=SOON.astimezone(ZoneInfo("Asia/Tokyo")), waits_for="SCHEDULED"),
-            "It was sent to start at 14:02:10 UTC.",
+            "It is scheduled for 14:02:10 UTC.",
         ),
         (
             replace(FACTS, due_at=SOON, waits_for="SCHEDULED"),
-            "It was sent to start at 14:02:10 UTC.",
+            "It is scheduled for 14:02:10 UTC.",
         ),
         (
             replace(FACTS, due_at=NOW + timedelta(days=40), waits_for="SCHEDULED"),
-            "It was sent to start at 2026-03-12 14:00:00 UTC.",
+            "It is scheduled for 2026-03-12 14:00:00 UTC.",
         ),
         (
             replace(FACTS, due_at=SOON, waits_for="RETRY", error_message="No. " * 500),
-            f"It waits for attempt 2 of 3 until 14:02:10 UTC, after BUSY ({('No. ' * 75)[:-1]}…).",
+            f"Attempt 1 failed: BUSY ({('No. ' * 75)[:-1]}…)."
+            " Attempt 2 of 3 is due at 14:02:10 UTC.",
         ),
         (
             replace(FACTS, due_at=SOON, waits_for="OPERATOR_RETRY"),
-            "An operator retried it; until 14:02:10 UTC that can be undone.",
+            "An operator retried it; this can be undone until 14:02:10 UTC.",
         ),
         (
             replace(FACTS, workers_alive=0),
-            "It waits for attempt 2 of 3, and no worker is running for domain test.",
+            "Attempt 2 of 3 has not started: no worker is running for domain test.",
         ),
         (
             replace(FACTS, command_type="Other"),
-            "It waits for attempt 2 of 3. This application has no handler for Other in domain test;"
-            " whether a worker has one is not known here.",
+            "Attempt 2 of 3 has not started. This application has no handler for Other in domain"
+            " test; a worker may have one.",
         ),
         (
             replace(FACTS, is_suspect=True),
-            "Its worker was not heard of again while it ran, so attempt 2 of 3 will run alone, on a"
+            "Its worker stopped responding while it ran, so attempt 2 of 3 will run alone, on a"
             " worker that runs nothing else.",
         ),
         (
             replace(FACTS, due_at=NOW - timedelta(seconds=1), waits_for="RETRY"),
-            "It is in the queue for attempt 2 of 3; 2 workers of domain test run.",
+            "It is queued for attempt 2 of 3; 2 workers for domain test are running.",
         ),
         (
             replace(FACTS, workers_alive=0, workers_late=1),
-            "It waits for attempt 2 of 3; 1 worker of domain test ran a moment ago, and the"
-            " heartbeat since then is overdue.",
+            "Not started: 1 worker for domain test was running a moment ago, but its heartbeat is"
+            " overdue. It waits for attempt 2 of 3.",
         ),
         (
             replace(RUNNING, holder=Holder("w-7", Heartbeat.ALIVE, 1.0, runs_it=False)),
-            "Worker w-7 has held attempt 1 of 3 for 3 s and had not begun it at its last"
+            "Worker w-7 has held attempt 1 of 3 for 3 s and had not started it at its last"
             " heartbeat.",
         ),
-        (RUNNING, "Worker w-7 has run attempt 1 of 3 for 3 s."),
+        (RUNNING, "Worker w-7 has been running attempt 1 of 3 for 3 s."),
         (
             replace(RUNNING, holder=Holder("w-7", Heartbeat.GONE, 75.0)),
-            "Worker w-7 took attempt 1 of 3 and has been silent for 1 min 15 s;"
+            "Worker w-7 took attempt 1 of 3 and has not responded for 1 min 15 s;"
             " it is delivered again when its lease ends at 14:00:27 UTC.",
         ),
         (
             replace(RUNNING, lease_until=NOW),
-            "Worker w-7 has run attempt 1 of 3 for 3 s, longer than its lease;"
-            " the next claim delivers it again, unless its outcome is recorded first.",
+            "Worker w-7 has been running attempt 1 of 3 for 3 s, longer than its lease;"
+            " the next claim delivers it again unless its outcome is recorded first.",
         ),
         (
             replace(FACTS, status=CommandStatus.COMPLETED, finished_at=NOW),
-            "It completed with attempt 1 at 14:00:00 UTC.",
+            "Completed on attempt 1 at 14:00:00 UTC.",
         ),
         (
             replace(FACTS, status=CommandStatus.COMPLETED, operator="ann"),
-            "ann completed it by hand.",
+            "Completed manually by ann.",
         ),
         (
             replace(FACTS, status=CommandStatus.FAILED),
-            "A business rule refused it: BUSY (Try later). That is final.",
+            "A business rule refused it: BUSY (Try later). This is final.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ),
-            "Attempt 1 failed in a way that no retry can help: BUSY (Try later)."
-            " It waits for an operator.",
+            "Attempt 1 failed with a permanent error: BUSY (Try later). It needs an operator.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ, attempts=3),
-            "All 3 attempts failed: BUSY (Try later). It waits for an operator.",
+            "All 3 attempts failed: BUSY (Try later). It needs an operator.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ, attempts=1, budget=1),
-            "Its only attempt failed: BUSY (Try later). It waits for an operator.",
+            "Its only attempt failed: BUSY (Try later). It needs an operator.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ, attempts=5, budget=5, troubled=SPENT),
-            "All 5 attempts failed: BUSY (Try later). It waits for an operator.",
+            "All 5 attempts failed: BUSY (Try later). It needs an operator.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ, budget=1, troubled=Troubled(True, 1)),
-            "Its only attempt failed: BUSY (Try later). It waits for an operator.",
+            "Its only attempt failed: BUSY (Try later). It needs an operator.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ, budget=1, troubled=Troubled(False, 1)),
-            "Attempt 1 failed in a way that no retry can help: BUSY (Try later)."
-            " It waits for an operator.",
+            "Attempt 1 failed with a permanent error: BUSY (Try later). It needs an operator.",
         ),
         (
             replace(FACTS, status=CommandStatus.IN_TSQ, attempts=2, troubled=Troubled(True, 1)),
-            "2 attempts failed, and its budget had become 1: BUSY (Try later)."
-            " It waits for an operator.",
+            "2 attempts failed, and its budget was 1 by then: BUSY (Try later)."
+            " It needs an operator.",
         ),
         (
             replace(FACTS, attempts=2, budget=1, due_at=SOON, waits_for="RETRY"),
-            "It has had 2 attempts, and its budget is 1 now: the next worker that takes it moves it"
-            " to the troubleshooting queue after 14:02:10 UTC, when its wait is over."
-            " Last: BUSY (Try later).",
+            "It has had 2 attempts, and its budget is now 1: the next worker that takes it moves it"
+            " to the troubleshooting queue after 14:02:10 UTC. Last error: BUSY (Try later).",
         ),
         (
             replace(FACTS, attempts=1, budget=1),
-            "It has had 1 attempt, and its budget is 1 now: the next worker that takes it moves it"
+            "It has had 1 attempt, and its budget is now 1: the next worker that takes it moves it"
             " to the troubleshooting queue.",
         ),
         (
             replace(FACTS, budget=None),
-            "It is in the queue for attempt 2; 2 workers of domain test run.",
+            "It is queued for attempt 2; 2 workers for domain test are running.",
         ),
-        (replace(RUNNING, budget=None), "Worker w-7 has run attempt 1 for 3 s."),
+        (replace(RUNNING, budget=None), "Worker w-7 has been running attempt 1 for 3 s."),
         (
             replace(FACTS, status=CommandStatus.CANCELLED, operator="ann", reason="obsolete"),
             "ann cancelled it: obsolete.",

@@ -10,9 +10,18 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 import commandbus
+from commandbus.version import VERSION
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def test_the_version_of_the_package_is_that_of_the_library():
+    setuptools = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]
+
+    assert PROJECT["dynamic"] == ["version"]
+    assert setuptools["dynamic"]["version"] == {"attr": "commandbus.version.VERSION"}
+    assert f"## {VERSION} " in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_the_pinned_driver_is_one_that_the_package_takes():

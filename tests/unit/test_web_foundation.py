@@ -264,7 +264,7 @@ def test_a_page_that_the_database_kept_away_tries_again_by_itself_unless_it_was_
 
     assert (page.status_code, sent.status_code) == (503, 503)
     assert f'http-equiv="refresh" content="{page.headers["Retry-After"]}"' in page.text
-    assert "tries again by itself" in page.text
+    assert "tries again in" in page.text
     assert "refresh" not in sent.text
     assert "refresh" not in client.get("/status/500", headers=headers).text
 

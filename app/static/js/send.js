@@ -12,15 +12,8 @@ const MIXES = {
   success: { success: 100 },
   mixed: { success: 90, fail_transient_then_succeed: 5, fail_permanent: 5 },
 };
-// In the order in which the server deals out what is left over by rounding.
-const KINDS = [
-  "success",
-  "fail_permanent",
-  "fail_transient",
-  "fail_transient_then_succeed",
-  "timeout",
-  "fail_business",
-];
+// Every kind, in the order in which the server deals out what is left over by rounding.
+const KINDS = [...load.querySelectorAll("[data-share]")].map((field) => field.dataset.share);
 const ENDS = {
   completed: "complete",
   tsq: "go to the troubleshooting queue",
@@ -135,9 +128,9 @@ function describeOne() {
   const found = outcome(kind, budget, time, whole(one, "transient_failures", 1));
   const attempts = found.attempts === 1 ? "1 attempt" : `${said(found.attempts)} attempts`;
   const end = {
-    completed: `Completes with attempt ${said(found.attempts)}.`,
+    completed: `Completes on attempt ${said(found.attempts)}.`,
     tsq: `Goes to the troubleshooting queue after ${attempts}.`,
-    failed: "Fails by a business rule with its first attempt.",
+    failed: "Fails on its first attempt: a business rule refuses it.",
   }[found.end];
   const notes = [end];
   if (kind === "timeout" && time < leaseMs) notes.push(noTimeout());

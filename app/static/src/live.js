@@ -134,7 +134,7 @@ function showState() {
   setText(indicator.querySelector('[data-live-age]'), text);
 
   const notice = document.getElementById('away');
-  const reason = isSignedOut ? 'Your session is over. Reload the page to sign in again.' : `${failing?.fault} What you see is not current.`;
+  const reason = isSignedOut ? 'Your session has ended. Reload the page to sign in again.' : `${failing?.fault} This page is out of date.`;
   if (isAway) setText(notice.querySelector('[data-away-text]'), reason);
   notice.hidden = !isAway;
   if (wasAway && !isAway) announce('The server is back.');

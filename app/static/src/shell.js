@@ -29,7 +29,7 @@ async function copyText(text) {
     await navigator.clipboard.writeText(text);
     toast('Copied', { kind: 'success', seconds: 2 });
   } catch {
-    toast('The browser does not allow copying here.', { kind: 'error' });
+    toast('Your browser does not allow copying here.', { kind: 'error' });
   }
 }
 

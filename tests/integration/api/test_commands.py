@@ -45,7 +45,7 @@ def test_a_sent_command_is_answered_as_the_contract_says(client: FlaskClient) ->
     assert stored["payload"] == {"n": 1}
     assert stored["behavior"] == body["behavior"]
     assert stored["max_attempts"] == 5
-    assert stored["explanation"].startswith("It waits for attempt 1 of 5, and no worker is running")
+    assert stored["explanation"].startswith("Attempt 1 of 5 has not started: no worker is running")
 
 
 def test_the_same_content_is_answered_200_and_other_content_409(client: FlaskClient) -> None:
@@ -351,10 +351,10 @@ def test_the_past_is_told_by_the_budget_that_a_command_had_then(
         details = {name: got(client.get(f"{URL}/{each}")) for name, each in found.items()}
 
         said = {name: detail["explanation"].partition(":")[0] for name, detail in details.items()}
-        assert said["wrong"] == "Attempt 1 failed in a way that no retry can help"
+        assert said["wrong"] == "Attempt 1 failed with a permanent error"
         assert said["only"] == "Its only attempt failed"
         assert said["spent"] == "All 5 attempts failed"
-        assert said["lowered"] == "2 attempts failed, and its budget had become 1"
+        assert said["lowered"] == "2 attempts failed, and its budget was 1 by then"
         assert [details[name]["budget"] for name in ("done", "refused", "wrong")] == [3, 3, 3]
         assert [details[name]["budget"] for name in ("only", "spent", "waiting")] == [1, 5, budget]
         for name, text in [("spent", "of 5"), ("done", "of 3"), ("only", "of 1")]:
@@ -363,7 +363,7 @@ def test_the_past_is_told_by_the_budget_that_a_command_had_then(
         assert '5<span class="text-muted"> of 5</span>' in listed
         assert '2<span class="text-muted"> of 5</span>' in listed
     assert details["waiting"]["explanation"].startswith(
-        "It has had 1 attempt, and its budget is 1 now: the next worker that takes it moves it"
+        "It has had 1 attempt, and its budget is now 1: the next worker that takes it moves it"
     )
 
 
@@ -475,9 +475,9 @@ def test_a_search_without_hits_says_what_was_searched(
 
     assert "1 in the troubleshooting queue matches" in instead
     assert 'href="/troubleshooting?q=purple"' in instead
-    assert "id or its beginning, a correlation id, and the error code" in nothing
+    assert "No command has this id, correlation id or error code" in nothing
     assert "Nothing was sent" not in instead + nothing
-    assert "is kept, but it is not in the troubleshooting queue" in other
+    assert "exists, but it is not in the troubleshooting queue" in other
 
 
 OLD = """
@@ -508,7 +508,7 @@ def test_a_rare_filter_is_looked_for_beyond_one_scan(
 
     assert (found["total"], found["total_is_exact"]) == (0, False)
     assert found["next_cursor"] is not None
-    assert "20,000 commands were looked at, back to" in page
+    assert "20,000 commands were searched, back to" in page
     assert "Search further" in page
     assert "page 1 of" not in page
     further = got(client.get(f"/api/v1/commands?command_type=Rare&cursor={found['next_cursor']}"))
@@ -533,7 +533,7 @@ def test_times_in_an_address_may_have_lost_their_plus(
                 assert answer.status_code == 200, (path, name, moment, answer.text)
                 is_there = command_id in answer.text or short_id(command_id) in answer.text
                 assert is_there is is_found, (path, name, moment)
-                assert "no time" not in answer.text
+                assert "not a valid time" not in answer.text
 
 
 def test_a_page_says_how_a_time_was_taken(client: FlaskClient) -> None:
@@ -543,13 +543,13 @@ def test_a_page_says_how_a_time_was_taken(client: FlaskClient) -> None:
     unknown = client.get("/audit?since=2024-03-31T02:30&tz=Middle/Earth").text
     plain = client.get("/commands?created_from=2024-03-31T03:30:00%2B02:00&tz=Europe/Berlin").text
 
-    assert "never show 2024-03-31 02:30:00, so 2024-03-31 03:30:00 is taken" in skipped
+    assert "never show 2024-03-31 02:30:00, so 2024-03-31 03:30:00 is used" in skipped
     assert 'value="2024-03-31T03:30:00"' in skipped
-    assert "show 2024-10-27 02:30:00 twice; the second is taken" in repeated
-    assert "soon is no time that can be taken" in wrong
-    assert "Middle/Earth is not known here" in unknown
+    assert "show 2024-10-27 02:30:00 twice; the second is used" in repeated
+    assert "soon is not a valid time" in wrong
+    assert "Unknown time zone Middle/Earth" in unknown
     assert 'value="2024-03-31T03:30:00"' in plain
-    assert "is taken" not in plain
+    assert "is used" not in plain
 
 
 def test_a_time_without_its_zone_is_refused_with_a_word_on_the_plus(client: FlaskClient) -> None:

@@ -61,7 +61,7 @@ def elapsed(client: FlaskClient) -> Callable[[str], float]:
         seconds = float(report["elapsed_seconds"])
         assert seconds >= told[-1], told
         told.append(seconds)
-        match = re.search(r"Processed [^,]+, ([\d.]+) (ms|s) (so far|in all)", page)
+        match = re.search(r"Processed [^,]+, ([\d.]+) (ms|s) (so far|in total)", page)
         if match is not None and seconds >= 0.1:
             shown = float(match[1]) / (1000 if match[2] == "ms" else 1)
             assert shown == pytest.approx(seconds, abs=1)
