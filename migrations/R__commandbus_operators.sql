@@ -4,6 +4,21 @@
 -- and answers each id with done, not_found or conflict (and the status that was in the way), so
 -- that of two operators who do the same at once one is told that it was done already.
 
+-- Raises QB001 for an unknown domain. It stands in this file, not in the shared one, which is applied
+-- later: an operator who acts during an upgrade would miss it.
+create or replace function command_bus.require_domain(p_domain text)
+returns void
+language plpgsql stable
+set search_path = public, pg_temp
+set row_security = off
+as $$
+begin
+    if not exists (select from command_bus_domain where domain = p_domain) then
+        perform command_bus.raise_refusal(command_bus.unknown_domain(p_domain));
+    end if;
+end;
+$$;
+
 -- The answer for each id of a set of which v_done was acted upon.
 create or replace function command_bus.operator_answers(
     p_domain text, p_ids uuid[], p_done uuid[]
@@ -139,7 +154,7 @@ declare
     v_ids uuid[];
     v_before jsonb[];
 begin
-    perform command_bus.command_queue(p_domain);
+    perform command_bus.require_domain(p_domain);
     with gone as (
         delete from command_bus_waiting as w
         where (w.command_id, w.domain) in (
@@ -199,7 +214,7 @@ as $$
 declare
     v_ids uuid[];
 begin
-    perform command_bus.command_queue(p_domain);
+    perform command_bus.require_domain(p_domain);
     v_ids := command_bus.lock_tsq_commands(p_domain, p_ids);
     if cardinality(v_ids) > 0 then
         perform command_bus.end_cancelled(p_domain, v_ids, 'IN_TSQ', p_operator, p_reason);
@@ -374,7 +389,7 @@ declare
     v_now timestamptz := clock_timestamp();
     v_ids uuid[];
 begin
-    perform command_bus.command_queue(p_domain);
+    perform command_bus.require_domain(p_domain);
     v_ids := command_bus.lock_tsq_commands(p_domain, p_ids);
     if cardinality(v_ids) > 0 then
         update command_bus_command as c

@@ -1,6 +1,24 @@
--- Small pieces that the other functions of the command bus share.
+-- Functions that the other files of the command bus share, and what holds for all of them.
+--
+-- One file for each thing that happens:
+--   send             a command is sent; a delayed one enters the queue when it is due
+--   claim            a worker claims commands
+--   leases           a worker renews its leases, or gives commands back unused
+--   settle           a worker records how attempts ended; replies are sent
+--   troubleshooting  a command enters or leaves the troubleshooting queue; groups of failures
+--   operators        an operator retries, cancels or completes commands; require_domain
+--   workers          a worker registers, sends heartbeats, is asked to stop
+--   statistics       changes are counted; counts, rates and latencies are read
+--   retention        finished commands are pruned
+--   repair           an operator mends what others damaged; a domain is removed
+--   states           the state table: legal steps, and the status after each event
+--   invariants       everything is checked against the state table and a recount
+--   shared           this file: domains, waking workers, histograms, counting a change of status
 --
 -- Conventions of all R__commandbus files:
+-- * They are applied in the order of their names, each in a transaction of its own. PostgreSQL looks
+--   up what a function of language sql calls when it creates it, what one of plpgsql calls only when
+--   it runs. A file whose sql functions call later files sets check_function_bodies = off.
 -- * Every function runs in the caller's transaction, takes a set, and decides by the rows it sees
 --   after it locked them. Under READ COMMITTED each statement of a function sees what was
 --   committed before that statement.

@@ -14,7 +14,7 @@ as $$
 declare
     v_worker_id bigint;
 begin
-    perform command_bus.command_queue(p_worker ->> 'domain');
+    perform command_bus.require_domain(p_worker ->> 'domain');
     insert into command_bus_worker (
         domain, host, pid, version, concurrency, settings, started_at, heartbeat_at,
         heartbeat_seconds

@@ -1,7 +1,7 @@
 """Draw docs/states.md from the state table of the database: ``python -m tools.draw_states``.
 
-The table is ``command_bus.legal_steps()`` and ``command_bus.status_after()``, against which every
-audit trail is checked; a test keeps the page equal to it.
+The table is migrations/R__commandbus_states.sql: ``legal_steps()`` and ``status_after()``. Every
+audit trail is checked against it, and a test keeps the page equal to it.
 """
 
 from __future__ import annotations

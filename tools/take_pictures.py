@@ -24,8 +24,6 @@ from typing import Any
 from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import Page, Playwright, sync_playwright
 
-from app import assets
-
 ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "pictures"
 WIDTH, HEIGHT = 1360, 850
@@ -48,8 +46,6 @@ def main() -> int:
     parser.add_argument("--into", type=Path, default=PICTURES, help="folder for the pictures")
     folder: Path = parser.parse_args().into
     folder.mkdir(parents=True, exist_ok=True)
-    for asset in assets.BROWSER_ASSETS:
-        assets.install(asset)
     with application() as url, sync_playwright() as playwright:
         photographer = Photographer(playwright, url, folder)
         photographer.take_all()

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 from flask import Flask, Response, abort, current_app, g, request
 from flask_wtf.csrf import CSRFProtect
 
-from app import assets
+from app.server import assets
 from app.server.errors import Problem
 from app.settings.configuration import Settings
 
@@ -48,10 +48,10 @@ def guard_writes(app: Flask) -> None:
 
 
 def content_security_policy(settings: Settings) -> str:
-    """Only our own files, and from the CDN exactly the files we name, never their neighbours."""
+    """Allow our own files, and of the CDN exactly the file of Flowbite, not its neighbours."""
     scripts = ["'self'"]
     if not settings.local_assets:
-        scripts += [asset.url for asset in assets.BROWSER_ASSETS]
+        scripts.append(assets.FLOWBITE.url)
     directives = {
         "default-src": "'none'",
         "script-src": " ".join(scripts),

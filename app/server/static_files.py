@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import logging
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from flask import Flask, Response, g, request, url_for
 
-from app import assets
+from app.server import assets
 from app.settings.configuration import Settings
-
-logger = logging.getLogger(__name__)
 
 VERSION_LENGTH = 12
 YEAR_SECONDS = 365 * 24 * 60 * 60
@@ -22,8 +19,6 @@ YEAR_SECONDS = 365 * 24 * 60 * 60
 def init_app(app: Flask) -> None:
     root = Path(app.static_folder or "")
     settings: Settings = app.config["SETTINGS"]
-    if settings.local_assets:
-        _warn_of_missing_libraries(root)
 
     def static_url(filename: str) -> str:
         """The address of a static file with the hash of its content, found once per request."""
@@ -34,15 +29,15 @@ def init_app(app: Flask) -> None:
         return urls[filename]
 
     def asset(name: str) -> dict[str, str]:
-        """Attributes of the script element for a browser library: src, and what guards it."""
+        """Attributes of the script element for a browser library: its address and its hash."""
         library = assets.BY_NAME[name]
-        if settings.local_assets:
-            return {"src": static_url(library.vendor_path), "integrity": library.integrity}
-        return {
-            "src": library.url,
-            "integrity": library.integrity,
-            "crossorigin": "anonymous",
-        }
+        if library.cdn and not settings.local_assets:
+            return {
+                "src": library.url,
+                "integrity": library.integrity,
+                "crossorigin": "anonymous",
+            }
+        return {"src": static_url(library.vendor_path), "integrity": library.integrity}
 
     def set_lifetime(response: Response) -> Response:
         """A year for the very content that was asked for; all else is asked for again each time.
@@ -60,13 +55,6 @@ def init_app(app: Flask) -> None:
 
     app.after_request(set_lifetime)
     app.jinja_env.globals.update(static_url=static_url, asset=asset)
-
-
-def _warn_of_missing_libraries(root: Path) -> None:
-    """Pages work without the libraries, so their absence is said and stops nothing."""
-    for library in assets.BROWSER_ASSETS:
-        if not (root / library.vendor_path).is_file():
-            logger.warning("browser_library_missing", extra={"library": library.name})
 
 
 def content_version(path: Path) -> str:

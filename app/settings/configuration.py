@@ -46,7 +46,7 @@ class Settings:
     port: int = 5001
     # Names under which the web application answers, besides those of this machine's loopback.
     allowed_hosts: tuple[str, ...] = ()
-    # Serve the browser libraries from app/static/vendor (see app/assets.py) instead of their CDN.
+    # Serve Flowbite from app/static/vendor instead of its CDN (see app/server/assets.py).
     local_assets: bool = False
     # Start worker processes from the browser and the API; never where others can reach the server.
     start_workers: bool = True

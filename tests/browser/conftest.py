@@ -31,10 +31,11 @@ from playwright.sync_api import (
 )
 from waitress.server import create_server
 
-from app import assets, create_app, models
-from app.server import access
+from app import create_app, models
+from app.server import access, assets
 
 HERE = Path(__file__).parent
+STATIC = HERE.parents[1] / "app" / "static"
 CHROMIUM_FLAGS = [
     "--no-sandbox",
     "--disable-gpu",
@@ -78,14 +79,8 @@ def browser(playwright: Playwright) -> Iterator[Browser]:
 
 @pytest.fixture(scope="session")
 def vendor() -> dict[str, Path]:
-    """The browser libraries as files, by the address that pages load them from.
-
-    Empty where they can be had neither from the CDN nor from npm: pages must work without them.
-    """
-    try:
-        return {asset.url: assets.install(asset) for asset in assets.BROWSER_ASSETS}
-    except assets.AssetError:
-        return {}
+    """The files of the CDN, by the address that pages load them from."""
+    return {assets.FLOWBITE.url: STATIC / assets.FLOWBITE.vendor_path}
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import hashlib
 import json
 import os
 import stat
@@ -15,12 +17,13 @@ from flask import Flask, abort, request
 from app import create_app
 from app.factory import kept_secret_key
 from app.models import db
-from app.server import access
+from app.server import access, assets
 from app.server.errors import PROBLEM_TYPE, Problem
 from app.server.security import SAFE_METHODS
 from app.settings.configuration import ConfigurationError, Settings
 from app.web.rendering import ask_to_confirm
 
+STATIC = Path(__file__).parents[2] / "app" / "static"
 API = "/api/v1/echo"
 # What Python's own reader of addresses refuses.
 NO_ADDRESSES = ("//[", "http://[::1", "//\u2100")
@@ -147,7 +150,22 @@ def test_every_answer_carries_the_security_headers(client, path):
     assert len(headers["X-Request-ID"]) == 16
 
 
-def test_the_policy_names_single_files_of_the_cdn_and_none_when_they_are_local(make_app):
+@pytest.mark.parametrize("library", assets.BROWSER_ASSETS, ids=lambda library: library.name)
+def test_a_committed_browser_library_has_the_hash_of_its_version(library):
+    content = (STATIC / library.vendor_path).read_bytes()
+    digest = base64.b64encode(hashlib.sha384(content).digest()).decode()
+
+    assert library.integrity == f"sha384-{digest}"
+    assert list(STATIC.glob(f"vendor/LICENSE-{library.name}.*"))
+
+
+def test_the_folder_of_foreign_files_holds_nothing_else():
+    scripts = {f"vendor/{path.name}" for path in STATIC.glob("vendor/*.js")}
+
+    assert scripts == {library.vendor_path for library in assets.BROWSER_ASSETS}
+
+
+def test_the_policy_names_one_file_of_the_cdn_and_none_when_it_is_local(make_app):
     from_cdn = make_app().test_client().get("/")
     local = make_app(local_assets=True).test_client().get("/")
 
@@ -156,7 +174,7 @@ def test_the_policy_names_single_files_of_the_cdn_and_none_when_they_are_local(m
         for part in from_cdn.headers["Content-Security-Policy"].split("; ")
         if part.startswith("script-src")
     ]
-    assert all(source.endswith(".js") for source in scripts.split()[2:])
+    assert scripts == f"script-src 'self' {assets.FLOWBITE.url}"
     assert "https:" not in local.headers["Content-Security-Policy"]
     assert "https:" not in local.text
 

@@ -1,5 +1,5 @@
-// Charts over time, drawn by uPlot, which comes from its CDN only where a page has a chart. Until
-// it is there, and for ever if it never comes, the table with the same values is shown. See the
+// Charts over time, drawn by uPlot, which is loaded only on a page that has a chart. Until it is
+// there, and for ever if it never comes, the table with the same values is shown. See the
 // macro `chart` in macros/ui.html for the markup.
 
 const LOAD_SECONDS = 5;
@@ -28,11 +28,8 @@ let loading;
 
 function load() {
   loading ??= new Promise((resolve) => {
-    const meta = document.querySelector('meta[name="uplot"]');
     const script = document.createElement('script');
-    script.src = meta.content;
-    script.integrity = meta.dataset.integrity;
-    script.crossOrigin = 'anonymous';
+    script.src = document.querySelector('[data-chart]').dataset.chart;
     script.addEventListener('load', () => resolve(window.uPlot));
     script.addEventListener('error', () => resolve(null));
     setTimeout(() => resolve(null), LOAD_SECONDS * 1000);
