@@ -18,10 +18,10 @@ from app.actions import job_store
 from app.database.pools import network_options
 from app.settings.options import choose, option, options_of
 from app.testcommand import store
-from commandbus import CommandBusError, CommandStatus, pruning_store
+from commandbus import CommandBusError, CommandStatus, retention_store
+from commandbus.deadlines import answered_within
 from commandbus.errors import one_line
-from commandbus.limits import answered_within
-from commandbus.poolers import mind_pooler
+from commandbus.pools import mind_pooler
 from commandbus.retention import BATCH_SIZE, OnPruned, Pruned, Pruner, RetentionRule
 
 logger = logging.getLogger(__name__)
@@ -203,8 +203,8 @@ class RetentionSchedule:
         """
         async with await connect(self._url, self._answer_timeout) as conn:
             async with answered_within(self._answer_timeout):
-                permitted = await pruning_store.may_prune(conn)
-                chosen = permitted and await pruning_store.become_pruner(conn)
+                permitted = await retention_store.may_prune(conn)
+                chosen = permitted and await retention_store.become_pruner(conn)
             if not permitted:
                 logger.warning("retention_not_permitted", extra={"role": conn.info.user})
                 return False

@@ -2,7 +2,8 @@
 
 Send with :class:`CommandBus`, handle with :func:`handler` (or a :class:`HandlerRegistry`) and
 :class:`Worker`, look after what failed with :class:`TroubleshootingQueue`, delete what has ended
-with :class:`Pruner`. What is not named here is not for use outside.
+with :class:`Pruner`; :func:`setup_database` prepares a database. Names that are not listed here are
+internal, except in the modules that docs/library.md lists.
 """
 
 from commandbus.bus import CommandBus
@@ -10,6 +11,7 @@ from commandbus.errors import (
     BusinessRuleError,
     CommandBusError,
     CommandNotFoundError,
+    DatabaseSetupError,
     DomainInUseError,
     DuplicateCommandError,
     HandlerAlreadyRegisteredError,
@@ -18,6 +20,7 @@ from commandbus.errors import (
     InvalidDomainError,
     InvalidStateError,
     LeaseLostError,
+    MigrationError,
     MissingQueueError,
     NoAnswerError,
     NotMigratedError,
@@ -31,6 +34,7 @@ from commandbus.errors import (
 )
 from commandbus.handlers import HandlerContext, HandlerRegistry, default_registry, handler
 from commandbus.ids import uuid7
+from commandbus.migrating import DatabaseSetup, setup_database
 from commandbus.models import (
     AuditEvent,
     AuditEventType,
@@ -66,6 +70,8 @@ __all__ = [
     "CommandNotFoundError",
     "CommandRecord",
     "CommandStatus",
+    "DatabaseSetup",
+    "DatabaseSetupError",
     "DomainInUseError",
     "DuplicateCommandError",
     "HandlerAlreadyRegisteredError",
@@ -76,6 +82,7 @@ __all__ = [
     "InvalidDomainError",
     "InvalidStateError",
     "LeaseLostError",
+    "MigrationError",
     "MissingQueueError",
     "NewCommand",
     "NoAnswerError",
@@ -103,5 +110,6 @@ __all__ = [
     "create_pool",
     "default_registry",
     "handler",
+    "setup_database",
     "uuid7",
 ]

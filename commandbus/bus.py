@@ -24,8 +24,8 @@ from commandbus.checks import (
     utc,
 )
 from commandbus.cursors import decode_cursor, encode_cursor
+from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.errors import InvalidCommandError
-from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import (
     AuditEvent,
     BatchProgress,
@@ -38,8 +38,7 @@ from commandbus.models import (
 )
 from commandbus.names import MAX_TYPE, check_domain, check_storable, check_text, uuid_of
 from commandbus.payload import decode_json, json_text
-from commandbus.poolers import mind_pooler
-from commandbus.pools import live_connection
+from commandbus.pools import live_connection, mind_pooler
 from commandbus.texts import shown
 
 if TYPE_CHECKING:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,15 @@ if TYPE_CHECKING:
     from uuid import UUID
 
     from commandbus.models import CommandStatus
+
+
+# A refused connection has no SQLSTATE, only words. Where the server speaks another language, its
+# refusal looks like a fault that may pass.
+_REFUSED_FOR_GOOD = re.compile(
+    r"password authentication failed|authentication failed for user|no pg_hba\.conf entry"
+    r"|pg_hba\.conf rejects|role \".*\" does not exist|is not permitted to log in"
+    r"|certificate verify failed|does not support SSL|no password supplied"
+)
 
 
 class CommandBusError(Exception):
@@ -104,6 +114,21 @@ class UnsuitableDatabaseError(CommandBusError):
 
 class NotMigratedError(CommandBusError):
     """The database has no command bus, or one older than this library needs."""
+
+
+class DatabaseSetupError(CommandBusError):
+    """The database cannot be set up or reached; the message is one line and holds no password."""
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether waiting can help: the connection or the server failed, nothing was refused."""
+        if not isinstance(self.__cause__, psycopg.OperationalError):
+            return False
+        return _REFUSED_FOR_GOOD.search(str(self.__cause__)) is None
+
+
+class MigrationError(DatabaseSetupError):
+    """A migration failed, or the database was migrated with other files; see the message."""
 
 
 class HandlerAlreadyRegisteredError(CommandBusError):
@@ -205,8 +230,8 @@ def is_about_the_value(error: BaseException) -> bool:
     return cause.sqlstate[:2] in ("22", "54")
 
 
-def one_line(error: BaseException) -> str:
-    """What went wrong, on one line: of the server's message without the SQL that it quotes."""
+def one_line(error: BaseException | str) -> str:
+    """The text of *error* on one line; of a server's error its message, without the SQL."""
     said = error.diag.message_primary if isinstance(error, psycopg.Error) else None
     return " ".join((said or str(error)).split())
 

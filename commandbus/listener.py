@@ -13,8 +13,8 @@ from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.backoff import Backoff
+from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.errors import one_line
-from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.telling import Telling
 from commandbus.worker_connections import connect_like
 

@@ -13,8 +13,8 @@ from commandbus import queries, store
 from commandbus.bus import MAX_PAGE, delay_in_seconds
 from commandbus.checks import check_positive, check_whole
 from commandbus.cursors import decode_cursor
+from commandbus.deadlines import ANSWER_SECONDS
 from commandbus.errors import CommandNotFoundError, InvalidStateError
-from commandbus.limits import ANSWER_SECONDS
 from commandbus.models import (
     CommandStatus,
     OperatorResult,

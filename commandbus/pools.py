@@ -1,8 +1,13 @@
-"""Connection pools that notice soon that a server is back, and give nobody a dead connection.
+"""Connection pools that soon notice a server that is back, and never give out a dead connection.
 
 A server that was restarted, or that ends sessions which are idle for long, leaves a pool full of
-connections that are over. Their sockets tell: asking the kernel costs a microsecond, where asking
+connections that are over. Their sockets tell: asking the kernel costs a microsecond, whereas asking
 the server would cost each call a round trip.
+
+Connections may end at a pooler, which gives them sessions of the server as it likes. Statements are
+prepared in a session, under names that every client counts in the same way. Where a pooler changes
+the session between transactions, a name may belong to another client's statement, and the server
+would run that one. So nothing is prepared behind a pooler.
 """
 
 from __future__ import annotations
@@ -12,17 +17,17 @@ import select
 import time
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
+from weakref import WeakSet
 
 import psycopg
 from psycopg import AsyncConnection
 from psycopg.pq import ConnStatus
-from psycopg.rows import TupleRow
+from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from commandbus.checks import check_positive, check_whole
-from commandbus.limits import answered_within
+from commandbus.deadlines import answered_within
 from commandbus.names import check_storable
-from commandbus.poolers import mind_pooler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -38,6 +43,7 @@ MOST_READS = 8
 
 # The event loop itself holds tasks only weakly.
 _reconnecting: set[asyncio.Task[None]] = set()
+_checked_for_pooler: WeakSet[AsyncConnection[Any]] = WeakSet()
 
 
 class LivePool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
@@ -65,9 +71,10 @@ class LivePool(AsyncConnectionPool[AsyncConnection[TupleRow]]):
 def create_pool(conninfo: str, **options: Any) -> Pool:
     """A pool for *conninfo*, not open, that tries twice a second to reach a server that is away.
 
-    *options* are those of ``psycopg_pool.AsyncConnectionPool``, whose own pauses between attempts
-    double up to minutes: so long a worker could miss that the server is back. It gives nobody a
-    connection that the server has ended. Behind a pooler its connections prepare no statements.
+    *options* are those of ``psycopg_pool.AsyncConnectionPool``. Its own pauses between attempts
+    double up to minutes, for which a worker could miss that the server is back. The pool never
+    gives out a connection that the server has ended. Behind a pooler its connections prepare no
+    statements.
     Raises ValueError for numbers that make no sense, and what psycopg_pool raises.
     """
     check_storable("conninfo", conninfo)
@@ -131,6 +138,19 @@ else:  # Windows, where the number of a socket may be of any size here
 
     def _is_readable(socket: int) -> bool:
         return bool(select.select([socket], [], [], 0)[0])
+
+
+async def mind_pooler(conn: AsyncConnection[Any]) -> None:
+    """Prepare nothing on *conn* if it ends at a pooler; each connection is checked once."""
+    if conn in _checked_for_pooler:
+        return
+    async with conn.cursor(row_factory=tuple_row) as cur:
+        await cur.execute("select pg_backend_pid()")
+        answer = await cur.fetchone()
+    # A pooler has told the client a process id of its own making.
+    if answer != (conn.info.backend_pid,):
+        conn.prepare_threshold = None
+    _checked_for_pooler.add(conn)
 
 
 async def _configure(conn: AsyncConnection[TupleRow]) -> None:

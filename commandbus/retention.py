@@ -17,7 +17,7 @@ from uuid import UUID
 
 from psycopg import AsyncConnection
 
-from commandbus import pruning_store, queries, store
+from commandbus import queries, retention_store, store
 from commandbus.checks import (
     MAX_BIGINT,
     MAX_COUNT,
@@ -26,7 +26,7 @@ from commandbus.checks import (
     check_positive,
     check_whole,
 )
-from commandbus.limits import answered_within
+from commandbus.deadlines import answered_within
 from commandbus.models import CommandStatus
 from commandbus.names import check_domain
 from commandbus.texts import shown
@@ -196,7 +196,7 @@ class Pruner:
             before = _before(await store.server_time(self._conn), older_than)
             while not self._stopping.is_set():
                 began = time.monotonic()
-                deleted = await pruning_store.prune_history(self._conn, before, self._batch_size)
+                deleted = await retention_store.prune_history(self._conn, before, self._batch_size)
                 total.update(deleted)
                 if max(deleted.values()) < self._batch_size:
                     break
@@ -222,7 +222,7 @@ class Pruner:
                 return
             began = time.monotonic()
             async with store.transaction(self._conn):
-                batch = await pruning_store.prune_commands(
+                batch = await retention_store.prune_commands(
                     self._conn,
                     status,
                     before,

@@ -21,6 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
+from commandbus.deadlines import AGAIN_SECONDS, ANSWER_SECONDS, answered_within
 from commandbus.errors import (
     NoAnswerError,
     TransactionRolledBackError,
@@ -29,7 +30,6 @@ from commandbus.errors import (
     refusal_error,
     translate_errors,
 )
-from commandbus.limits import AGAIN_SECONDS, ANSWER_SECONDS, answered_within
 from commandbus.models import (
     ClaimedCommand,
     Command,
@@ -41,8 +41,7 @@ from commandbus.models import (
     Verdict,
 )
 from commandbus.payload import decode_json
-from commandbus.poolers import mind_pooler
-from commandbus.pools import Pool, live_connection
+from commandbus.pools import Pool, live_connection, mind_pooler
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

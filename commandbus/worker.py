@@ -31,11 +31,11 @@ from commandbus.checks import (
     check_whole,
 )
 from commandbus.claiming import ClaimLoop
+from commandbus.deadlines import ANSWER_SECONDS, end_tasks
 from commandbus.errors import INFRASTRUCTURE_ERRORS, UnsuitableDatabaseError, one_line
 from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
-from commandbus.limits import ANSWER_SECONDS, end_tasks
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import Outcome, first_ids

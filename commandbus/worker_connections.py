@@ -21,7 +21,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
 
 from commandbus import store
-from commandbus.limits import answered_within
+from commandbus.deadlines import answered_within
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool

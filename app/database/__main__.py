@@ -15,15 +15,22 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 from app.database.errors import DatabaseError
-from app.database.migrations import examine, migration_lock, validate
-from app.database.obstacles import find_obstacles, refuse_obstacles
-from app.database.opening import connect, embedded_server, ensure_database
-from app.database.pgmq import install_pgmq, installed_pgmq
+from app.database.opening import embedded_server, ensure_database
 from app.database.urls import without_password
 from app.database.waiting import open_patiently
 from app.settings.configuration import ConfigurationError, LogFormat, Settings
 from app.settings.logs import configure_logging
 from app.visible import one_line
+from commandbus.migrating import (
+    connect,
+    examine,
+    find_obstacles,
+    install_pgmq,
+    installed_pgmq,
+    migration_lock,
+    refuse_obstacles,
+    validate,
+)
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.database.errors import EmbeddedServerError, one_line
+from app.database.errors import EmbeddedServerError
+from commandbus.errors import one_line
 
 logger = logging.getLogger(__name__)
 

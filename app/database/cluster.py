@@ -22,8 +22,9 @@ from pathlib import Path
 import psutil
 
 from app.database.account import Account, open_home, open_programs, open_way, server_account
-from app.database.errors import EmbeddedServerError, one_line
+from app.database.errors import EmbeddedServerError
 from app.database.postmaster import PID_FILE, Postmaster, find_postmaster, server_processes, serves
+from commandbus.errors import one_line
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,8 @@ import threading
 from types import TracebackType
 
 from app.database.embedded import EmbeddedServer
-from app.database.errors import EmbeddedServerError, one_line
+from app.database.errors import EmbeddedServerError
+from commandbus.errors import one_line
 
 logger = logging.getLogger(__name__)
 

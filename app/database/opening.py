@@ -14,30 +14,20 @@ import psycopg
 from psycopg import Connection, sql
 from psycopg.rows import TupleRow
 
-from app.database.errors import DatabaseError, EmbeddedServerError, one_line, server_message
-from app.database.migrations import (
-    MIGRATIONS_FOLDER,
-    AppliedMigration,
-    migrate,
-    migration_lock,
-)
-from app.database.obstacles import refuse_obstacles
-from app.database.pgmq import PgmqInstallation, install_pgmq
+from app.database.errors import DatabaseError, EmbeddedServerError
 from app.database.urls import (
     MAINTENANCE_DATABASES,
     database_name,
-    parameters,
     sqlalchemy_url,
     with_database,
     without_password,
 )
 from app.settings.configuration import Settings
+from commandbus.errors import one_line
+from commandbus.migrating import connect, connect_to_any_server, refuse_old_server, set_up
 
 if TYPE_CHECKING:
     from app.database.embedded import EmbeddedServer
-
-OLDEST_SERVER = 150000
-CONNECT_SECONDS = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +35,8 @@ class Preparation:
     """What had to be done before the database could be used; all empty where it was ready."""
 
     database_created: bool = False
-    pgmq: PgmqInstallation | None = None
-    applied: tuple[AppliedMigration, ...] = ()
+    installed_pgmq: str | None = None
+    applied: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,7 +103,7 @@ def _say_nothing(_: str) -> None:
 def open_database(
     settings: Settings,
     *,
-    folder: Path = MIGRATIONS_FOLDER,
+    folder: Path | None = None,
     on_step: Callable[[str], None] = _say_nothing,
 ) -> Database:
     """A database that exists, has PGMQ in it and is migrated by *folder*.
@@ -150,9 +140,7 @@ def embedded_server(settings: Settings) -> EmbeddedServer:
     return EmbeddedServer(settings.data_dir)
 
 
-def prepare(
-    url: str, *, folder: Path = MIGRATIONS_FOLDER, on_step: Callable[[str], None]
-) -> Preparation:
+def prepare(url: str, *, folder: Path | None = None, on_step: Callable[[str], None]) -> Preparation:
     """Create the database of *url* where it is missing, put PGMQ into it and migrate it.
 
     Raises DatabaseError, before anything is migrated, where PGMQ is too old or rows are hidden.
@@ -160,34 +148,9 @@ def prepare(
     created = ensure_database(url)
     if created:
         on_step(f"Created database {database_name(url)}")
-    with connect(url) as conn, migration_lock(conn):
-        pgmq = install_pgmq(conn)
-        if pgmq is not None:
-            on_step(f"Installed PGMQ {pgmq.version} by {pgmq.source}")
-        refuse_obstacles(conn)  # rows that are hidden would be migrated again
-        applied = migrate(
-            conn,
-            folder,
-            on_applied=lambda done: on_step(f"Applied {done.script} in {done.milliseconds} ms"),
-        )
-        if applied:
-            refuse_obstacles(conn)  # somebody may have every new table secured as it is made
-    return Preparation(created, pgmq, tuple(applied))
-
-
-@contextmanager
-def connect(url: str) -> Iterator[Connection[TupleRow]]:
-    """A connection in autocommit mode to a supported server; what the server refuses is told.
-
-    Raises DatabaseError for an unreachable or unsuitable server, and in place of every error of
-    the server that the block lets through.
-    """
-    try:
-        with _connect(url) as conn:
-            _refuse_unsuitable(conn)
-            yield conn
-    except psycopg.Error as exc:
-        raise DatabaseError(f"{without_password(url)}: {server_message(exc)}") from exc
+    with connect(url) as conn:
+        done = set_up(conn, folder, on_step=on_step)
+    return Preparation(created, done.installed_pgmq, done.applied)
 
 
 def ensure_database(url: str) -> bool:
@@ -198,29 +161,24 @@ def ensure_database(url: str) -> bool:
     """
     name = database_name(url)
     try:
-        _connect(url).close()
+        connect_to_any_server(url).close()
     except psycopg.OperationalError as exc:
         # The text of the refusal depends on the server's language, so ask its catalogue instead.
         conn = _connect_for_maintenance(url)
         if conn is None:
             raise _unreachable(url, exc) from exc
         with conn:
-            _refuse_old(conn)
+            refuse_old_server(conn)
             if _exists(conn, name):
                 raise _unreachable(url, exc) from exc
             return _create(conn, name)
     return False
 
 
-def _connect(url: str) -> Connection[TupleRow]:
-    timeout = parameters(url).get("connect_timeout", CONNECT_SECONDS)
-    return psycopg.connect(url, autocommit=True, connect_timeout=timeout)
-
-
 def _connect_for_maintenance(url: str) -> Connection[TupleRow] | None:
     for name in MAINTENANCE_DATABASES:
         try:
-            return _connect(with_database(url, name))
+            return connect_to_any_server(with_database(url, name))
         except psycopg.OperationalError:
             continue  # the first refusal, of the database itself, is the one to report
     return None
@@ -228,22 +186,6 @@ def _connect_for_maintenance(url: str) -> Connection[TupleRow] | None:
 
 def _unreachable(url: str, error: psycopg.Error) -> DatabaseError:
     return DatabaseError(f"Cannot connect to {without_password(url)}: {one_line(error)}")
-
-
-def _refuse_old(conn: Connection[TupleRow]) -> None:
-    version = conn.info.server_version
-    if version < OLDEST_SERVER:
-        raise DatabaseError(
-            f"The server is PostgreSQL {version // 10000};"
-            f" {OLDEST_SERVER // 10000} or newer is needed"
-        )
-
-
-def _refuse_unsuitable(conn: Connection[TupleRow]) -> None:
-    _refuse_old(conn)
-    encoding = conn.info.parameter_status("server_encoding")
-    if encoding != "UTF8":
-        raise DatabaseError(f"Database {conn.info.dbname} is encoded in {encoding}; UTF8 is needed")
 
 
 def _exists(conn: Connection[TupleRow], name: str) -> bool:
@@ -269,5 +211,5 @@ def _create(conn: Connection[TupleRow], name: str) -> bool:
     except (psycopg.errors.DuplicateDatabase, psycopg.errors.UniqueViolation):
         return False
     except psycopg.Error as exc:
-        raise DatabaseError(f"Database {name} could not be created: {server_message(exc)}") from exc
+        raise DatabaseError(f"Database {name} could not be created: {one_line(exc)}") from exc
     return True

@@ -11,11 +11,11 @@ from psycopg.rows import TupleRow
 
 from app.database.pools import Pool
 from app.testcommand.store import delete_test_commands
+from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.errors import CommandNotFoundError, InvalidStateError
-from commandbus.limits import ANSWER_SECONDS, answered_within
 from commandbus.models import OperatorVerdict
 from commandbus.ops import TroubleshootingQueue
-from commandbus.pruning_store import delete_batch
+from commandbus.retention_store import delete_batch
 from commandbus.store import autocommit
 
 AT_ONCE = 500

@@ -18,7 +18,7 @@ from app.testcommand import store
 from app.testcommand.behaviors import Behavior, BehaviorDistribution, BehaviorType
 from app.testcommand.handlers import COMMAND_TYPE
 from commandbus import uuid7
-from commandbus.limits import ANSWER_SECONDS, answered_within
+from commandbus.deadlines import ANSWER_SECONDS, answered_within
 
 CHUNK = 1_000
 MAX_COUNT = 1_000_000

@@ -16,11 +16,9 @@ from psycopg.rows import TupleRow
 
 from app.database import DatabaseError
 from app.database.health import some_of
-from app.database.migrations import MIGRATIONS_FOLDER, validate
-from app.database.obstacles import find_obstacles
-from app.database.pgmq import pgmq_is_installed
 from app.models.base import db
 from app.server.database_faults import failure_of
+from commandbus.migrating import find_obstacles, migrations_folder, pgmq_is_installed, validate
 
 logger = logging.getLogger(__name__)
 
@@ -123,7 +121,7 @@ def _incomplete(conn: Connection[TupleRow]) -> tuple[list[str], list[str]]:
 def _functions() -> tuple[str, ...]:
     """The functions that the migrations make."""
     made = re.compile(r"^create or replace function command_bus\.(\w+)", re.MULTILINE)
-    texts = (path.read_text() for path in sorted(MIGRATIONS_FOLDER.glob("R__*.sql")))
+    texts = (path.read_text() for path in sorted(migrations_folder().glob("R__*.sql")))
     return tuple(dict.fromkeys(name for text in texts for name in made.findall(text)))
 
 

@@ -37,8 +37,8 @@ from app.server.errors import RETRY_AFTER_SECONDS, Problem, answer, log_failure,
 from app.settings.configuration import Settings
 from commandbus import store
 from commandbus.bus import CommandBus
+from commandbus.deadlines import answered_within
 from commandbus.errors import NoAnswerError
-from commandbus.limits import answered_within
 from commandbus.ops import TroubleshootingQueue
 
 APPLICATION_NAME = "commandbus-web"

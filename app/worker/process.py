@@ -33,8 +33,8 @@ from app.settings.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from app.worker.event_loop import run_to_end
 from commandbus import Worker, store
+from commandbus.deadlines import end_tasks
 from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
-from commandbus.limits import end_tasks
 
 logger = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ import psycopg
 import pytest
 from psycopg import sql
 
-from app.database import DatabaseError, opening
+from app.database import DatabaseError
 from app.database.embedded import EmbeddedServer
-from app.database.opening import connect
 from app.database.urls import build_url, parameters, with_database
+from commandbus.migrating import connect, setup
 
 PROJECT_ROOT = Path(__file__).parents[2]
 PASSWORD = "s3cret/§"
@@ -261,7 +261,7 @@ def test_a_role_that_may_only_read_finds_nothing_to_do(
 
 
 def test_an_old_server_is_refused(server_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "OLDEST_SERVER", 990000)
+    monkeypatch.setattr(setup, "OLDEST_SERVER", 990000)
 
     with pytest.raises(DatabaseError, match="99 or newer is needed"), connect(server_url):
         pass

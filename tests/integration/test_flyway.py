@@ -17,15 +17,21 @@ import psycopg
 import pytest
 from psycopg.rows import TupleRow
 
-from app.database.files import read_migrations
-from app.database.migrations import MIGRATIONS_FOLDER, migrate, migration_lock, validate
-from app.database.opening import connect
-from app.database.pgmq import install_pgmq
 from app.settings.configuration import PROJECT_ROOT
+from commandbus.migrating import (
+    connect,
+    install_pgmq,
+    migrate,
+    migration_lock,
+    migrations_folder,
+    validate,
+)
+from commandbus.migrating.files import read_migrations
 from tests.chaos.proxy import Proxy
 
 POM = Path(__file__).parent / "flyway" / "pom.xml"
 CONFIGURATION = PROJECT_ROOT / "flyway.conf"
+MIGRATIONS_FOLDER = migrations_folder()
 SECONDS = 170
 # What Maven says where it can neither fetch a package nor has it from an earlier run.
 NOT_REACHED = ("PluginResolutionException", "Could not transfer artifact")

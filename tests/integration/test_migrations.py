@@ -11,11 +11,10 @@ import pytest
 from psycopg import Connection
 from psycopg.rows import TupleRow, dict_row
 
-from app.database.errors import MigrationError
-from app.database.files import checksum
-from app.database.history import State
-from app.database.migrations import examine, migrate, migration_lock, validate
-from app.database.opening import connect
+from commandbus import MigrationError
+from commandbus.migrating import connect, examine, migrate, migration_lock, validate
+from commandbus.migrating.files import checksum
+from commandbus.migrating.history import State
 
 ONE = "create table one (x int);\n"
 TWO = "create table two (x int);\n"

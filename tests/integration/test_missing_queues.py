@@ -9,9 +9,9 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
-from app.database.opening import connect
 from commandbus import CommandBus, MissingQueueError, UnknownDomainError
 from commandbus.errors import DomainInUseError
+from commandbus.migrating import connect
 from tests.facts import (
     DOMAIN,
     QUEUE,

@@ -23,7 +23,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
 from app.database import DatabaseError
-from app.database.migrations import MIGRATIONS_FOLDER
 from app.database.opening import prepare
 from app.models import db
 from commandbus import (
@@ -35,6 +34,7 @@ from commandbus import (
     Worker,
     queries,
 )
+from commandbus.migrating import migrations_folder
 from commandbus.obstacles import FIND_OBSTACLES
 from tests.facts import (
     DOMAIN,
@@ -216,7 +216,7 @@ async def by_a_worker(pool: Pool) -> None:
 
 
 def test_every_function_of_pgmq_that_is_called_is_looked_for() -> None:
-    texts = [path.read_text() for path in MIGRATIONS_FOLDER.glob("*.sql")]
+    texts = [path.read_text() for path in migrations_folder().glob("*.sql")]
     texts.append(Path(queries.__file__).read_text())
     called = {name for text in texts for name in re.findall(r"pgmq\.(\w+)\(", text)}
 

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from commandbus import CommandBus, CommandStatus, pruning_store
+from commandbus import CommandBus, CommandStatus, retention_store
 from commandbus import store as bus_store
 from tests.facts import Pool, assert_books_balance, register, rows, value
 from tests.integration.pruning import age, left, make, send_test
@@ -182,7 +182,7 @@ async def test_nothing_is_pruned_unless_somebody_wants_it(database_url, pool):
         await running.says("worker_started")
         async with bus_store.autocommit(pool) as conn:
             # Nobody holds the lock, so nobody will ever prune.
-            assert await pruning_store.become_pruner(conn)
+            assert await retention_store.become_pruner(conn)
             await conn.execute("select pg_advisory_unlock_all()")
         running.process.send_signal(signal.SIGTERM)
         assert await running.ends() == 0

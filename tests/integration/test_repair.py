@@ -8,8 +8,8 @@ from uuid import UUID, uuid4
 import pytest
 
 from app.database.health import Level, look
-from app.database.opening import connect
 from commandbus import CommandBus, NewCommand
+from commandbus.migrating import connect
 from tests.facts import (
     DOMAIN,
     QUEUE,

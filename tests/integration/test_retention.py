@@ -14,7 +14,7 @@ from commandbus import (
     CommandStatus,
     InvalidCommandError,
     UnknownDomainError,
-    pruning_store,
+    retention_store,
 )
 from commandbus import store as bus_store
 from commandbus.ops import TroubleshootingQueue
@@ -177,7 +177,7 @@ async def test_what_has_not_ended_cannot_even_be_asked_for(pool):
         async with bus_store.autocommit(pool) as conn:
             now = await bus_store.server_time(conn)
             with pytest.raises(InvalidCommandError, match="is not final"):
-                await pruning_store.prune_commands(
+                await retention_store.prune_commands(
                     conn, each, now, 10, domain=None, after=(None, None), dry_run=False
                 )
 

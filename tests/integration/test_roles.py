@@ -14,7 +14,6 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
-from app.database.obstacles import find_obstacles
 from app.database.urls import build_url, parameters
 from app.models import db
 from app.settings.configuration import PROJECT_ROOT
@@ -25,6 +24,7 @@ from commandbus import (
     UnsuitableDatabaseError,
     Worker,
 )
+from commandbus.migrating import find_obstacles
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import (
     DOMAIN,

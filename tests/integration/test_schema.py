@@ -8,9 +8,9 @@ import re
 import psycopg
 import pytest
 
-from app.database.migrations import MIGRATIONS_FOLDER
 from app.database.urls import with_database
 from commandbus import AuditEventType, CommandStatus
+from commandbus.migrating import migrations_folder
 from tests.facts import Pool, rows, value
 
 FILLED = 5_000
@@ -198,7 +198,7 @@ async def test_migrating_again_gives_the_same_functions(pool, database_url):
 
     before = await functions()
     with psycopg.connect(database_url) as conn:
-        for path in sorted(MIGRATIONS_FOLDER.glob("R__*.sql")):
+        for path in sorted(migrations_folder().glob("R__*.sql")):
             conn.execute(path.read_bytes())
     assert await functions() == before
     assert len(before) > 20

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from app.database.errors import MigrationError
-from app.database.files import checksum, read_migrations, version_key
+from commandbus import MigrationError
+from commandbus.migrating.files import checksum, read_migrations, version_key
 
 
 def test_checksum_is_the_one_that_flyway_writes_for_its_own_first_example() -> None:

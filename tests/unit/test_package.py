@@ -24,23 +24,38 @@ def test_the_version_of_the_package_is_that_of_the_library():
     assert f"## {VERSION} " in (ROOT / "CHANGELOG.md").read_text()
 
 
+def _pinned_version(name: str) -> str:
+    lines = (ROOT / "requirements.txt").read_text().splitlines()
+    [pinned] = [line for line in lines if line.startswith(name)]
+    [version] = Requirement(pinned.partition("#")[0]).specifier
+    return version.version
+
+
 def test_the_pinned_driver_is_one_that_the_package_takes():
     [needed] = map(Requirement, PROJECT["dependencies"])
-    lines = (ROOT / "requirements.txt").read_text().splitlines()
-    [pinned] = [line for line in lines if line.startswith(needed.name)]
-    [version] = Requirement(pinned.partition("#")[0]).specifier
 
-    assert needed.specifier.contains(version.version)
+    assert needed.specifier.contains(_pinned_version(needed.name))
     assert needed.extras == {"pool"}
 
 
-def test_the_package_needs_nothing_that_it_does_not_name():
+def test_the_pinned_pgmq_is_one_that_the_extra_takes():
+    [needed] = map(Requirement, PROJECT["optional-dependencies"]["setup"])
+
+    assert needed.specifier.contains(_pinned_version(needed.name))
+
+
+def test_the_package_imports_only_what_it_names():
     imported = set()
-    for path in Path(commandbus.__file__).parent.glob("*.py"):
+    for path in Path(commandbus.__file__).parent.rglob("*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Import):
                 imported |= {alias.name.partition(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
                 imported.add(node.module.partition(".")[0])
 
-    assert imported - sys.stdlib_module_names == {"commandbus", "psycopg", "psycopg_pool"}
+    assert imported - sys.stdlib_module_names == {
+        "commandbus",
+        "pgmq",  # the extra `setup`
+        "psycopg",
+        "psycopg_pool",
+    }

@@ -18,9 +18,9 @@ from app.database.invariants import PATIENCE_SECONDS
 from app.server.breaker import ASKING, IN_VAIN, WAITING, Patience, Turns
 from app.server.portal import WITHOUT_DATABASE
 from app.settings.configuration import PROJECT_ROOT, Settings
+from commandbus.deadlines import AGAIN_SECONDS
 from commandbus.errors import InvalidStateError, NoAnswerError
 from commandbus.ids import uuid7
-from commandbus.limits import AGAIN_SECONDS
 from commandbus.models import CommandStatus
 from run import WEB_THREADS
 

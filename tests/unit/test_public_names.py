@@ -14,12 +14,18 @@ from pathlib import Path
 import pytest
 
 import commandbus
+import commandbus.migrating
 from commandbus import AuditEventType, CommandStatus, errors, ops
 
 SCHEMA = Path(__file__).parents[2] / "migrations" / "V001__commandbus_schema.sql"
 MODULES = [
     "commandbus",
     *(f"commandbus.{p.stem}" for p in Path(commandbus.__file__).parent.glob("[a-z]*.py")),
+    "commandbus.migrating",
+    *(
+        f"commandbus.migrating.{p.stem}"
+        for p in Path(commandbus.migrating.__file__).parent.glob("[a-z]*.py")
+    ),
 ]
 # What the parts of a worker ask each other for.
 INTERNAL = {"Attempt", "RegisteredHandler"}

@@ -8,10 +8,20 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from app.database.errors import MigrationError
+from commandbus.errors import MigrationError
 
 _NAME = re.compile(r"(?:V(?P<version>\d+(?:[._]\d+)*)|R)__(?P<description>.+)\.sql")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+
+
+# An installed package holds the migrations; in the repository they stand at its root.
+_INSTALLED = Path(__file__).parent / "sql"
+_REPOSITORY = Path(__file__).parents[2] / "migrations"
+
+
+def migrations_folder() -> Path:
+    """The folder with the migrations of this release."""
+    return _INSTALLED if _INSTALLED.is_dir() else _REPOSITORY
 
 
 @dataclass(frozen=True, slots=True)

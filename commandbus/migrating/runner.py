@@ -1,6 +1,6 @@
-"""Bringing a database to the state of the migrations folder, as Flyway would.
+"""Applying the migrations to a database, as Flyway would.
 
-The real Flyway reads and writes the same history table, so either can continue the other's work.
+Flyway reads and writes the same history table, so either can continue the other's work.
 """
 
 from __future__ import annotations
@@ -15,14 +15,11 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from app.database.errors import MigrationError, one_line, server_message
-from app.database.files import MigrationFile, read_migrations
-from app.database.history import CREATE_HISTORY, Comparison, compare, read_history
-from app.settings.configuration import PROJECT_ROOT
+from commandbus.errors import MigrationError, one_line
+from commandbus.migrating.files import MigrationFile, migrations_folder, read_migrations
+from commandbus.migrating.history import CREATE_HISTORY, Comparison, compare, read_history
 
-MIGRATIONS_FOLDER = PROJECT_ROOT / "migrations"
-
-# Any number, as long as every process of this project takes the same: "cmdbus" in ASCII.
+# The bytes of "cmdbus". Every release must take the same number.
 _ADVISORY_LOCK = int.from_bytes(b"cmdbus")
 
 
@@ -36,9 +33,9 @@ class AppliedMigration:
 
 @contextmanager
 def migration_lock(conn: Connection[TupleRow]) -> Iterator[None]:
-    """Inside the block no other process of this project changes this database's schema.
+    """Inside the block no other process of this project migrates this database.
 
-    Waits for the one that does; the server frees the lock when the connection ends.
+    Waits for a process that does. The server frees the lock when the connection ends.
     """
     conn.execute("select pg_advisory_lock(%s)", (_ADVISORY_LOCK,))
     try:
@@ -48,13 +45,16 @@ def migration_lock(conn: Connection[TupleRow]) -> Iterator[None]:
             conn.execute("select pg_advisory_unlock(%s)", (_ADVISORY_LOCK,))
 
 
-def examine(conn: Connection[TupleRow], folder: Path = MIGRATIONS_FOLDER) -> Comparison:
-    """Hold the files in *folder* against the database's history; changes nothing."""
-    return compare(read_migrations(folder), read_history(conn) or [])
+def examine(conn: Connection[TupleRow], folder: Path | None = None) -> Comparison:
+    """Compare the files in *folder* (by default the package's) with the database's history.
+
+    Changes nothing.
+    """
+    return compare(read_migrations(folder or migrations_folder()), read_history(conn) or [])
 
 
-def validate(conn: Connection[TupleRow], folder: Path = MIGRATIONS_FOLDER) -> None:
-    """Return when the database is exactly what *folder* says.
+def validate(conn: Connection[TupleRow], folder: Path | None = None) -> None:
+    """Check that the database has exactly the migrations in *folder*.
 
     Raises MigrationError with every difference, pending migrations included.
     """
@@ -65,17 +65,17 @@ def validate(conn: Connection[TupleRow], folder: Path = MIGRATIONS_FOLDER) -> No
         raise MigrationError(f"Not applied yet: {pending}")
 
 
-def _say_nothing(_: AppliedMigration) -> None:
-    """For callers that need no word on the way."""
+def _ignore_progress(_: AppliedMigration) -> None:
+    """For callers that do not want to hear of each migration."""
 
 
 def migrate(
     conn: Connection[TupleRow],
-    folder: Path = MIGRATIONS_FOLDER,
+    folder: Path | None = None,
     *,
-    on_applied: Callable[[AppliedMigration], None] = _say_nothing,
+    on_applied: Callable[[AppliedMigration], None] = _ignore_progress,
 ) -> list[AppliedMigration]:
-    """Apply what is pending in *folder*, each file in a transaction of its own; tell what was done.
+    """Apply the pending migrations in *folder*, each in its own transaction; return those applied.
 
     *conn* must be in autocommit mode and the caller must hold `migration_lock`. *on_applied* is
     called after each commit. Nothing is written where the database is up to date.
@@ -83,7 +83,7 @@ def migrate(
     Raises MigrationError, before anything is applied, where files and history disagree, and for
     the first file that fails; the files before it stay applied.
     """
-    files = read_migrations(folder)
+    files = read_migrations(folder or migrations_folder())
     history = read_history(conn)
     comparison = compare(files, history or [])
     comparison.refuse_problems()
@@ -98,10 +98,10 @@ def migrate(
 
 
 def _apply(conn: Connection[TupleRow], file: MigrationFile) -> AppliedMigration:
-    """Run *file* and record it, both or neither."""
+    """Run *file* and record it in one transaction."""
     started = time.monotonic()
-    # What one migration sets for its session must not reach the next; and the tables belong in
-    # public also where the role has a schema of its own, as Flyway has it by its defaultSchema.
+    # Settings that one migration makes for its session must not reach the next. Tables belong in
+    # public, also where the role has a schema of its own: as with Flyway's defaultSchema.
     conn.execute("reset all")
     conn.execute("set search_path to public")
     try:
@@ -126,11 +126,11 @@ def _record(conn: Connection[TupleRow], file: MigrationFile, milliseconds: int) 
 
 
 def _failure(file: MigrationFile, error: psycopg.Error) -> str:
-    """Which file, which line of it, what the server said, and its hint."""
+    """The file, the line in it, the server's message and its hint."""
     position = error.diag.statement_position
     where = ""
     if position is not None:
         line = file.text.count("\n", 0, int(position) - 1) + 1
         where = f", line {line}"
     hint = f" ({one_line(error.diag.message_hint)})" if error.diag.message_hint else ""
-    return f"{file.script}{where} failed and was undone: {server_message(error)}{hint}"
+    return f"{file.script}{where} failed and was undone: {one_line(error)}{hint}"

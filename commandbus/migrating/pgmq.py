@@ -1,4 +1,4 @@
-"""PGMQ in a database: the extension where the server offers it, else the SQL that `pgmq` ships."""
+"""PGMQ in a database: the server's extension if it offers one, else the SQL of package `pgmq`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import psycopg
 from psycopg import Connection
 from psycopg.rows import TupleRow
 
-from app.database.errors import DatabaseError, server_message
+from commandbus.errors import DatabaseSetupError, one_line
 
 
 class PgmqSource(StrEnum):
@@ -21,7 +21,7 @@ class PgmqSource(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class PgmqInstallation:
-    """A PGMQ that was put into a database."""
+    """A PGMQ that was installed in a database."""
 
     version: str
     source: PgmqSource
@@ -30,7 +30,7 @@ class PgmqInstallation:
 def pgmq_is_installed(conn: Connection[TupleRow]) -> bool:
     """Whether schema pgmq is there.
 
-    Raises DatabaseError where the schema is there without PGMQ in it.
+    Raises DatabaseSetupError where the schema is there without PGMQ in it.
     """
     # Asked of the catalogue, which every role may read.
     row = conn.execute(
@@ -39,7 +39,7 @@ def pgmq_is_installed(conn: Connection[TupleRow]) -> bool:
         " where schema.nspname = 'pgmq'"
     ).fetchone()
     if row == (1, 0):
-        raise DatabaseError(
+        raise DatabaseSetupError(
             f"Database {conn.info.dbname} has a schema pgmq without PGMQ in it; drop or rename it"
         )
     return row == (1, 1)
@@ -59,7 +59,7 @@ def install_pgmq(conn: Connection[TupleRow]) -> PgmqInstallation | None:
 
     *conn* must be in autocommit mode and the caller must hold `migration_lock`.
 
-    Raises DatabaseError where the role lacks the right to install it.
+    Raises DatabaseSetupError where the role lacks the right to install it.
     """
     if pgmq_is_installed(conn):
         return None
@@ -73,18 +73,24 @@ def install_pgmq(conn: Connection[TupleRow]) -> PgmqInstallation | None:
         return _install_sql(conn)
     except psycopg.errors.InsufficientPrivilege as exc:
         what = "create extension pgmq" if offered is not None else "install PGMQ's SQL"
-        raise DatabaseError(
+        raise DatabaseSetupError(
             f"Role {conn.info.user} may not {what} in database {conn.info.dbname}"
-            f" ({server_message(exc)}); let an administrator run"
+            f" ({one_line(exc)}); let an administrator run"
             " `python -m app.database install-pgmq` there, or grant the right"
         ) from exc
     except psycopg.Error as exc:
-        raise DatabaseError(f"PGMQ could not be installed: {server_message(exc)}") from exc
+        raise DatabaseSetupError(f"PGMQ could not be installed: {one_line(exc)}") from exc
 
 
 def _install_sql(conn: Connection[TupleRow]) -> PgmqInstallation:
-    # Imported here: the package loads much that only this needs, and a worker rarely installs.
-    from pgmq.install import get_embedded_install_sql, get_embedded_sql_version
+    # The package is an extra, and slow to import; a worker rarely needs it.
+    try:
+        from pgmq.install import get_embedded_install_sql, get_embedded_sql_version
+    except ModuleNotFoundError as exc:
+        raise DatabaseSetupError(
+            "The server offers no extension pgmq, and the Python package pgmq, which has PGMQ's"
+            " SQL, is not installed: pip install 'commandbus[setup]'"
+        ) from exc
 
     with conn.transaction():
         conn.execute(get_embedded_install_sql().encode("utf-8"))

@@ -1,6 +1,6 @@
-"""Flyway's history table: what the database remembers, and what that means for the files.
+"""Flyway's history table, and how it compares with the files.
 
-Nothing is changed here. `compare` decides like `flyway validate` and `flyway migrate` would.
+Nothing is changed here. `compare` decides as `flyway validate` and `flyway migrate` do.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from enum import StrEnum
 from psycopg import Connection
 from psycopg.rows import TupleRow, class_row
 
-from app.database.errors import MigrationError
-from app.database.files import MigrationFile, version_key
+from commandbus.errors import MigrationError
+from commandbus.migrating.files import MigrationFile, version_key
 
 # As Flyway creates it for PostgreSQL.
 CREATE_HISTORY = """
@@ -73,7 +73,7 @@ class Standing:
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """Files against history: every migration's standing, and what forbids to migrate."""
+    """Files against history: how every migration stands, and what forbids migrating."""
 
     standings: tuple[Standing, ...]
     problems: tuple[str, ...]
@@ -82,8 +82,8 @@ class Comparison:
     def to_apply(self) -> tuple[MigrationFile, ...]:
         """The files to run, in order.
 
-        Where newer code migrated this database its repeatable migrations stay: putting back older
-        text would take from that code the functions it was written for.
+        Where a newer release migrated this database, its repeatable migrations stay: that release
+        needs the functions that they define.
         """
         newer = any(standing.state is State.FUTURE for standing in self.standings)
         return tuple(
@@ -114,7 +114,7 @@ def read_history(conn: Connection[TupleRow]) -> list[HistoryRow] | None:
 
 
 def compare(files: Sequence[MigrationFile], history: Sequence[HistoryRow]) -> Comparison:
-    """Hold *files* against *history*."""
+    """Compare *files* with *history*."""
     return _Comparing(files, history).result()
 
 
@@ -131,11 +131,11 @@ class _Comparing:
             self._take(row)
 
     def _take(self, row: HistoryRow) -> None:
-        """Let *row* count; a later row of the same migration stands for the earlier ones."""
+        """Take *row* into account; it replaces earlier rows of the same migration."""
         if not row.success:
             self._problems.append(
-                f"{row.script} failed at an earlier attempt; mend what it left behind, then remove"
-                " its row from flyway_schema_history (or run flyway repair)"
+                f"{row.script} failed at an earlier attempt; repair what it left behind, then"
+                " remove its row from flyway_schema_history (or run flyway repair)"
             )
         elif row.type == "SCHEMA":
             return  # Flyway's note that it created the schemas
@@ -180,7 +180,7 @@ class _Comparing:
         return _standing(file, State.APPLIED if same else State.OUTDATED, row)
 
     def _known_to_the_database_only(self) -> list[Standing]:
-        """Applied migrations without a file: newer code's are its business, others are lost."""
+        """Applied migrations without a file: a newer release's are fine, others are problems."""
         on_disk = {version_key(file.version) for file in self._files if file.version is not None}
         newest_on_disk = max(on_disk, default=())
         future = []

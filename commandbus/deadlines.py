@@ -1,8 +1,9 @@
-"""A bound on every wait for the database, also where it has fallen silent.
+"""A deadline for every wait for the database, even for one that no longer answers.
 
-A server whose process is stopped, or a network that loses every packet, answers nothing: neither
-the statement nor the request to cancel it. psycopg waits for both when its task is cancelled, and
-closes the connection when it is cancelled again. So what takes too long is cancelled until it ends.
+A server whose process is stopped, or a network that loses every packet, answers neither the
+statement nor the request to cancel it. psycopg waits for both when its task is cancelled, and
+closes the connection when it is cancelled again. So a call that takes too long is cancelled until
+it ends.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from commandbus.errors import NoAnswerError
 ANSWER_SECONDS = 15.0
 """How long a call waits for a connection and for the answer, unless its caller says otherwise."""
 AGAIN_SECONDS = 1.0
-"""So long the server may take to agree to a cancellation; then the connection is closed."""
+"""How long the server may take to agree to a cancellation; then the connection is closed."""
 
 
 class answered_within:  # noqa: N801 - used like asyncio.timeout
