@@ -9,8 +9,10 @@ from uuid import UUID
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from app.actions.jobs import AT_ONCE, current_runner
+from app.actions.jobs import current_runner
+from app.actions.troubled import AT_ONCE
 from app.models import (
+    TROUBLED_FILTER_NAMES,
     TroubledFilters,
     Window,
     count_by_status,
@@ -41,7 +43,6 @@ VIEWS = {
     "rejected": "Rejected messages",
     "actions": "Actions",
 }
-FILTER_NAMES = ("domain", "command_type", "error_code", "group_id", "q")
 TREND_HEIGHT = 24
 
 
@@ -111,7 +112,7 @@ def _commands_context() -> dict[str, Any]:
     listing = list_troubled(filters, window())
     group = None if filters.group_id is None else get_group_name(filters.group_id)
     return {
-        "filters": {name: text_arg(name) or "" for name in FILTER_NAMES},
+        "filters": {name: text_arg(name) or "" for name in TROUBLED_FILTER_NAMES},
         "is_filtered": filters != TroubledFilters(),
         "group": group,
         "elsewhere": _is_elsewhere(filters) if not listing.rows else False,
