@@ -126,7 +126,7 @@ class CommandBus:
         )
         row = _row(command)
         if conn is not None:
-            _check_connection(conn)
+            check_connection(conn)
             async with answered_within(self._answer_timeout):
                 return await store.send_command(conn, domain, row.text, batch_id)
         return await self._call(lambda own: store.send_command(own, domain, row.text, batch_id))
@@ -150,7 +150,7 @@ class CommandBus:
         chunks = list(_chunks(sorted(rows, key=attrgetter("command_id"))))
         answers: dict[UUID, SendResult] = {}
         if conn is not None:
-            _check_connection(conn)
+            check_connection(conn)
         if len(chunks) > 1:
             async with (
                 answered_within(self._answer_timeout) as limit,
@@ -373,7 +373,8 @@ def _first_of_each(
     return first
 
 
-def _check_connection(conn: object) -> None:
+def check_connection(conn: object) -> None:
+    """Raises TypeError unless *conn* is an asynchronous connection of psycopg."""
     if not isinstance(conn, AsyncConnection):
         raise TypeError(f"conn must be a psycopg AsyncConnection, not {shown(conn)}")
 

@@ -10,10 +10,10 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import queries, store
-from commandbus.bus import MAX_PAGE, delay_in_seconds
+from commandbus.bus import MAX_PAGE, check_connection, delay_in_seconds
 from commandbus.checks import check_positive, check_whole
 from commandbus.cursors import decode_cursor
-from commandbus.deadlines import ANSWER_SECONDS
+from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import (
     CommandStatus,
@@ -46,6 +46,9 @@ class TroubleshootingQueue:
     of 1 to 200 characters, *reason* and *notes* are texts of at most 4,000. What is no such value
     raises InvalidCommandError or InvalidDomainError, and an unknown domain UnknownDomainError. A
     call that the database has not answered within *answer_timeout* seconds raises NoAnswerError.
+
+    With *conn* an action joins the caller's transaction: it is done if and when that commits. After
+    an error that is raised here the transaction goes on as if nothing had been asked.
 
     What only reads is asked once more where its connection breaks. An action is not: psycopg's
     ``OperationalError`` passes, and whether the action was done is not known. To do it again is
@@ -109,6 +112,7 @@ class TroubleshootingQueue:
         operator: str = DEFAULT_OPERATOR,
         *,
         delay_seconds: float = 0,
+        conn: AsyncConnection[Any] | None = None,
     ) -> OperatorResult:
         """Put the command back to work, its attempts counted anew.
 
@@ -118,7 +122,7 @@ class TroubleshootingQueue:
         return _single(
             domain,
             await self.operator_retry_many(
-                domain, [command_id], operator, delay_seconds=delay_seconds
+                domain, [command_id], operator, delay_seconds=delay_seconds, conn=conn
             ),
         )
 
@@ -129,24 +133,39 @@ class TroubleshootingQueue:
         operator: str = DEFAULT_OPERATOR,
         *,
         delay_seconds: float = 0,
+        conn: AsyncConnection[Any] | None = None,
     ) -> Sequence[OperatorResult]:
         """``operator_retry`` for a set, with an answer for each command."""
         delay = delay_in_seconds("delay_seconds", delay_seconds)
         return await self._operate(
-            "operator_retry", domain, list_of(command_ids), operator, float(delay)
+            conn, "operator_retry", domain, list_of(command_ids), operator, float(delay)
         )
 
     async def undo_retry(
-        self, domain: str, command_id: UUID, operator: str = DEFAULT_OPERATOR
+        self,
+        domain: str,
+        command_id: UUID,
+        operator: str = DEFAULT_OPERATOR,
+        *,
+        conn: AsyncConnection[Any] | None = None,
     ) -> OperatorResult:
-        """Take back a delayed retry whose time has not come; the command is back as it was."""
-        return _single(domain, await self.undo_retry_many(domain, [command_id], operator))
+        """Take back a delayed retry that has not begun; the command is back as it was."""
+        return _single(
+            domain, await self.undo_retry_many(domain, [command_id], operator, conn=conn)
+        )
 
     async def undo_retry_many(
-        self, domain: str, command_ids: Sequence[UUID], operator: str = DEFAULT_OPERATOR
+        self,
+        domain: str,
+        command_ids: Sequence[UUID],
+        operator: str = DEFAULT_OPERATOR,
+        *,
+        conn: AsyncConnection[Any] | None = None,
     ) -> Sequence[OperatorResult]:
         """``undo_retry`` for a set, with an answer for each command."""
-        return await self._operate("undo_operator_retry", domain, list_of(command_ids), operator)
+        return await self._operate(
+            conn, "undo_operator_retry", domain, list_of(command_ids), operator
+        )
 
     async def operator_cancel(
         self,
@@ -154,10 +173,13 @@ class TroubleshootingQueue:
         command_id: UUID,
         operator: str = DEFAULT_OPERATOR,
         reason: str | None = None,
+        *,
+        conn: AsyncConnection[Any] | None = None,
     ) -> OperatorResult:
         """End the command as CANCELLED; its reply is sent."""
         return _single(
-            domain, await self.operator_cancel_many(domain, [command_id], operator, reason)
+            domain,
+            await self.operator_cancel_many(domain, [command_id], operator, reason, conn=conn),
         )
 
     async def operator_cancel_many(
@@ -166,11 +188,13 @@ class TroubleshootingQueue:
         command_ids: Sequence[UUID],
         operator: str = DEFAULT_OPERATOR,
         reason: str | None = None,
+        *,
+        conn: AsyncConnection[Any] | None = None,
     ) -> Sequence[OperatorResult]:
         """``operator_cancel`` for a set, with an answer for each command."""
         _check_reason("reason", reason)
         return await self._operate(
-            "operator_cancel", domain, list_of(command_ids), operator, reason
+            conn, "operator_cancel", domain, list_of(command_ids), operator, reason
         )
 
     async def operator_complete(
@@ -181,12 +205,13 @@ class TroubleshootingQueue:
         result_data: Any = None,
         *,
         notes: str | None = None,
+        conn: AsyncConnection[Any] | None = None,
     ) -> OperatorResult:
         """End the command as COMPLETED with *result_data* as its result; its reply is sent."""
         return _single(
             domain,
             await self.operator_complete_many(
-                domain, [command_id], operator, result_data, notes=notes
+                domain, [command_id], operator, result_data, notes=notes, conn=conn
             ),
         )
 
@@ -198,6 +223,7 @@ class TroubleshootingQueue:
         result_data: Any = None,
         *,
         notes: str | None = None,
+        conn: AsyncConnection[Any] | None = None,
     ) -> Sequence[OperatorResult]:
         """``operator_complete`` for a set with one result, with an answer for each command.
 
@@ -207,7 +233,7 @@ class TroubleshootingQueue:
         result = json_text("result_data", result_data, MAX_RESULT_BYTES)
         _check_reason("notes", notes)
         return await self._operate(
-            "operator_complete", domain, list_of(command_ids), operator, result, notes
+            conn, "operator_complete", domain, list_of(command_ids), operator, result, notes
         )
 
     async def cancel_pending(
@@ -216,20 +242,34 @@ class TroubleshootingQueue:
         command_id: UUID,
         operator: str = DEFAULT_OPERATOR,
         reason: str | None = None,
+        *,
+        conn: AsyncConnection[Any] | None = None,
     ) -> OperatorResult:
         """Cancel a command that is PENDING, before any worker takes it."""
         _check_reason("reason", reason)
         command_id = uuid_of("command_id", command_id)
         return _single(
-            domain, await self._operate("cancel_pending", domain, command_id, operator, reason)
+            domain,
+            await self._operate(conn, "cancel_pending", domain, command_id, operator, reason),
         )
 
     async def _operate(
-        self, function: str, domain: str, ids: object, operator: str, *args: Any
+        self,
+        conn: AsyncConnection[Any] | None,
+        function: str,
+        domain: str,
+        ids: object,
+        operator: str,
+        *args: Any,
     ) -> Sequence[OperatorResult]:
         check_domain(domain)
         check_text("operator", operator, 1, MAX_OPERATOR)
-        async with store.translated(self._pool, within=self._answer_timeout) as conn:
+        if conn is None:
+            async with store.translated(self._pool, within=self._answer_timeout) as own:
+                return await store.operate(own, function, domain, ids, operator, *args)
+        check_connection(conn)
+        # A savepoint in the caller's transaction, for an unknown domain.
+        async with answered_within(self._answer_timeout), conn.transaction():
             return await store.operate(conn, function, domain, ids, operator, *args)
 
 

@@ -484,19 +484,23 @@ async def listen(conn: Connection, domain: str) -> None:
 # Operators
 
 
-async def operate(conn: Connection, function: str, *args: Any) -> list[OperatorResult]:
-    """Call one of the operator functions, by its name in schema command_bus."""
-    query = sql.SQL("select * from command_bus.{}({})").format(
-        sql.Identifier(function), sql.SQL(", ").join(sql.Placeholder() * len(args))
-    )
+async def operate(
+    conn: AsyncConnection[Any], function: str, domain: str, ids: object, operator: str, *args: Any
+) -> list[OperatorResult]:
+    """Call the operator function of that name in schema command_bus.
+
+    Returns an answer for each command. Raises UnknownDomainError, which aborts the transaction.
+    """
+    values = (domain, ids, operator, *args)
+    query = f"select * from command_bus.{function}({', '.join(['%s'] * len(values))})"
     with translate_errors():
-        cur = await conn.execute(query, args)
-        return [
-            OperatorResult(
-                command_id, OperatorVerdict(verdict), CommandStatus(status) if status else None
-            )
-            for command_id, verdict, status in await cur.fetchall()
-        ]
+        rows = await fetch(conn, query, values)
+    return [
+        OperatorResult(
+            command_id, OperatorVerdict(verdict), CommandStatus(status) if status else None
+        )
+        for command_id, verdict, status in rows
+    ]
 
 
 async def server_time(conn: Connection) -> datetime:

@@ -267,7 +267,7 @@ class JobItem(Answer):
     """An operator's action on one command or many, and how far it is."""
 
     job_id: UUID
-    action: str = Field(description="retry, complete or cancel")
+    action: str = Field(description="retry, complete, cancel, cancel_pending or undo_retry")
     operator: str
     state: str = Field(description="running, finished or stopped")
     expected: int = Field(
@@ -276,7 +276,8 @@ class JobItem(Answer):
     expected_is_exact: bool
     done: int
     changed: dict[str, int] = Field(
-        description="How many were not in the queue any more, by the status they had"
+        description="How many were skipped, by the status they had; NOT_FOUND and AMBIGUOUS for ids"
+        " that name no command or several"
     )
     gone: int | None = Field(
         description="How many of the expected ones were no longer in the queue when their turn"
@@ -290,9 +291,9 @@ class JobItem(Answer):
 
 
 class JobDetailItem(JobItem):
-    """A job with the commands that it left as they were."""
+    """A job with the commands that it skipped."""
 
-    skipped: list[Skipped] = Field(description="Of those that had changed, the first 100")
+    skipped: list[Skipped] = Field(description="The first 100")
 
 
 class JobList(Answer):

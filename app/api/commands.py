@@ -6,7 +6,8 @@ from typing import Any
 
 from flask import request
 
-from app.actions import load_tests
+from app.actions import load_tests, troubled
+from app.actions.orders import Action
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.problems import domain_of
@@ -24,7 +25,7 @@ from app.models import (
 )
 from app.server import access
 from app.server.errors import Problem
-from app.server.portal import call, current_bus, current_portal, current_tsq
+from app.server.portal import call, current_bus, current_portal
 from app.settings.configuration import ConfigStore
 from app.testcommand.behaviors import (
     DEFAULT_BEHAVIOR,
@@ -145,7 +146,9 @@ def detail(path: CommandPath, query: schemas.DomainQuery) -> Any:
 def cancel(path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCommand) -> Any:
     """Cancel a command that is PENDING."""
     domain = domain_of(path.command_id, query.domain)
-    done = call(current_tsq().cancel_pending, domain, path.command_id, body.operator, body.reason)
+    done = troubled.carry_out_one(
+        Action.CANCEL_PENDING, (domain, path.command_id), body.operator, reason=body.reason
+    )
     return answers.CommandState.model_validate(done)
 
 

@@ -8,13 +8,17 @@ from uuid import UUID
 
 from flask import request
 
-from app.actions import jobs as bulk_operations
+from app.actions import jobs
+from app.actions.orders import AMBIGUOUS, NOT_FOUND
 from app.api import answers, bp, schemas
 from app.api.routing import JobPath
 from app.models.operator_jobs import JobRow, get_job, list_jobs
 from app.server import access
 from app.server.errors import Problem
 from commandbus.models import CommandStatus
+
+_REASONS = {NOT_FOUND: "not_found", AMBIGUOUS: "ambiguous_command"}
+"""Why a command was skipped where no status was in the way."""
 
 
 @bp.get("/tsq/jobs", responses={200: answers.JobList})
@@ -30,7 +34,7 @@ def list_operator_jobs(query: schemas.JobsQuery) -> Any:
 def show_job(path: JobPath) -> Any:
     """How far a job is."""
     # Whoever asks helps: a job whose process has died goes on in this one.
-    bulk_operations.current_runner().adopt()
+    jobs.current_runner().adopt()
     return _item(_found(path.job_id))
 
 
@@ -39,7 +43,7 @@ def show_job(path: JobPath) -> Any:
 def stop_job(path: JobPath, body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
     """Let a job end after the commands under way; what it did stays done."""
     found = _found(path.job_id)
-    if not bulk_operations.stop(path.job_id):
+    if not jobs.stop(path.job_id):
         state = found.summary.state
         raise Problem(409, "job_is_over", f"The job is {state}.", current_state=state)
     return _item(_found(path.job_id))
@@ -54,16 +58,18 @@ def job_started(job_id: UUID) -> tuple[answers.JobDetailItem, int, dict[str, str
 def _item(row: JobRow) -> answers.JobDetailItem:
     item = answers.JobItem.model_validate(row.summary)
     return answers.JobDetailItem(
-        **item.model_dump(), skipped=[_skipped(each) for each in row.skipped]
+        **item.model_dump(), skipped=[skipped_item(each) for each in row.skipped]
     )
 
 
-def _skipped(stored: Mapping[str, str]) -> answers.Skipped:
-    is_known = stored["status"] != bulk_operations.NOT_FOUND
+def skipped_item(stored: Mapping[str, str]) -> answers.Skipped:
+    """A command that was skipped, as a job stores it, as an answer."""
+    status = stored["status"]
+    reason = _REASONS.get(status, "invalid_state")
     return answers.Skipped(
         command_id=UUID(stored["command_id"]),
-        reason="invalid_state" if is_known else "not_found",
-        current_status=CommandStatus(stored["status"]) if is_known else None,
+        reason=reason,
+        current_status=None if status in _REASONS else CommandStatus(status),
     )
 
 

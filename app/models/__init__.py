@@ -27,6 +27,7 @@ from app.models.details import CommandDetail, get_command_detail
 from app.models.paging import Cursor, CursorError, Listing, Window
 from app.models.test_command import TestCommand, send_test_command
 from app.models.troubleshooting import (
+    TROUBLED_FILTER_NAMES,
     GroupRow,
     RejectedRow,
     TroubledFilters,
@@ -50,6 +51,7 @@ from app.models.workers import (
 )
 
 __all__ = [
+    "TROUBLED_FILTER_NAMES",
     "CommandDetail",
     "CommandFilters",
     "CommandRow",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -43,6 +43,24 @@ class TroubledFilters:
     """An id or its beginning, a correlation id, or a part of the error code or message."""
     entered_until: datetime | None = None
     """Those that had come into the queue by then."""
+
+    @classmethod
+    def from_texts(
+        cls, given: Mapping[str, str], entered_until: datetime | None = None
+    ) -> TroubledFilters:
+        """The filters that *given* names. Raises ValueError for a group that is no id."""
+        group_id = UUID(given["group_id"]) if "group_id" in given else None
+        texts = {name: text for name, text in given.items() if name != "group_id"}
+        return cls(**texts, group_id=group_id, entered_until=entered_until)
+
+    def texts(self) -> dict[str, str]:
+        """The filters that are set, without their moment, as `from_texts` reads them."""
+        values = {name: getattr(self, name) for name in TROUBLED_FILTER_NAMES}
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+
+TROUBLED_FILTER_NAMES = tuple(name for name in TroubledFilters.__slots__ if name != "entered_until")
+"""What a list of troubled commands can be filtered by."""
 
 
 @dataclass(frozen=True, slots=True)

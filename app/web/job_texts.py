@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from app.actions.jobs import NOT_FOUND, Action, Outcome
+from app.actions.orders import AMBIGUOUS, NOT_FOUND, Action, Outcome
 from app.models.operator_jobs import JobSummary
 from app.web.formats import count_text
 
@@ -22,7 +22,11 @@ WORDS = {
     Action.RETRY: Words("Retry", "retried", "retry", "accent"),
     Action.COMPLETE: Words("Complete", "completed", "check", "completed"),
     Action.CANCEL: Words("Cancel", "cancelled", "slash", "cancelled"),
+    Action.CANCEL_PENDING: Words("Cancel", "cancelled", "slash", "cancelled"),
+    Action.UNDO_RETRY: Words("Undo the retry of", "back in the queue", "undo", "neutral"),
 }
+_NO_STATUS = {NOT_FOUND: "not found", AMBIGUOUS: "in several domains"}
+"""Why a command was skipped where no status was in the way."""
 
 
 class JobLooks(NamedTuple):
@@ -60,14 +64,12 @@ def looks_of(job: JobSummary) -> JobLooks:
 
 
 def outcome_text(verb: str, done: int, changed: dict[str, int]) -> str:
-    """12 retried, 3 skipped, as they had changed: 2 COMPLETED, 1 CANCELLED"""
+    """12 retried, 3 skipped: 2 COMPLETED, 1 CANCELLED"""
     text = f"{done:,} {verb}" if done or not changed else f"None {verb}"
     if changed:
         kinds = sorted(changed.items(), key=lambda item: (-item[1], item[0]))
-        named = ", ".join(
-            f"{count:,} {'no longer exist' if name == NOT_FOUND else name}" for name, count in kinds
-        )
-        text += f", {sum(changed.values()):,} skipped, as they had changed: {named}"
+        named = ", ".join(f"{count:,} {_NO_STATUS.get(name, name)}" for name, count in kinds)
+        text += f", {sum(changed.values()):,} skipped: {named}"
     return text
 
 

@@ -17,15 +17,14 @@ from flask import flash, make_response, redirect, render_template, request, url_
 from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
-from app.actions import jobs as bulk_operations
-from app.actions.jobs import AT_ONCE, Action, CommandKey, Order
-from app.models import TroubledFilters, domains, get_group_name
+from app.actions import jobs, troubled
+from app.actions.orders import UNDO_SECONDS, Action, CommandKey, Order
+from app.models import TROUBLED_FILTER_NAMES, TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
 from app.server import access
 from app.server.clock import now
 from app.server.errors import Problem, wants_json
-from app.server.portal import call, current_tsq
 from app.server.proxies import path_and_query
 from app.visible import visible
 from app.web import bp
@@ -39,10 +38,10 @@ from commandbus.models import CommandStatus
 
 FILTER_PREFIX = "filter_"
 ENTERED_UNTIL = "entered_until"
-FILTER_FIELDS = ("domain", "command_type", "error_code", "group_id", "q")
 LIVE_SECONDS = 1
 UNNAMED_OPERATOR = "web"
 MAX_REASON = 2_000
+NOTHING_CHOSEN = "Nothing was selected, or nothing matches any more."
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +61,7 @@ def operate(action: str) -> ResponseReturnValue:
     wanted = Action(action)
     selection = read_selection(request.form)
     if selection.chosen == []:
-        return _answer("Nothing was selected, or nothing matches any more.", "info")
+        return _answer(NOTHING_CHOSEN, "info")
     operator = current_operator() or clean_operator(request.form.get("operator", ""))
     is_large = selection.chosen is None
     is_asked = bool(operator) and wanted is Action.RETRY and not is_large
@@ -76,16 +75,20 @@ def operate(action: str) -> ResponseReturnValue:
         is_asked = not errors
     if not is_asked:
         return _ask(wanted, selection, errors)
-    job_id = bulk_operations.start(
+    is_undoable = wanted is Action.RETRY and not is_large
+    carried = troubled.carry_out(
         Order(
             action=wanted,
             operator=operator,
             chosen=selection.chosen,
             filters=selection.filters,
+            delay_seconds=UNDO_SECONDS if is_undoable else 0.0,
             **values,
         )
     )
-    return _named(_after(job_id), operator)
+    if carried.job_id is None:
+        return _answer(NOTHING_CHOSEN, "info")
+    return _named(_after(carried.job_id), operator)
 
 
 @bp.route("/commands/<uuid:command_id>/cancel", methods=["GET", "POST"])
@@ -120,7 +123,9 @@ def undo_retry(command_id: UUID) -> ResponseReturnValue:
     if domain is None:
         raise Problem(409, "ambiguous_command", "Several domains have a command with this id.")
     try:
-        call(current_tsq().undo_retry, domain, command_id, current_operator() or UNNAMED_OPERATOR)
+        troubled.carry_out_one(
+            Action.UNDO_RETRY, (domain, command_id), current_operator() or UNNAMED_OPERATOR
+        )
         flash(
             "The retry is undone: the command is in the troubleshooting queue as before.", "success"
         )
@@ -135,7 +140,7 @@ def undo_retry(command_id: UUID) -> ResponseReturnValue:
 @bp.get("/troubleshooting/actions/<uuid:job_id>")
 @access.viewer
 def operator_job(job_id: UUID) -> ResponseReturnValue:
-    bulk_operations.current_runner().adopt()
+    jobs.current_runner().adopt()
     job = _job(job_id)
     now_in = _now_in(job)
     context = {
@@ -156,7 +161,7 @@ def operator_job(job_id: UUID) -> ResponseReturnValue:
 @access.operator
 def stop_job(job_id: UUID) -> ResponseReturnValue:
     job = _job(job_id)
-    if bulk_operations.stop(job_id):
+    if jobs.stop(job_id):
         flash("Stopped. What was done stays done.", "success")
     else:
         flash(f"It was over already: {looks_of(job.summary).text}.", "info")
@@ -178,7 +183,7 @@ def undo_job(job_id: UUID) -> ResponseReturnValue:
         danger=False,
     ):
         return question
-    outcome = bulk_operations.undo(job, current_operator() or UNNAMED_OPERATOR)
+    outcome = troubled.undo(job, current_operator() or UNNAMED_OPERATOR)
     return _answer(undone_text(outcome), "success" if outcome.done else "warning", back)
 
 
@@ -191,15 +196,19 @@ def read_selection(form: Any) -> Selection:
         texts = [only] if only else form.getlist("keys")
         known = set(domains())
         keys = [key for text in texts if (key := _key(text)) is not None and key[0] in known]
-        keys = list(dict.fromkeys(keys))[:AT_ONCE]
+        keys = list(dict.fromkeys(keys))[: troubled.AT_ONCE]
         fields = [("keys", f"{domain}:{command_id}") for domain, command_id in keys]
         return Selection(keys, None, Total(len(keys), is_exact=True), back + fields)
     given = {
         name: text
-        for name in FILTER_FIELDS
+        for name in TROUBLED_FILTER_NAMES
         if (text := text_value(form, FILTER_PREFIX + name, 200)) is not None
     }
-    found = bulk_operations.choose(_filters(given, _entered_until(form)))
+    try:
+        filters = TroubledFilters.from_texts(given, _entered_until(form))
+    except ValueError as exc:
+        raise Problem(422, detail="There is no such group.") from exc
+    found = troubled.choose(filters)
     fields = [(FILTER_PREFIX + name, text) for name, text in given.items()]
     if found.filters.entered_until is not None:
         fields.append((ENTERED_UNTIL, found.filters.entered_until.isoformat()))
@@ -219,15 +228,6 @@ def _entered_until(form: Any) -> datetime | None:
         return moment.astimezone(UTC) if moment.tzinfo else None
     except (ValueError, OverflowError):
         return None
-
-
-def _filters(given: Mapping[str, str], entered_until: datetime | None) -> TroubledFilters:
-    rest = {name: text for name, text in given.items() if name != "group_id"}
-    try:
-        group_id = UUID(given["group_id"]) if "group_id" in given else None
-    except ValueError as exc:
-        raise Problem(422, detail="There is no such group.") from exc
-    return TroubledFilters(**rest, group_id=group_id, entered_until=entered_until)
 
 
 def _key(text: str) -> CommandKey | None:
@@ -329,7 +329,7 @@ def _named(answer: ResponseReturnValue, operator: str) -> ResponseReturnValue:
 
 def _cancelled(domain: str, command_id: UUID, operator: str, reason: str) -> tuple[str, str]:
     try:
-        call(current_tsq().cancel_pending, domain, command_id, operator, reason)
+        troubled.carry_out_one(Action.CANCEL_PENDING, (domain, command_id), operator, reason=reason)
     except CommandNotFoundError:
         return "The command no longer exists.", "warning"
     except InvalidStateError as exc:

@@ -10,7 +10,8 @@ from uuid import UUID
 from flask import request
 from flask.typing import ResponseReturnValue
 
-from app.actions.jobs import AT_ONCE, current_runner
+from app.actions.jobs import current_runner
+from app.actions.troubled import AT_ONCE
 from app.models import (
     GroupRow,
     Listing,
@@ -47,7 +48,6 @@ VIEWS = {
     "rejected": "Rejected messages",
     "actions": "Actions",
 }
-FILTER_NAMES = ("domain", "command_type", "error_code", "group_id", "q")
 TREND_HEIGHT = 24
 
 
@@ -133,7 +133,7 @@ class CommandsView(Queue):
     @property
     def filters(self) -> dict[str, str]:
         """The filters as the form shows them."""
-        return {name: text_arg(name) or "" for name in FILTER_NAMES}
+        return {name: text_arg(name) or "" for name in TROUBLED_FILTER_NAMES}
 
     @property
     def is_filtered(self) -> bool:

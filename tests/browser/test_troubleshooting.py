@@ -9,7 +9,7 @@ from uuid import UUID
 import pytest
 from playwright.sync_api import Page, expect
 
-from app.actions import jobs as bulk_operations
+from app.actions import jobs
 from tests.browser.acting import (
     PERMANENT,
     SOON,
@@ -219,7 +219,7 @@ def test_the_answer_says_what_had_changed_meanwhile(live_page: Page, live_worker
     ).ok
     bar(live_page).get_by_role("button", name="Retry").click()
 
-    text = "2 retried, 3 skipped, as they had changed: 2 COMPLETED, 1 CANCELLED"
+    text = "2 retried, 3 skipped: 2 COMPLETED, 1 CANCELLED"
     expect(toast(live_page, text)).to_be_visible()
     live_page.goto(f"{QUEUE}?view=actions")
     expect(live_page.locator("#tsq tbody tr").first).to_contain_text(text)
@@ -378,7 +378,7 @@ def test_a_job_whose_process_died_is_taken_over_where_it_stood(
     send_many(live_page, 1200, PERMANENT)
     eventually_now(lambda: count(live_page, "IN_TSQ") == 1200)
     with live_app.test_request_context():
-        runner = bulk_operations.current_runner()
+        runner = jobs.current_runner()
     real_step = runner._step
     steps: list[UUID] = []
 
@@ -419,7 +419,7 @@ def test_a_job_is_stopped(make_live_page: MakePage, live_app, live_worker, scrip
     send_many(page, 1200, PERMANENT)
     eventually_now(lambda: count(page, "IN_TSQ") == 1200)
     with live_app.test_request_context():
-        runner = bulk_operations.current_runner()
+        runner = jobs.current_runner()
     monkeypatch.setattr(runner, "start", lambda _: None)
     page.goto(f"{QUEUE}?view=groups")
     page.get_by_role("button", name="Retry all…").click()

@@ -15,13 +15,17 @@ from psycopg.rows import dict_row, namedtuple_row
 from commandbus import (
     CommandBus,
     CommandBusError,
+    CommandNotFoundError,
     CommandStatus,
     DuplicateCommandError,
     InvalidCommandError,
+    InvalidStateError,
     NewCommand,
+    OperatorVerdict,
     Pruner,
     RetentionRule,
     TransactionRolledBackError,
+    TroubleshootingQueue,
     UnknownDomainError,
     UnknownReplyQueueError,
 )
@@ -29,8 +33,10 @@ from commandbus.bus import SEND_CHUNK
 from tests.facts import (
     Pool,
     assert_books_balance,
+    claim,
     claim_one,
     completed,
+    failed,
     queued,
     register,
     rows,
@@ -196,6 +202,55 @@ async def test_a_connection_of_any_kind_goes_on_after_a_refusal(bus, pool, datab
         assert sent.created
 
     assert await saved(pool) == (1, 3, 3)
+
+
+@pytest.mark.parametrize("connected", [in_dictionaries, by_client_cursors, by_raw_cursors])
+async def test_an_operators_action_joins_the_callers_transaction(
+    bus, pool, tsq, database_url, connected
+):
+    worker_id = await register(pool)
+    await rows(pool, "create table my_order (id int primary key)")
+    [retried, cancelled, done, kept] = await send(pool, 4)
+    claimed = await claim(pool, worker_id, limit=4)
+    await settle(pool, worker_id, *(failed(each, "permanent") for each in claimed))
+    [pending] = await send(pool)
+
+    async with connected(database_url) as conn:
+        await conn.execute("insert into my_order values (1)")
+        await tsq.operator_retry("test", retried, "olga", delay_seconds=60, conn=conn)
+        await tsq.operator_cancel("test", cancelled, "olga", "why", conn=conn)
+        await tsq.operator_complete("test", done, "olga", {"a": 1}, notes="n", conn=conn)
+        await tsq.cancel_pending("test", pending, "olga", "why", conn=conn)
+        # Nothing of it is seen before it is committed.
+        assert await tsq.count() == 4
+        with pytest.raises(InvalidStateError):
+            await tsq.operator_retry("test", cancelled, "olga", conn=conn)
+        with pytest.raises(CommandNotFoundError):
+            await tsq.undo_retry("test", uuid4(), "olga", conn=conn)
+        with pytest.raises(UnknownDomainError):
+            await tsq.operator_retry_many("nowhere", [kept], "olga", conn=conn)
+        [answer] = await tsq.undo_retry_many("test", [retried], "olga", conn=conn)
+        assert answer.verdict is OperatorVerdict.DONE
+
+    assert await value(pool, "select count(*) from my_order") == 1
+    counts = await bus.count_by_status()
+    assert counts[CommandStatus.IN_TSQ] == 2
+    assert counts[CommandStatus.CANCELLED] == 2
+    assert counts[CommandStatus.COMPLETED] == 1
+    await assert_books_balance(pool)
+
+
+async def test_an_operators_action_is_undone_with_the_callers_transaction(bus, pool):
+    [pending] = await send(pool)
+
+    async with bus.transaction() as conn, conn.transaction():
+        await TroubleshootingQueue(pool).cancel_pending("test", pending, "olga", conn=conn)
+        give_up()
+
+    assert (await bus.get_command("test", pending)).status is CommandStatus.PENDING
+    with pytest.raises(TypeError, match="AsyncConnection"):
+        await TroubleshootingQueue(pool).cancel_pending("test", pending, "olga", conn=pool)
+    await assert_books_balance(pool)
 
 
 async def test_what_was_sent_in_several_sets_is_sent_with_the_callers_rows_or_not_at_all(bus, pool):

@@ -17,7 +17,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
-from app.actions import jobs as bulk_operations
+from app.actions import jobs
 from app.actions.abandoned import AbandonedWork
 from app.actions.jobs import JobRunner
 from app.models.operator_jobs import get_job
@@ -35,11 +35,11 @@ FREEZING = """
 import signal, sys, threading
 from pathlib import Path
 from app import create_app
-from app.actions import jobs as bulk_operations
+from app.actions import jobs, troubled
 
 where = sys.argv[1]
 app = create_app({"data_dir": Path(sys.argv[2]), "JOB_LEASE_SECONDS": float(sys.argv[3])})
-bulk_operations.CHUNK = 40
+jobs.CHUNK = 40
 chunks = 0
 
 def freeze(place):
@@ -57,9 +57,9 @@ async def act(*arguments):
     await real_act(*arguments)
     freeze("acted")
 
-real_keys, real_act = bulk_operations.troubled_keys, bulk_operations._act
-bulk_operations.troubled_keys, bulk_operations._act = troubled_keys, act
-bulk_operations.AT_ONCE = 1
+real_keys, real_act = jobs.troubled_keys, jobs.act
+jobs.troubled_keys, jobs.act = troubled_keys, act
+troubled.AT_ONCE = 1
 begun = app.test_client().post("/api/v1/tsq/bulk-cancel", json={"filter": {}, "reason": "closed"})
 assert begun.status_code == 202, begun.text
 for thread in threading.enumerate():
@@ -80,7 +80,7 @@ def app(app: Flask) -> Flask:
 @pytest.fixture
 def runner(app: Flask) -> JobRunner:
     with app.app_context():
-        return bulk_operations.current_runner()
+        return jobs.current_runner()
 
 
 @pytest.fixture
@@ -157,7 +157,7 @@ def test_a_chunk_that_was_read_before_another_process_went_on_is_not_dealt_with(
     in_trouble: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(bulk_operations, "CHUNK", 100)
+    monkeypatch.setattr(jobs, "CHUNK", 100)
     with monkeypatch.context() as held:
         held.setattr(runner, "start", lambda _: None)
         begun = client.post("/api/v1/tsq/bulk-cancel", json=MANY)
@@ -169,9 +169,7 @@ def test_a_chunk_that_was_read_before_another_process_went_on_is_not_dealt_with(
     assert runner._step(portal, job_id)
 
     # The same runner, so only the place where the job stands tells that this is old.
-    goes_on = portal.call(
-        bulk_operations._continue, portal.pool, before, runner.id, [], None, LEASE_SECONDS
-    )
+    goes_on = portal.call(jobs._continue, portal.pool, before, runner.id, [], None, LEASE_SECONDS)
 
     assert goes_on  # and looks again where the job stands
     with app.app_context():
@@ -183,15 +181,15 @@ def test_a_chunk_that_was_read_before_another_process_went_on_is_not_dealt_with(
 def test_a_process_works_on_a_few_jobs_at_once_and_on_the_others_after_them(
     client: FlaskClient, runner: JobRunner, in_trouble: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bulk_operations, "MOST_AT_ONCE", 1)
+    monkeypatch.setattr(jobs, "MOST_AT_ONCE", 1)
     for _ in range(3):
         client.post("/api/v1/tsq/bulk-cancel", json=MANY)
 
     eventually_now(lambda: not runner._running)
 
-    jobs = got(client.get("/api/v1/tsq/jobs"))["jobs"]
-    assert [job["state"] for job in jobs] == ["finished"] * 3
-    assert sum(job["done"] for job in jobs) == in_trouble
+    listed = got(client.get("/api/v1/tsq/jobs"))["jobs"]
+    assert [job["state"] for job in listed] == ["finished"] * 3
+    assert sum(job["done"] for job in listed) == in_trouble
 
 
 @pytest.mark.parametrize("work", ["jobs", "runs"])

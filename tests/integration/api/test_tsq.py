@@ -11,8 +11,9 @@ import pytest
 from flask import Flask
 from flask.testing import FlaskClient
 
-from app.actions import jobs as bulk_operations
-from app.actions.jobs import Action, Order
+from app.actions import jobs
+from app.actions import troubled as troubled_commands
+from app.actions.orders import Action, Order
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
 
@@ -192,7 +193,7 @@ def test_a_job_says_how_many_were_gone_before_their_turn(
     app: Flask, client: FlaskClient, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with app.app_context():
-        runner = bulk_operations.current_runner()
+        runner = jobs.current_runner()
     ids = troubled(502)
     with monkeypatch.context() as held:
         held.setattr(runner, "start", lambda _: None)
@@ -216,7 +217,7 @@ def test_a_stopped_job_does_not_guess_how_many_are_gone(
     app: Flask, client: FlaskClient, troubled: Troubled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with app.app_context():
-        monkeypatch.setattr(bulk_operations.current_runner(), "start", lambda _: None)
+        monkeypatch.setattr(jobs.current_runner(), "start", lambda _: None)
     troubled(501)
     begun = client.post(f"{URL}/bulk-cancel", json={"filter": {}, "reason": "closed"})
 
@@ -236,7 +237,7 @@ def test_a_job_names_what_it_skipped(app: Flask, client: FlaskClient, troubled: 
         reason="closed",
     )
     with app.app_context():
-        job_id = bulk_operations.start(order)
+        job_id = troubled_commands.carry_out(order).job_id
 
     job = got(client.get(f"{URL}/jobs/{job_id}"))
 
@@ -245,6 +246,65 @@ def test_a_job_names_what_it_skipped(app: Flask, client: FlaskClient, troubled: 
         {"command_id": cancelled, "reason": "invalid_state", "current_status": "CANCELLED"},
         {"command_id": unknown, "reason": "not_found", "current_status": None},
     ]
+
+
+def actions(client: FlaskClient) -> list[tuple[str, str, int, dict[str, int]]]:
+    """What the list of actions holds, oldest first: action, operator, done, skipped."""
+    listed = got(client.get(f"{URL}/jobs"))["jobs"]
+    return [
+        (job["action"], job["operator"], job["done"], job["changed"]) for job in reversed(listed)
+    ]
+
+
+def test_every_action_over_the_api_is_listed_with_its_operator(
+    client: FlaskClient, troubled: Troubled, send: Callable[..., str]
+) -> None:
+    first, second, third, fourth = troubled(4)
+    pending, unknown = send(), str(uuid4())
+
+    client.post(f"{URL}/{first}/retry", json={"operator": "ann", "delay_seconds": 60})
+    client.post(f"{URL}/{first}/undo-retry", json={"operator": "bob"})
+    client.post(f"{URL}/{second}/cancel", json={"operator": "cid", "reason": "because"})
+    client.post(f"{URL}/{third}/complete", json={"operator": "dan", "result_data": 1})
+    client.post(f"/api/v1/commands/{pending}/cancel", json={"operator": "eve", "reason": "no"})
+    ids = [second, unknown, fourth]
+    client.post(f"{URL}/bulk-retry", json={"operator": "fay", "command_ids": ids})
+    client.post(f"{URL}/bulk-cancel", json={"operator": "gil", "filter": {}, "reason": "rest"})
+
+    assert actions(client) == [
+        ("retry", "ann", 1, {}),
+        ("undo_retry", "bob", 1, {}),
+        ("cancel", "cid", 1, {}),
+        ("complete", "dan", 1, {}),
+        ("cancel_pending", "eve", 1, {}),
+        ("retry", "fay", 1, {"CANCELLED": 1, "NOT_FOUND": 1}),
+        ("cancel", "gil", 1, {}),
+    ]
+    page = client.get("/troubleshooting?view=actions").text
+    assert "1 retried, 2 skipped: 1 CANCELLED, 1 not found" in page
+    assert "1 back in the queue" in page
+    job = got(client.get(f"{URL}/jobs"))["jobs"][1]
+    assert f"/commands/{unknown}" in client.get(f"/troubleshooting/actions/{job['job_id']}").text
+
+
+def test_a_refused_action_is_listed_as_skipped_and_one_without_a_command_is_not(
+    client: FlaskClient, troubled: Troubled
+) -> None:
+    [command_id] = troubled()
+    client.post(f"{URL}/{command_id}/cancel", json={"operator": "ann", "reason": "because"})
+
+    late = client.post(f"{URL}/{command_id}/retry", json={"operator": "bob"})
+    unknown = client.post(f"{URL}/{uuid4()}/retry", json={"operator": "cid"})
+    nothing = client.post(f"{URL}/bulk-retry", json={"operator": "dan", "filter": {}})
+
+    assert (late.status_code, unknown.status_code, nothing.status_code) == (409, 404, 200)
+    assert actions(client) == [
+        ("cancel", "ann", 1, {}),
+        ("retry", "bob", 0, {"CANCELLED": 1}),
+    ]
+    assert (
+        "None retried, 1 skipped: 1 CANCELLED" in client.get("/troubleshooting?view=actions").text
+    )
 
 
 def test_a_delayed_retry_of_many_waits(client: FlaskClient, troubled: Troubled) -> None:
