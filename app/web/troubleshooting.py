@@ -13,6 +13,7 @@ from flask.typing import ResponseReturnValue
 from app.actions.jobs import current_runner
 from app.actions.troubled import AT_ONCE
 from app.models import (
+    TROUBLED_FILTER_NAMES,
     GroupRow,
     Listing,
     RejectedRow,
