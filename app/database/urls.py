@@ -17,7 +17,7 @@ DEFAULT_PORT = "5432"
 SECRETS = frozenset(
     {"password", "sslpassword", "oauth_client_secret", "scram_client_key", "scram_server_key"}
 )
-"""The parameters that are shown to nobody."""
+"""The parameters that are never shown."""
 
 
 def socket_url(socket_dir: Path, port: int, database: str = DEFAULT_DATABASE) -> str:

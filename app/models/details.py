@@ -79,7 +79,7 @@ def get_command_detail(
     """The command as it stands, or None.
 
     *default_max_attempts* is the configured budget: what a waiting command without its own is
-    likely to get. What has happened is told from what was recorded then.
+    likely to get. The past is told from what was recorded then.
     """
     query = (
         sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id,

@@ -1,4 +1,4 @@
-"""TestCommand: what a test command shall do, and its life together with its command."""
+"""TestCommand: what a test command does, and its life together with its command."""
 
 from __future__ import annotations
 
@@ -129,7 +129,7 @@ async def send_test_command(
         if written and not result.created:
             raise DuplicateCommandError(f"command {command_id} exists without a behavior")
         if result.created and not written:
-            # Both were there a moment ago, and pruned since; the command has just been sent anew.
+            # Both were there a moment ago, and pruned since; the command has just been sent again.
             await store.create_test_commands(conn, [row])
         return result
 

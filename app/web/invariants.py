@@ -27,7 +27,7 @@ from app.web import bp
 from app.web.rendering import PARTIAL, render_page
 
 CHECKED_AT_ONCE = 20_000
-"""With so many commands at most, the check takes moments, and the page does it when it opens."""
+"""Up to this many commands the check is quick, so the page runs it when it opens."""
 
 
 @bp.get("/invariants")

@@ -1,4 +1,4 @@
-"""Workers: who runs, what it does now, start one here, let one or all drain."""
+"""Workers: which run and what they do; start one here; stop one or all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from app.web.rendering import ask_to_confirm, render_page
 LIVE_SECONDS = 2
 SHOWN_COMMANDS = 3
 LOST_SECONDS, LOST_SHOWN = 900, 3
-"""For so long a worker that went without a word is told of above the others, so many at most."""
+"""How long, and for how many workers, an alert says that a worker disappeared."""
 SHOWN_PAST = 100
 UNNAMED_OPERATOR = "web"
 

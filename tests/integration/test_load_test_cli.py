@@ -203,7 +203,7 @@ async def record_run(pool, run_id, name):
 @pytest.mark.parametrize(
     ("named", "texts"),
     [
-        ("nobody", ["There is no run 'nobody'", "8 characters at least"]),
+        ("nobody", ["There is no run 'nobody'", "8 characters or more"]),
         ("0199aaaabbbb", ["There is no run '0199aaaabbbb'"]),
         (
             "11111111",
