@@ -49,7 +49,7 @@ from app.worker.supervision import Supervisor
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
 STYLE_SOURCE = PROJECT_ROOT / "app/static/src/input.css"
 WEB_THREADS = ASKING + 2 * WAITING
-"""Those beyond ASKING answer what asks no database, whatever holds up the others."""
+"""Threads beyond ASKING answer requests that need no database, whatever holds up the others."""
 
 
 class StartError(Exception):
@@ -144,7 +144,7 @@ def _stopped_at_the_end(workers: Supervisor) -> Iterator[None]:
 
 
 def _end_this_process() -> None:
-    """Stop as if somebody had asked for it: without its workers it looks well and is not."""
+    """Stop as if asked to: a server without its workers would only look healthy."""
     os.kill(os.getpid(), signal.SIGTERM)
 
 
@@ -187,7 +187,7 @@ def _settings(options: argparse.Namespace) -> Settings:
 
 
 def _refuse_open(settings: Settings) -> None:
-    """Nobody else reaches the server without credentials.
+    """Others reach the server only with credentials.
 
     Raises StartError or CredentialsError with what is missing.
     """

@@ -161,7 +161,7 @@ class WorkerProcesses:
         return self.wait(seconds) + self.kill()
 
     def kill(self) -> list[EndedProcess]:
-        """End every process at once."""
+        """End every process immediately."""
         self.send_signal(signal.SIGKILL)
         return self.wait(seconds=10.0)
 

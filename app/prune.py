@@ -172,13 +172,16 @@ def _parser() -> argparse.ArgumentParser:
         description="Delete finished commands with their audit trail and all that hangs on them,"
         " in small batches, the oldest first, while the bus goes on. Each limit stands for itself:"
         " a command goes when it is too old, or when there are too many. What has not ended is"
-        " never deleted. A deleted command's id is not known any more and can be sent anew.",
+        " never deleted. The id of a deleted command is forgotten and can be sent again.",
         epilog="An age is a number with s, m, h, d or w: 12h, 30d. The database is the one of"
         " DATABASE_URL; its role needs to be the owner or a member of the maintenance role. Exit"
         " codes: 0 done, 1 failed, 2 wrong options, 130 stopped by a signal.",
     )
     parser.add_argument(
-        "--older-than", type=_age, metavar="AGE", help="delete what ended so long ago"
+        "--older-than",
+        type=_age,
+        metavar="AGE",
+        help="delete commands that ended at least this long ago",
     )
     parser.add_argument(
         "--keep",

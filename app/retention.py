@@ -44,7 +44,7 @@ class RetentionConfig:
         low=0,
         high=_MOST_DAYS,
         variable="RETENTION_COMPLETED_DAYS",
-        help="Delete completed commands so long after their end; 0 keeps them.",
+        help="Delete completed commands this long after their end; 0 keeps them.",
     )
     failed_days: float = option(
         0.0,
@@ -53,7 +53,7 @@ class RetentionConfig:
         low=0,
         high=_MOST_DAYS,
         variable="RETENTION_FAILED_DAYS",
-        help="Delete failed commands so long after their end; 0 keeps them.",
+        help="Delete failed commands this long after their end; 0 keeps them.",
     )
     cancelled_days: float = option(
         0.0,
@@ -62,7 +62,7 @@ class RetentionConfig:
         low=0,
         high=_MOST_DAYS,
         variable="RETENTION_CANCELLED_DAYS",
-        help="Delete cancelled commands so long after their end; 0 keeps them.",
+        help="Delete cancelled commands this long after their end; 0 keeps them.",
     )
     completed_count: int = option(
         0,
@@ -71,7 +71,7 @@ class RetentionConfig:
         low=0,
         high=_MOST_COMMANDS,
         variable="RETENTION_COMPLETED_COUNT",
-        help="Keep at most so many completed commands, the newest; 0 keeps all.",
+        help="Keep at most this many completed commands, the newest; 0 keeps all.",
     )
     failed_count: int = option(
         0,
@@ -80,7 +80,7 @@ class RetentionConfig:
         low=0,
         high=_MOST_COMMANDS,
         variable="RETENTION_FAILED_COUNT",
-        help="Keep at most so many failed commands, the newest; 0 keeps all.",
+        help="Keep at most this many failed commands, the newest; 0 keeps all.",
     )
     cancelled_count: int = option(
         0,
@@ -89,7 +89,7 @@ class RetentionConfig:
         low=0,
         high=_MOST_COMMANDS,
         variable="RETENTION_CANCELLED_COUNT",
-        help="Keep at most so many cancelled commands, the newest; 0 keeps all.",
+        help="Keep at most this many cancelled commands, the newest; 0 keeps all.",
     )
     history_days: float = option(
         0.0,
@@ -99,7 +99,7 @@ class RetentionConfig:
         high=_MOST_DAYS,
         variable="RETENTION_HISTORY_DAYS",
         help="Delete statistics, workers that are gone, ended jobs of operators and rejected"
-        " messages after so long; 0 keeps them.",
+        " messages after this long; 0 keeps them.",
     )
     interval: float = option(
         60.0,

@@ -1,4 +1,4 @@
-"""Text of people and programs where it is shown: what nobody would see, or what moves other text,
+"""Text of people and programs as it is shown: invisible characters, and those that move other text,
 is written out.
 
 A right-to-left override turns `gpj.exe` into `exe.jpg`, a zero-width space makes two names look

@@ -19,5 +19,5 @@ class Backoff:
         return round(delay * (0.5 + random.random() / 2), 4)
 
     def reset(self) -> None:
-        """Begin anew, after a success."""
+        """Start over, after a success."""
         self._delay = 0.05

@@ -18,7 +18,7 @@ MAX_INTEGER = 2_147_483_647
 """What the database's integers hold."""
 MAX_BIGINT = 9_223_372_036_854_775_807
 MAX_COUNT = 1_000_000
-"""Of what is done at once."""
+"""Of one call or set."""
 MAX_SECONDS = 10 * 366 * 86_400
 """Ten years: no duration is longer."""
 MAX_LEASE_SECONDS = 366 * 86_400

@@ -1,4 +1,4 @@
-"""Hearing at once that there is work."""
+"""Hearing immediately that there is work."""
 
 from __future__ import annotations
 

@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 0.25
 BLOCKED_SECONDS = 1.0
-"""A loop that takes no turn for so long is called blocked."""
+"""A loop that takes no turn for this long is called blocked."""
 SHOWN_FRAMES = 8
 _ASYNCIO = str(Path(asyncio.__file__).parent)
 

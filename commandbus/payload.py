@@ -38,7 +38,7 @@ MAX_RESULT_BYTES = 1_000_000
 MAX_DATA_BYTES = 200_000_000
 """As JSON; the database takes a little more."""
 _SURE_DIGITS = 15
-"""A float holds every decimal number of so many digits, and of some more."""
+"""A float holds every decimal number with this many digits, and some with more."""
 
 
 def exact_number(text: str) -> float | Decimal:

@@ -1,7 +1,7 @@
 """Retention: finished commands are deleted when they are too old or too many.
 
 What has not ended is never deleted; the database decides that (``command_bus.prune_commands``). A
-command goes with its trail, and with it the memory of its id: the same id can be sent anew.
+command goes with its trail, and with it the memory of its id: the same id can be sent again.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELL
 
 BATCH_SIZE = 500
 PAUSE_RATIO = 1.0
-"""After a batch, pruning rests for so many times as long as the batch took."""
+"""After a batch pruning rests; this is the rest as a multiple of the batch's time."""
 BATCH_SECONDS = 60.0
 """How long a batch may take."""
 _FIRST_MOMENT = datetime(1, 1, 2, tzinfo=UTC)  # the first day is not within every zone
@@ -75,7 +75,7 @@ def _check_age(name: str, age: object) -> None:
 
 
 def _before(now: datetime, age: timedelta) -> datetime:
-    """The moment so long before *now*, or the first one there is."""
+    """The moment that long before *now*, or the earliest possible one."""
     return now - age if age < now - _FIRST_MOMENT else _FIRST_MOMENT
 
 
@@ -95,7 +95,7 @@ class Pruned:
 class Pruner:
     """Deletes finished commands in small transactions, resting between them.
 
-    *conn* is in autocommit mode, belongs to the caller and is used by nobody else meanwhile; its
+    *conn* is in autocommit mode, belongs to the caller and is not used by others meanwhile; its
     role needs to execute ``command_bus.prune_commands`` and ``prune_history``. Each batch is one
     transaction of at most *batch_size* commands of *domain* (None: all); *on_pruned* is called
     inside it with the ids that were deleted, so that an application can delete its own rows with

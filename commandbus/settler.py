@@ -41,9 +41,9 @@ MOST_ASIDE = 100
 MOST_BYTES = 64_000_000
 # How long after a lock was met groups are recorded in parts from the first.
 APART_SECONDS = 1.0
-# So many outcomes of a group fail one after the other before the fault is taken for a general one.
+# When this many outcomes of a group fail one after the other, the fault counts as general.
 GENERAL_FAULT = 5
-# How often what is put aside is told again.
+# How often the log repeats what is put aside.
 AGAIN_SECONDS = 10.0
 
 

@@ -28,7 +28,7 @@ AHEAD_SECONDS = 0.25
 START_MARGIN = 0.1
 # What waits here for this part of its lease is given back: something slow holds the slots.
 WAIT_PART = 0.5
-# A handler that has not ended so long after its cancellation is named in the log.
+# How long after its cancellation a handler that has not ended is named in the log.
 CANCEL_SECONDS = 1.0
 # How often what is held is looked at; the end of a lease is met exactly.
 LOOK_SECONDS = 0.1
@@ -44,7 +44,7 @@ class Slots:
         self.batch_size = 1
         self.retry_policy = RetryPolicy()
         self.open = True
-        """Whether attempts may start; closed for ever by a stop, for a while by a suspect."""
+        """Whether attempts may start; a stop closes it for good, a suspect for a while."""
         self._on_outcome = on_outcome
         self._on_change = on_change
         self._ready: deque[Attempt] = deque()

@@ -1,4 +1,4 @@
-"""Saying why something fails once, and again only when that changes or a while has passed."""
+"""Log why something fails once, and again only when the reason changes or time has passed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Telling:
         self._at = 0.0
 
     def is_news(self, error: Exception) -> bool:
-        """Whether *error* should be said: it is another reason, or it was said a while ago."""
+        """Whether to log *error*: it is a new reason, or was last logged a while ago."""
         cause = error if isinstance(error, psycopg.Error) else error.__cause__
         sqlstate = cause.sqlstate if isinstance(cause, psycopg.Error) else None
         reason = sqlstate or f"{type(error).__name__}: {error}"

@@ -30,9 +30,9 @@ logger = logging.getLogger(__name__)
 
 # How long a pool that may have a connection is waited for before it is looked at again.
 POOL_SECONDS = 0.2
-# How long a shortage lasts before it is told.
+# How long a shortage lasts before it is logged.
 SHORT_SECONDS = 1.0
-# The shortage is told again after so many seconds, and so long a connection is kept unused.
+# How often a shortage is logged, and how long an unused connection is kept.
 AGAIN_SECONDS = 60.0
 
 
@@ -106,7 +106,7 @@ class WorkerConnections:
         )
 
     async def close_unused(self) -> None:
-        """Close what was not needed for a while."""
+        """Close connections that were not used for a while."""
         for own in self._own.values():
             await own.close_unused()
 

@@ -89,7 +89,7 @@ def page_with(new_drawing: str, page: str) -> str:
 
 
 def main() -> None:
-    """Write the page anew."""
+    """Write the page."""
     with open_database(Settings.from_env()) as database:
         page = page_with(drawing(*read_steps(database.url)), PAGE.read_text(encoding="utf-8"))
     PAGE.write_text(page, encoding="utf-8")

@@ -281,7 +281,7 @@ class JobItem(Answer):
     )
     gone: int | None = Field(
         description="How many of the expected ones were no longer in the queue when their turn"
-        " came, and are not counted in changed; at least so many where expected is not exact;"
+        " came, and are not counted in changed; a lower bound where expected is not exact;"
         " null unless the job has finished"
     )
     created_at: datetime

@@ -56,7 +56,7 @@ class Config(Answer):
 @bp.get("/config", responses={200: Config})
 @access.viewer
 def read() -> Any:
-    """The stored configuration, with the defaults of what nobody set."""
+    """The stored configuration; what was never set has its default."""
     return _answer(call(_store().load))
 
 

@@ -20,7 +20,7 @@ from app.server.portal import DatabaseSlowError, call, current_portal
 
 logger = logging.getLogger(__name__)
 
-# Nobody has to say who they are.
+# These need no sign-in.
 bp = ApiBlueprint("health", __name__, url_prefix="/health", abp_security=[{}])
 
 

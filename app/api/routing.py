@@ -84,7 +84,7 @@ WHOLE = BeforeValidator(_whole)
 
 
 class Body(BaseModel):
-    """What a request's body may hold: nothing else, and no other types."""
+    """The fields of a request's body; other fields and types are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
 

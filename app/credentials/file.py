@@ -42,9 +42,9 @@ class CredentialsFile:
             raise CredentialsError(f"{self.path} is no file of users: {exc}") from exc
 
     def current(self) -> Users:
-        """What the file holds, read anew only after it has changed.
+        """What the file holds, read again only after it has changed.
 
-        A file that cannot be used holds nobody: whoever takes it away takes away every access.
+        An unusable file holds no users: removing it removes all access.
         """
         with self._lock:
             version = self._version()
@@ -80,7 +80,7 @@ class CredentialsFile:
 
     @contextmanager
     def _changing(self) -> Iterator[None]:
-        """Nobody else changes the file meanwhile (on Windows nothing sees to that)."""
+        """Keep others from changing the file meanwhile (Windows has no such lock)."""
         if sys.platform == "win32":
             yield
             return

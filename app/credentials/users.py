@@ -122,5 +122,5 @@ def checked_name(name: str) -> str:
 
 @cache
 def _nobodys_hash() -> str:
-    """Checked for names that nobody has, so that an answer's time does not tell who is known."""
+    """Checked for unknown names, so that the time of an answer does not reveal known ones."""
     return generate_password_hash(secrets.token_urlsafe(32), method=_HASH_METHOD)

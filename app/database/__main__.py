@@ -50,7 +50,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m app.database",
         description="The database is the one of DATABASE_URL (environment or .env); without it the"
         " embedded server under DATA_DIR, which is started where a command needs it and stopped"
-        " again when nobody else uses it. Only migrate leaves it running, for status, url and what"
+        " again when no one else uses it. Only migrate leaves it running, for status, url and what"
         " is done with that, until stop or until the last program that used it has ended.",
     )
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -72,9 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "Delete a domain with its queues; refused while work is open. What has ended stays.",
     )
     delete.add_argument("name", metavar="NAME", help="the domain")
-    delete.add_argument(
-        "--with-replies", action="store_true", help="delete replies that nobody has read, too"
-    )
+    delete.add_argument("--with-replies", action="store_true", help="also delete unread replies")
     stop = add("stop", _stop, "Stop the embedded server, unless another process uses it.")
     stop.add_argument("--force", action="store_true", help="stop it under its users, too")
     return parser

@@ -97,7 +97,7 @@ def open_way(account: Account, *paths: Path) -> None:
 
 
 def open_home(account: Account, home: Path) -> None:
-    """Let *account* pass through *home*, by its group; nobody else gets in who could not before."""
+    """Let *account* pass through *home*, by its group; no other account gains access."""
     found = home.stat()
     if account.is_other and not found.st_mode & stat.S_IXOTH and found.st_uid == os.geteuid():
         os.chown(home, -1, account.gid)

@@ -38,7 +38,7 @@ MAX_SOCKET_PATH = 103
 LOG_NAME = "server.log"
 MAX_LOG_BYTES = 10_000_000
 
-# Written anew at each start and read after the server's own postgresql.conf; what somebody sets
+# Written at each start and read after the server's own postgresql.conf; what somebody sets
 # with ALTER SYSTEM wins over it.
 SERVER_SETTINGS = {
     "shared_buffers": "256MB",
@@ -73,7 +73,7 @@ class Cluster:
 
     @property
     def socket_dir(self) -> Path:
-        """Where the socket is: with the data, or, where that path does not do, apart from it."""
+        """Where the socket is: with the data, or apart from it if that path is unusable."""
         if _fits(self.data_dir):
             return self.data_dir
         name = f"commandbus-{hashlib.sha256(os.fsencode(self.data_dir)).hexdigest()[:12]}"
@@ -249,7 +249,7 @@ class Cluster:
             time.sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """No server runs on the data: asked to finish at once, and after a minute made to."""
+        """Stop any server on the data: ask it to stop immediately, and kill it after a minute."""
         postmaster = find_postmaster(self.data_dir)
         if postmaster is None:
             return

@@ -2,7 +2,7 @@
 
 A server must neither outlive its users nor die under them, however a process ends. Two lock files
 beside the data decide, both by flock, which the kernel frees even on SIGKILL. `start.lock` is held
-while anyone starts, joins, leaves or stops. Whoever uses the server holds a share of `users.lock`;
+while anyone starts, joins, leaves or stops. Each user of the server holds a share of `users.lock`;
 who leaves and can take all of it was the last, and stops the server. A server whose users were
 all killed, or that was left running on purpose, runs on until the next one joins and leaves.
 """
@@ -28,7 +28,7 @@ from app.settings.private_files import OTHERS, PrivateFileError, make_own_folder
 
 logger = logging.getLogger(__name__)
 
-# Starting takes seconds, and so does stopping; whoever holds the lock for longer does neither.
+# Starting takes seconds, and so does stopping; a holder that takes longer does neither.
 SAY_SECONDS = 5.0
 LOCK_SECONDS = 120.0
 POLL_SECONDS = 0.02
@@ -205,7 +205,7 @@ class EmbeddedServer:
                 )
 
     def _open(self, name: str) -> int:
-        """A lock file of ours: nobody else may open it, and it leads nowhere else."""
+        """Our lock file: only this user can open it, and it is not a link."""
         path = self._cluster.home / name
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)

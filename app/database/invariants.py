@@ -1,7 +1,7 @@
 """What must hold at every moment, checked over the rows in one snapshot.
 
 `command_bus.find_violations()` does the work; it reads everything, so its cost grows with the
-tables. One check at a time, whoever asks, and none longer than CHECK_SECONDS.
+tables. Only one check runs at a time, for at most CHECK_SECONDS.
 """
 
 from __future__ import annotations
@@ -22,18 +22,18 @@ from commandbus.store import server_time
 
 CHECK_SECONDS = 60
 PATIENCE_SECONDS = CHECK_SECONDS + 10.0
-"""So long whoever asked for a check waits for it; the server gives it up before."""
+"""How long a caller waits for a check; the server stops it before that."""
 SHOWN_VIOLATIONS = 50
 
 _ONE_AT_A_TIME = int.from_bytes(b"invaria")
 
 
 class CheckRunningError(Exception):
-    """Another check runs just now, here or elsewhere."""
+    """Another check is running, here or elsewhere."""
 
 
 class CheckTooLongError(Exception):
-    """The check was given up after CHECK_SECONDS; it says nothing about the invariants."""
+    """The check was stopped after CHECK_SECONDS; it says nothing about the invariants."""
 
 
 class Concern(StrEnum):
@@ -77,7 +77,7 @@ GROUPS = (
             Invariant(
                 "every domain has its queues",
                 "The tables that PGMQ keeps the messages, the replies and what was archived in are"
-                " there. Where somebody dropped a queue, pgmq.create makes it anew, and"
+                " there. Where somebody dropped a queue, pgmq.create makes it again, and"
                 " command_bus.requeue_lost_commands gives its commands new messages.",
             ),
         ),

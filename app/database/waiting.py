@@ -30,7 +30,7 @@ def wait_for_database(
     """The database, migrated; while it is away, try again for up to *seconds*.
 
     *on_away* hears why, and after how many seconds it is tried again. Raises DatabaseError with the
-    last reason, at once where waiting does not help, and KeyboardInterrupt once *is_stopped*.
+    last reason, immediately if waiting does not help, and KeyboardInterrupt once *is_stopped*.
     """
     deadline = time.monotonic() + seconds
     delay = FIRST_RETRY_SECONDS

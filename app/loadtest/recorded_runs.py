@@ -17,7 +17,7 @@ from commandbus.store import autocommit
 
 SHORTEST_ID = 8
 NAMED_AT_MOST = 3
-"""Of the runs that an id's beginning fits, an error names so many."""
+"""How many runs an error names when the beginning of an id fits several."""
 
 
 class RunNotFoundError(Exception):
@@ -67,7 +67,7 @@ async def find_run(pool: Pool, text: str) -> RecordedRun:
         if ids is None or ids.digits < SHORTEST_ID:
             raise RunNotFoundError(
                 f"There is no run {text!r}; the beginning of an id has {SHORTEST_ID} characters"
-                " at least"
+                " or more"
             )
         await cur.execute(
             """

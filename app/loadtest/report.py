@@ -1,4 +1,4 @@
-"""What a load test was to do, what it did, and how that is told."""
+"""The plan of a load test, its results, and the report of them."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Plan:
     compare_with: str | None = None
     max_regression_percent: float | None = None
     assumed: frozenset[str] = frozenset()
-    """The settings of the workers that a load test has of its own, where nobody gave others."""
+    """The default settings of the workers that a load test starts."""
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -66,7 +66,7 @@ class Run:
     recorded: RecordedRun | None = None
     """As it is recorded at the end; without an outcome where commands are on their way."""
     deletion: Deletion | None = None
-    """What was deleted afterwards; None where that was not asked for."""
+    """What was deleted afterwards; None if that was not requested."""
     other: RecordedRun | None = None
     """The run that this one is compared with."""
     worker_settings: dict[str, Chosen] = field(default_factory=dict)

@@ -66,7 +66,7 @@ def _connect(portal: Portal, clock: DatabaseClock) -> Connection[TupleRow]:
 def readable_json(text: str | bytes) -> Any:
     """Stored JSON as Python values; what cannot be shown is replaced by a note that says why.
 
-    Whoever writes to the tables by hand can store what Python's decoder or encoder refuses; the
+    Writing to the tables by hand can store what Python's decoder or encoder refuses; the
     list in which such a command stands must not break.
     """
     try:

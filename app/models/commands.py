@@ -20,7 +20,7 @@ from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, 
 from commandbus.models import CommandStatus
 
 FEW_PENDING = 5_000
-"""Up to so many, pending commands are listed from where they wait, whatever their age."""
+"""Up to this many pending commands are listed from where they wait, whatever their age."""
 QUEUE_HEAD = 20_000
 
 Counts = Callable[[str | None], dict[CommandStatus, int]]
@@ -278,7 +278,7 @@ def _in_progress(domain: str | None) -> sa.Subquery:
 
 
 def _pending(domain: str | None) -> sa.Subquery:
-    """Whoever waits: in the queue, for its time, or to be run alone."""
+    """Waiting commands: in the queue, for their time, or to be run alone."""
     parts = [_messages(name, queue, claimed=False) for name, queue in command_queues(domain)]
     return sa.union(
         sa.select(Waiting.command_id, Waiting.domain),

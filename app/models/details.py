@@ -148,8 +148,8 @@ def get_command_detail(
 ) -> CommandDetail | None:
     """The command as it stands, or None.
 
-    *default_max_attempts* gives the configured budget: what a waiting command without its own is
-    likely to get. What has happened is told from what was recorded then.
+    *default_max_attempts* is the configured budget: what a waiting command without its own is
+    likely to get. The past is told from what was recorded then.
     """
     query = (
         sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id,

@@ -79,7 +79,7 @@ class JobSummary:
         """How many of the expected commands it never met; None unless it came to its end.
 
         A job on a filter looks for its commands chunk by chunk, and no longer finds those that
-        others dealt with meanwhile. At least so many, where *expected* is a lower bound.
+        others dealt with meanwhile. A lower bound if *expected* is one.
         """
         return max(self.expected - self.seen, 0) if self.state == "finished" else None
 

@@ -262,7 +262,7 @@ class Source:
     def _row_at(
         self, offset: int, cursor: Cursor | None = None, backward: bool = False
     ) -> Key | None:
-        """The row so many behind the cursor; None unless others follow it."""
+        """The row that many places behind the cursor; None unless others follow it."""
         inner = self._ordered(cursor, backward).offset(offset).limit(2).subquery()
         rows = db.session.execute(
             sa.select(inner.c.at, inner.c.command_id, inner.c.domain).order_by(

@@ -17,14 +17,14 @@ from app.models.tables import Command, Status, Troubled, Unsuccessful, Waiting
 from commandbus.models import CommandStatus
 
 CANDIDATE_LIMIT = 5_000
-"""A search looks at the newest so many commands for each of its meanings."""
+"""For each of its meanings, a search looks at this many of the newest commands."""
 ID_SCAN_LIMIT = 2_000_000
 """For an id's end, so many of the ids with its beginning are looked at: ids begin with the time,
 and the eight digits that lists show are those of a minute."""
 
 
 LAST_PART = 12
-"""So many digits of an id stand behind its last hyphen."""
+"""The number of digits behind the last hyphen of an id."""
 
 
 def is_id(column: Any, ids: IdText) -> sa.ColumnElement[bool]:

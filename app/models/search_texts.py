@@ -2,7 +2,7 @@
 
 An id may come whole or as its beginning, in either case, with or without hyphens, in quotes or
 brackets, as a URN, as lists show it (`01a21f44…89ab`: its beginning and its end), and with what
-copying brings along: blanks, line ends, characters that nobody sees.
+copying brings along: blanks, line ends, invisible characters.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from uuid import UUID
 
 LONGEST_ID = 32
 SHORTEST_TAIL = 4
-"""An id's end alone says enough from so many digits on."""
+"""The end of an id identifies it from this many digits on."""
 
 _SHAPE = "xxxxxxxx-xxxx-xxxx-xxxx-xxxxxxxxxxxx"
 _HEX = re.compile(r"[0-9a-f]*", re.ASCII)

@@ -1,4 +1,4 @@
-"""TestCommand: what a test command shall do, and its life together with its command."""
+"""TestCommand: what a test command does, and its life together with its command."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Attempt:
     """One run of a command's handler."""
 
     number: int
-    """Counted from 1, and anew after each operator's retry."""
+    """Counted from 1, and again from 1 after each operator's retry."""
     cycle: int
     """1 for the attempts before any operator's retry, 2 after the first, ..."""
     worker_id: int | None
@@ -99,7 +99,7 @@ def attempts_of(events: Sequence[Event]) -> list[Attempt]:
 def timing_of(
     created_at: datetime, finished_at: datetime | None, attempts: Sequence[Attempt]
 ) -> Timing:
-    """How long a command has waited and run so far, and in all once it has ended."""
+    """How long a command has waited and run so far, and in total once it has ended."""
     ended = [attempt.duration_ms for attempt in attempts if attempt.duration_ms is not None]
     running = round(sum(ended), 3) if ended else None
     total = None if finished_at is None else milliseconds(created_at, finished_at)

@@ -52,7 +52,7 @@ class WorkerRow:
     replaced_by: int | None
     """The worker that took its place after its process had ended unasked."""
     end_reason: str | None
-    """How that process ended, as whoever looked after it saw."""
+    """How that process ended, as its supervisor saw it."""
     completed: int
     failed: int
     retried: int

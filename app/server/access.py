@@ -45,7 +45,7 @@ def required_role(app: Flask, endpoint: str) -> Role | None:
 
 
 def current_role() -> Role:
-    """The caller's role; without configured credentials, whoever reaches us is an operator."""
+    """The caller's role; without configured credentials every caller is an operator."""
     if not identity.is_required():
         return Role.OPERATOR
     caller = identity.current_identity()

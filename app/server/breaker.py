@@ -1,9 +1,9 @@
 """How long requests wait for the database: each of them together, and all while it is silent.
 
 A server has few threads, and where nothing answers each request holds one for as long as it waits.
-So once a wait was in vain, only some requests go on to ask; the others are turned away at once,
-until one was answered. And at most ASKING requests ask at once, fewer than a server has threads:
-whatever holds them up, be it a lock, what asks nobody is answered.
+After one wait in vain only some requests go on to ask; the others are refused immediately,
+until one is answered. At most ASKING requests ask at a time, fewer than a server has threads:
+whatever holds them up, requests that need no database are answered.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ IN_VAIN = (NoAnswerError, psycopg.errors._WaitTimeout, psycopg.errors.Connection
 """How a wait ends that nothing has answered."""
 LEAST_SECONDS = 0.05
 PROBES = 4
-"""So many requests, at most, wait for a silent database at once."""
+"""The most requests that wait for a silent database at the same time."""
 ASKING = 8
-"""So many requests, at most, ask the database at once; those after them wait for their turn."""
+"""The most requests that ask the database at the same time; the next ones wait for a turn."""
 STALLED_SECONDS = 1.0
-"""Where so many ask, and none was answered for so long, nobody waits for a turn any more."""
+"""If all of them ask and none was answered for this long, no request waits for a turn."""
 WAITING = 4
 CROWDED_SECONDS = 0.25
-"""Those after WAITING others who wait for a turn give up after so long: threads stay free."""
+"""Requests behind WAITING others give up their turn after this long: threads stay free."""
 
 
 class Patience:
-    """The waiting of one process; *seconds*: what a request may spend with it, all in all."""
+    """The waiting of one process; *seconds*: the total time that a request may spend on it."""
 
     def __init__(self, seconds: float) -> None:
         self.seconds = seconds
@@ -65,7 +65,7 @@ class Patience:
         """Somebody has waited since *began*, by the monotonic clock, for an answer that is missing.
 
         The database is silent then, and somebody should ask again soon; unless it has answered
-        since: it is slow, or asked too much at once.
+        since: it is slow or overloaded.
         """
         with self._lock:
             if self._answered_at <= began and self._ask_again_at is None:
@@ -73,7 +73,7 @@ class Patience:
 
     @contextmanager
     def waiting(self, seconds: float | None = None) -> Iterator[float]:
-        """Something waits for the database, for at most so many seconds.
+        """Something waits for the database, for at most this many seconds.
 
         They are what is left of the request's, or *seconds* for what is known to take long, which
         does not count among them. The end tells whether the database is silent: an error that it
@@ -102,7 +102,7 @@ class Patience:
 
 
 class Turns:
-    """Who may ask the database: at most *most* at once."""
+    """Turns for asking the database: at most *most* at a time."""
 
     def __init__(self, most: int = ASKING, stalled_seconds: float = STALLED_SECONDS) -> None:
         self._most = most

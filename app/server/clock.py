@@ -1,6 +1,6 @@
 """What time it is, by the database's clock, since every time on a page is the database's.
 
-This host's own clock may be wrong; it is not looked at once the database has been asked.
+This host's own clock may be wrong; it is not used after the database was asked.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a failure of the database means to whoever asked: a status, a word and a sentence.
+"""What a failure of the database means to the caller: a status, a word and a sentence.
 
 Whatever a server can answer is the world's doing and not a fault of this program: its disk, its
 memory, somebody's lock, a role's rights, a table that was dropped. What is left, a value or a
@@ -164,14 +164,14 @@ def _one_line(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Recent:
-    """How often a process failed of late, and how it failed last."""
+    """How often the database failed recently in a process, and how it failed last."""
 
     count: int
     last: Fault
 
 
 class FaultMemory:
-    """The failures of the last REMEMBERED_SECONDS in this process, for whoever asks how it is.
+    """The failures of the last REMEMBERED_SECONDS in this process, for health checks.
 
     That a disk is full or a role lacks a right shows only when somebody needs it.
     """
@@ -186,7 +186,7 @@ class FaultMemory:
             self._seen.append((time.monotonic(), fault))
 
     def recent(self) -> Recent | None:
-        """What happened of late; None where nothing did."""
+        """The recent failures; None if there were none."""
         with self._lock:
             since = time.monotonic() - REMEMBERED_SECONDS
             while self._seen and self._seen[0][0] < since:

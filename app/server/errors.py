@@ -210,12 +210,12 @@ def log_failure(failure: Failure, event: str = "database_fault") -> None:
 
 
 def fault_memory() -> FaultMemory:
-    """How the database failed the current application of late."""
+    """How the database failed recently in the current application."""
     return cast(FaultMemory, current_app.extensions["fault_memory"])
 
 
 def recent_faults() -> list[Check]:
-    """The check that says how the database failed of late; none where it did not."""
+    """The check that says how the database failed recently; empty if it did not."""
     recent = fault_memory().recent()
     if recent is None:
         return []
@@ -235,7 +235,7 @@ def recent_faults() -> list[Check]:
 
 
 def _told(fault: Fault) -> str:
-    """The sentence of *fault*; whoever wanted a change learns what is known of it."""
+    """The sentence of *fault*; after a change it says what is known of the change."""
     if request.method in READING_METHODS or fault.changed_nothing:
         return fault.sentence
     return f"{fault.sentence} Whether anything was changed is not known: look before you try again."

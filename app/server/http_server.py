@@ -36,7 +36,7 @@ LINGER_SECONDS = 2.0
 LOOK_SECONDS = 1
 MOST_CONNECTIONS = 500
 MOST_BUSY = 100
-"""So many more are taken where all others have a request that is being served."""
+"""How many more connections are accepted while all others are being served."""
 MOST_HEADER_BYTES = 64 * 1024
 _LONGEST_LENGTH = 18
 
@@ -137,7 +137,7 @@ class Channel(HTTPChannel):
             self.recv(self.adj.recv_bytes)  # which closes at the end of what comes
 
     def drop(self) -> None:
-        """Close at once."""
+        """Close immediately."""
         self.lingers_until = time.monotonic()
         self.handle_close()
 

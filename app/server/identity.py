@@ -1,6 +1,6 @@
 """Who makes a request: a signed-in browser, or a program with a password or a token.
 
-Without a file of credentials nobody is asked. A browser's session is a signed cookie with the
+Without a credentials file there is no sign-in. A browser's session is a signed cookie with the
 user's name; it ends by itself, with the password it was made by, and by signing out.
 """
 
@@ -117,7 +117,7 @@ def is_required() -> bool:
 
 
 def current_identity() -> Identity | None:
-    """Who makes this request; None for nobody known.
+    """Who makes this request; None if unknown.
 
     Raises Problem 429 for who has failed to say so too often.
     """
@@ -152,7 +152,7 @@ def sign_in(name: str, password: str) -> bool:
 
 
 def sign_out() -> None:
-    """The session is over, also for whoever has a copy of its cookie."""
+    """End the session, also for copies of its cookie."""
     session_id = session.get(SESSION_ID)
     if isinstance(session_id, str):
         _sign_ins().signed_out.add(session_id)
@@ -172,7 +172,7 @@ def _authorized(given: Authorization | None) -> User | None:
     if given is not None and given.type == "basic":
         return _with_password(given.username or "", given.password or "")
     if given is not None and given.type == "bearer":
-        # Nobody guesses 256 bits, so a right one passes whatever was tried before.
+        # 256 bits cannot be guessed, so a right token passes whatever was tried before.
         user = _sign_ins().file.current().with_token(given.token or "")
         if user is None:
             _log_refusal("token")

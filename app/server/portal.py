@@ -45,7 +45,7 @@ APPLICATION_NAME = "commandbus-web"
 POOL_SIZE = 10
 POOL_WAIT_SECONDS = 5.0
 BACKGROUND_SECONDS = 10.0
-"""So long background work may take to end when the process does."""
+"""How long background work may take to end when the process ends."""
 FOLD_SECONDS = 1.0
 WITHOUT_DATABASE = frozenset(
     {
@@ -173,13 +173,13 @@ class Portal:
 
     @property
     def closing(self) -> threading.Event:
-        """Set when background work shall end."""
+        """Set when background work must end."""
         return self._closing
 
     def fold_soon(self) -> None:
         """Fold counters in the background, at most once a second.
 
-        Workers fold too; where none runs, whoever looks at the counts keeps them cheap to read.
+        Workers fold too; without workers, readers of the counts keep them cheap to read.
         """
         now = time.monotonic()
         with self._lock:
@@ -324,7 +324,7 @@ async def _fold(pool: Pool) -> None:
 
 
 def _turn_away() -> Any:
-    """A quick answer while the database is silent; so many requests as may wait for it, do."""
+    """A quick answer while the database is silent, except for the requests that may wait."""
     if request.endpoint is None or request.endpoint in WITHOUT_DATABASE:
         return None  # nobody waits for it; where there is no endpoint the routing error answers
     portal = current_portal()

@@ -24,7 +24,7 @@ from app.server.sign_in_limits import Attempt, Bound, SignInLimits, TooManyFailu
 from app.settings.configuration import Settings
 
 NAMES_AT_AN_ADDRESS = 10
-"""The failures of all names at one address may be so many times those of one name."""
+"""The limit for all names at one address, as a multiple of the limit for one name."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def address() -> str:
 def password_attempt(name: str) -> Iterator[Attempt]:
     """A password for *name* is tried meanwhile; it counts unless it is said to be right.
 
-    Counted for this name at this address, so that nobody behind the same address is kept out by
+    Counted for this name at this address, so that no one behind the same address is kept out by
     guesses at another's password. Raises Problem 429 where there were too many already.
     """
     with _answered(), _limits().failed.attempt(_bound("password", name)) as attempt:
@@ -84,7 +84,7 @@ def unknown_password_attempt() -> Iterator[Attempt]:
 
 
 def count_bad_header() -> None:
-    """Somebody at this address sent a token that nobody has, or a header that says nothing.
+    """Count an unknown token or an empty header from this address.
 
     Raises Problem 429 where there were too many already.
     """

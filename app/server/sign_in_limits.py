@@ -1,6 +1,6 @@
 """How often one may fail to sign in within a minute.
 
-A guess holds a place from before it is tried until it is known, so that many at once are no more
+A guess holds a place until its result is known, so that many at a time are no more
 than the limit. What turns out right gives its place back: only failures count.
 """
 
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 WINDOW_SECONDS = 60.0
 MOST_KEYS = 50_000
-"""So many are remembered; of more, the window that began first is forgotten."""
+"""How many are remembered; beyond that, the oldest window is forgotten."""
 
 
 class TooManyFailuresError(Exception):

@@ -50,13 +50,13 @@ class Settings:
     local_assets: bool = False
     # Start worker processes from the browser and the API; never where others can reach the server.
     start_workers: bool = True
-    # So many run at most, those of `run.py --worker` included.
+    # The most that run, including those of `run.py --worker`.
     start_workers_max: int = 16
     # None means that the web application makes one and keeps it under data_dir.
     secret_key: str | None = field(default=None, repr=False)
     # Who may sign in (see app/credentials); None lets everybody who reaches the server do anything.
     credentials_file: Path | None = None
-    # After so many hours a browser has to sign in again.
+    # How many hours until a browser must sign in again.
     session_hours: int = 12
     # Addresses and networks of reverse proxies, whose word on the client's address and TLS counts.
     trusted_proxies: tuple[str, ...] = ()
@@ -67,9 +67,9 @@ class Settings:
     rate_limit_per_minute: int = 30_000
     # Wrong passwords, a minute, for each name from each address (see app/server/rate_limits.py).
     sign_in_failures_per_minute: int = 10
-    # Seconds: how long a request, or a call of a worker, waits for the database.
+    # Seconds that a request, or a call of a worker, waits for the database.
     answer_timeout: int = 15
-    # Seconds: how long a program waits at its start for a database that is away or starting up.
+    # Seconds that a program waits at its start for a database that is away or starting.
     database_wait: int = 20
     log_format: LogFormat = LogFormat.TEXT
     log_level: str = "INFO"
@@ -237,7 +237,7 @@ RETRY_OPTIONS = options_of(RetryConfig)
 
 
 class ConfigVersionError(Exception):
-    """Somebody else has changed the configuration meanwhile; nothing was stored."""
+    """Someone else changed the configuration in the meantime; nothing was stored."""
 
     def __init__(self, expected: int, current: int) -> None:
         super().__init__(f"the configuration has version {current} now, not {expected}")
@@ -271,7 +271,7 @@ class ConfigStore:
         self._pool = pool
 
     async def load(self) -> StoredConfig:
-        """Everything that is stored; what nobody set has its default."""
+        """Everything stored; what was never set has its default."""
         async with autocommit(self._pool) as conn:
             return _stored_config(await store.read_configuration(conn))
 
@@ -280,7 +280,7 @@ class ConfigStore:
         return (await self.load()).worker
 
     async def set_worker_config(self, config: WorkerConfig, *, changed_by: str = "api") -> None:
-        """Store all worker settings, whoever changed them before."""
+        """Store all worker settings, overwriting earlier changes."""
         await self.update(worker=config, changed_by=changed_by)
 
     async def get_retry_config(self) -> RetryConfig:
@@ -288,7 +288,7 @@ class ConfigStore:
         return (await self.load()).retry
 
     async def set_retry_config(self, config: RetryConfig, *, changed_by: str = "api") -> None:
-        """Store all retry settings, whoever changed them before."""
+        """Store all retry settings, overwriting earlier changes."""
         await self.update(retry=config, changed_by=changed_by)
 
     async def update(

@@ -136,7 +136,7 @@ def without_driver(url: str | None) -> str | None:
 
 def _is_conninfo(value: str) -> bool:
     if value.startswith(("postgresql://", "postgres://")):
-        return True  # what is wrong with it is told where it is used
+        return True  # errors in it are reported where it is used
     try:
         return "://" not in value.partition("=")[0] and bool(conninfo_to_dict(value))
     except psycopg.Error:

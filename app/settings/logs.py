@@ -35,14 +35,14 @@ _LEVELS = {
     "sqlalchemy.pool": logging.CRITICAL,
     "urllib3": logging.WARNING,
 }
-# A server that stays away is told of again after so many seconds.
+# How often, in seconds, the log repeats that a server is away.
 AGAIN_SECONDS = 60.0
 
 
 def configure_logging(log_format: LogFormat, level: str, *, stream: TextIO | None = None) -> None:
     """From now on this process logs to *stream* (stderr by default) in this format.
 
-    Nobody who logs waits for the stream: where it takes nothing, lines are dropped and counted.
+    Logging never waits for the stream: if it takes nothing, lines are dropped and counted.
     """
     handler = _handler(stream or sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format is LogFormat.JSON else TextFormatter())

@@ -17,7 +17,7 @@ class PrivateFileError(Exception):
 
 
 def make_own_folder(path: Path) -> None:
-    """*path* is a folder that belongs to this user or root; a new one is open to nobody else.
+    """*path* is a folder that belongs to this user or root; a new one is closed to others.
 
     Raises PrivateFileError where it belongs to somebody else or anybody may put files into it, and
     OSError where it cannot be made.
@@ -35,7 +35,7 @@ def make_own_folder(path: Path) -> None:
 def refuse_foreign(path: Path, found: os.stat_result) -> None:
     """Raise PrivateFileError where *path* belongs neither to this user nor to root.
 
-    Whoever made it could have put into it what they like.
+    Another owner could have put anything into it.
     """
     if os.name != "nt" and found.st_uid not in (os.geteuid(), 0):
         raise PrivateFileError(
@@ -83,7 +83,7 @@ def read_private(path: Path, *, is_own: bool = False) -> str:
 
 
 def write_private(path: Path, text: str, *, replace: bool = True) -> None:
-    """*path* holds *text* and is its owner's alone; nobody ever sees it half written.
+    """*path* holds *text* and is its owner's alone; it is never seen half written.
 
     Without *replace* a file that is there stays as it is: of several that write at once, the first
     wins.

@@ -38,7 +38,7 @@ class EarlyStop:
     """Turns stop signals into KeyboardInterrupt, and remembers that one came.
 
     An exception that a signal handler raises is lost where Python cannot pass it on (a finalizer,
-    a callback from C), so whoever starts something long asks `came` first.
+    a callback from C), so check `came` before starting something long.
     """
 
     def __init__(self) -> None:

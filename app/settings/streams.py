@@ -23,14 +23,14 @@ from app.settings.signals import raise_interrupts
 
 QUEUE_BYTES = 4 * 1024 * 1024
 FLUSH_SECONDS = 2.0
-"""So long the end of a program waits for what is still to be written."""
+"""How long a program waits at its end for output that is not yet written."""
 BROKEN_PIPE = 141
-"""The exit code where nobody reads any more: that of a program that SIGPIPE ended."""
+"""The exit code after a broken pipe: that of a program ended by SIGPIPE."""
 _STDIN, _STDOUT, _STDERR = 0, 1, 2
 
 
 class OutputError(OSError):
-    """Standard output cannot be written; a pipe that nobody reads is a BrokenPipeError instead."""
+    """Standard output cannot be written; a pipe without a reader is a BrokenPipeError instead."""
 
 
 def set_up_streams() -> None:
@@ -48,7 +48,7 @@ def set_up_streams() -> None:
 
 
 def never_wait(*, output: bool = True) -> None:
-    """From now on nobody waits for standard error, nor with *output* for standard output."""
+    """From now on writes to standard error never wait; with *output* nor do those to output."""
     sys.stderr = _text(_Queued(LineQueue(_STDERR)), sys.stderr, "backslashreplace")
     if output:
         sys.stdout = _text(_Queued(LineQueue(_STDOUT)), sys.stdout, "replace")
@@ -123,7 +123,7 @@ class LineQueue:
             self._changed.notify_all()
 
     def drain(self, seconds: float) -> bool:
-        """Wait until all is written, at most so long; whether it is."""
+        """Wait until all is written, for at most that long; return whether it is."""
         with self._changed:
             if self._is_stuck:  # somebody has waited before
                 return False
@@ -213,7 +213,7 @@ class _Queued(io.RawIOBase):
 
 
 def _text(raw: io.RawIOBase, like: TextIO | None, errors: str) -> TextIO:
-    """A text stream onto *raw*, in the encoding of the one that it replaces; whole lines at once.
+    """A text stream onto *raw*, in the encoding of the one that it replaces; in whole lines.
 
     A file or pipe that somebody waits for is written in larger portions.
     """
@@ -241,7 +241,7 @@ def _write(number: int, data: bytes) -> None:
 
 
 def _wait_for_room(number: int) -> int:
-    """Whoever shares the file may have said that writing to it never waits."""
+    """Another user of the file may have made it non-blocking."""
     select.select([], [number], [])
     return 0
 

@@ -1,4 +1,4 @@
-"""What a test command shall do: one model for the API, the forms and the worker."""
+"""What a test command does: one model for the API, the forms and the worker."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class BehaviorType(StrEnum):
 
 
 PUBLIC_TYPES = tuple(kind for kind in BehaviorType if kind is not BehaviorType.CRASH_PROCESS)
-"""The types that are offered to people; `crash_process` exists for tests alone."""
+"""The types offered to people; `crash_process` exists only for tests."""
 
 DEFAULT_ERRORS: dict[BehaviorType, tuple[str, str]] = {
     BehaviorType.FAIL_PERMANENT: ("PERMANENT", "Simulated permanent failure"),
@@ -76,7 +76,7 @@ LABELS: dict[BehaviorType, tuple[str, str]] = {
 
 
 def _offered(given: Any) -> Any:
-    """What is given, unless it names no type that is offered here."""
+    """The given type, if it is offered here."""
     with_crashes = os.environ.get(CRASH_VARIABLE) == "true"
     offered = tuple(BehaviorType) if with_crashes else PUBLIC_TYPES
     if isinstance(given, str) and given not in offered:

@@ -25,11 +25,11 @@ class Coalescer(Generic[K, V, R]):
     """Calls for single keys, made in sets.
 
     Calls that arrive in the same pass of the event loop, or while a set is under way, form the
-    next set; so a lone call waits for nobody, and the sets grow with the load. A set holds each
+    next set; so a single call does not wait, and the sets grow with the load. A set holds each
     key once: a second call for it joins a later set.
 
     An error of the set reaches each of its callers. A cancelled caller leaves its set, if that is
-    not under way yet, and harms nobody else. Belongs to the event loop on which it is called.
+    not under way yet; others are unaffected. Belongs to the event loop on which it is called.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Coalescer(Generic[K, V, R]):
     async def _work(self) -> None:
         try:
             while self._waiting:
-                await asyncio.sleep(0)  # whoever calls in this pass of the loop comes along
+                await asyncio.sleep(0)  # calls made in this pass of the loop join the set
                 calls = self._next_set()
                 if calls:
                     await self._serve(calls)

@@ -66,7 +66,7 @@ class ConfigurationChange:
 
 # Test commands
 #
-# Statements that join a set with test_command are planned anew each time (prepare=False): a plan
+# Statements that join a set with test_command are planned again each time (prepare=False): a plan
 # kept from when the table was empty would scan it after a bulk load.
 
 

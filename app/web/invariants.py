@@ -26,7 +26,7 @@ from app.web import bp
 from app.web.rendering import PageContext, render_page
 
 CHECKED_AT_ONCE = 20_000
-"""Up to this many commands the check takes moments, and the page does it when it opens."""
+"""Up to this many commands the check is quick, so the page runs it when it opens."""
 
 
 @bp.get("/invariants")

@@ -69,7 +69,7 @@ def cancel_run(run_id: UUID) -> ResponseReturnValue:
 def compare_runs() -> ResponseReturnValue:
     ids = list(dict.fromkeys(request.args.getlist("run")))
     if len(ids) != 2:
-        flash("Select two runs to compare.", "warning")
+        flash("Select exactly two runs.", "warning")
         return redirect(url_for("web.load_test_runs"), 303)
     load_tests.settle()
     older, newer = sorted((_named(text) for text in ids), key=lambda run: run.created_at)

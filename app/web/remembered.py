@@ -32,7 +32,7 @@ def current_theme() -> str:
 
 
 def current_operator() -> str:
-    """The name under which actions are recorded: the login's; where nobody has to sign in, the
+    """The name under which actions are recorded: the login's; without sign-in, the
     one that the person has given, and empty until then.
     """
     given = clean_operator(unquote(request.cookies.get(OPERATOR_COOKIE, "")))

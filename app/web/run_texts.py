@@ -34,14 +34,14 @@ class Latency(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RunView:
-    """A run with everything that is said of it."""
+    """A run with everything that the pages say about it."""
 
     run: RunRow
     progress: RunProgress | None
     """Its commands now; None before the first one was sent, and once they were pruned."""
     now: datetime
     elapsed_seconds: float
-    """How long it has lasted, or did."""
+    """How long it has lasted, or lasted in total."""
 
     @property
     def title(self) -> str:
@@ -58,7 +58,7 @@ class RunView:
 
     @property
     def starter(self) -> str | None:
-        """Who began it; None where nobody is known beyond where it came from."""
+        """Who started it; None if only its origin is known."""
         name = self.run.started_by
         return None if name.lower() in ("", self.run.origin) else name
 
@@ -82,7 +82,7 @@ class RunView:
 
     @property
     def generated(self) -> int:
-        """How many were sent; the generator tells only twice a second."""
+        """How many were sent; the generator reports only twice a second."""
         return max(self.run.generated_count, sum(self.counts.values()))
 
     @property
@@ -95,7 +95,7 @@ class RunView:
 
     @property
     def wanted(self) -> int:
-        """How many shall be done: those ordered, or sent where no more will be."""
+        """How many will be processed: those ordered, or those sent if generating has stopped."""
         over = self.run.state in (RunState.CANCELLED, RunState.FAILED)
         return self.generated if over else self.run.count
 

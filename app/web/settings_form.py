@@ -1,4 +1,4 @@
-"""The form of the settings: what was typed, what is stored, and what somebody else saved meanwhile.
+"""The form of the settings: what was typed, what is stored, what someone else saved meanwhile.
 
 The form carries the values it was made from beside those typed. So it is known what the person
 changed, and what others changed since, without keeping anything on the server.
@@ -19,7 +19,7 @@ OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
 OPTION_OF = {option.name: option for option in OPTIONS}
 DEFAULTS = {option.name: option.default for option in OPTIONS}
 BEFORE = "was_"
-"""What stands before a setting's name where the form repeats the value it was made from."""
+"""The prefix of hidden fields that repeat the value from which the form was made."""
 LONGEST_TEXT = 40
 SHOWN_DELAYS = 9
 
@@ -37,7 +37,7 @@ class Field:
 
     @property
     def range_text(self) -> str:
-        """What it takes and what it is unless somebody set it."""
+        """Its range and its default."""
         option = self.option
         low, high, default = map(_readable, (option.low, option.high, option.default))
         return f"{low} to {high}; default {default}."
@@ -131,7 +131,7 @@ def all_values(stored: StoredConfig) -> dict[str, int | float]:
 
 
 def fields_of(stored: Values) -> list[Field]:
-    """The form as it is when nobody has typed yet."""
+    """The form before anyone has typed."""
     return [
         Field(option, plain_number(stored[name]), plain_number(stored[name]))
         for name, option in OPTION_OF.items()

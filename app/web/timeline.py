@@ -17,15 +17,15 @@ OUTCOMES = {
     AttemptOutcome.LEASE_EXPIRED: ("Lease expired", "tsq"),
     AttemptOutcome.RELEASED: ("Released", "neutral"),
 }
-"""The label of each outcome of an attempt, and its tone."""
+"""Label and tone of how an attempt ended."""
 NOT_HEARD_OF = ("Not heard from", "tsq")
-"""An attempt without an end whose worker is late, gone, stopped, or not known any more."""
+"""An unfinished attempt whose worker is late, gone, stopped or unknown."""
 
 
 def outcomes_of(
     attempts: Sequence[Attempt], find_worker: Callable[[int], WorkerRow | None] = get_worker
 ) -> dict[AttemptOutcome, tuple[str, str]]:
-    """OUTCOMES, where the last attempt runs only as long as its worker is heard of."""
+    """OUTCOMES; the last attempt counts as running only while its worker responds."""
     last = attempts[-1] if attempts else None
     if last is None or last.outcome is not AttemptOutcome.RUNNING:
         return OUTCOMES
@@ -48,7 +48,7 @@ _WORKER_EVENTS = (
     AuditEventType.LATE_RESULT,
     AuditEventType.RELEASED,
 )
-"""Those of which the worker is the point; in the others it is the one that received."""
+"""Events that are about a worker; in the others the worker is the one that received the command."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -289,7 +289,7 @@ def _code_choices(current: str | None) -> list[tuple[str, str]]:
 
 
 def _behaviors(command_ids: list[UUID]) -> dict[UUID, Any]:
-    """What the test commands among these shall do."""
+    """The behaviours of the test commands among these."""
     pool = current_portal().pool
 
     async def read() -> dict[UUID, store.TestCommandRow]:

@@ -1,4 +1,4 @@
-"""Workers: which ones run and what they do now; starting one here, stopping one or all."""
+"""Workers: which run and what they do; start one here; stop one or all."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from app.web.rendering import PageContext, ask_to_confirm, render_page
 LIVE_SECONDS = 2
 SHOWN_COMMANDS = 3
 LOST_SECONDS, LOST_SHOWN = 900, 3
-"""How long, and how many at most, workers that vanished are named above the others."""
+"""How long, and for how many workers, an alert says that a worker disappeared."""
 SHOWN_PAST = 100
 UNNAMED_OPERATOR = "web"
 

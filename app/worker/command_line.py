@@ -200,7 +200,7 @@ def _parser() -> argparse.ArgumentParser:
         description="Run the handlers of a domain. Each option comes from the first of: its flag,"
         " its environment variable (also in .env), the stored settings, its default. Stored"
         " settings are followed while the worker runs. The first SIGTERM or Ctrl-C lets running"
-        " commands finish, the second one ends at once.",
+        " commands finish, the second one ends immediately.",
         epilog="The database is the one of DATABASE_URL; without it the embedded server under"
         " DATA_DIR, which is started or joined. Exit codes: 0 stopped as asked, 1 failed, 2 wrong"
         " options, 128+n ended at once by a second signal n.",

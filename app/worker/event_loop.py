@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 END_SECONDS = 1.0
-"""So long what is left behind may take to end."""
+"""How long leftover tasks may take to end."""
 
 
 def run_to_end(
@@ -44,7 +44,7 @@ def run_to_end(
 
 
 def end_process(code: int) -> NoReturn:
-    """End with *code*, at once where threads are left that may never end."""
+    """End with *code*, immediately if threads are left that may never end."""
     if left := _threads_left(END_SECONDS):
         logger.warning("threads_left_behind", extra={"count": len(left)})
         logging.shutdown()

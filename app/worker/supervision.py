@@ -58,7 +58,7 @@ class Failure:
 
 @dataclass(slots=True)
 class _Place:
-    """One worker that shall run: by now the first process, or one of those after it."""
+    """One worker to keep running: its first process or a replacement."""
 
     domain: str | None
     flags: Mapping[str, int | float | str]
@@ -139,7 +139,7 @@ class Supervisor:
 
     @property
     def exit_code(self) -> int:
-        """0: all have ended as they were asked to. 1: not so. 128 + n: at once, by a signal n."""
+        """0: all ended as requested. 1: one did not. 128 + n: ended immediately by signal n."""
         if self.given_up is not None or self._failed_at_the_end:
             return 1
         return self._forced or 0
@@ -155,7 +155,7 @@ class Supervisor:
             ]
 
     def send_signal(self, number: signal.Signals) -> None:
-        """Let all workers stop; a second signal that each process gets ends it at once."""
+        """Let all workers stop; a second signal to each process ends it immediately."""
         with self._lock:
             self._stop_replacing()
             self._processes.send_signal(number)
@@ -170,7 +170,7 @@ class Supervisor:
         self.kill()
 
     def kill(self) -> None:
-        """End every process at once."""
+        """End every process immediately."""
         with self._lock:
             self._stop_replacing()
         self._processes.kill()

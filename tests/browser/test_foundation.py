@@ -86,7 +86,7 @@ def test_the_theme_is_chosen_without_scripts(make_page: MakePage):
 def test_the_drawer_works_by_keyboard(make_page: MakePage, scripts):
     page = make_page(PHONE, java_script_enabled=scripts)
     page.goto("/")
-    link = page.get_by_role("link", name="Send command", exact=True)
+    link = page.locator("#sidebar").get_by_role("link", name="Send command")
     expect(link).to_be_hidden()
 
     menu = page.get_by_role("button", name="Menu", exact=True)

@@ -118,7 +118,7 @@ def test_one_run_alone_is_not_compared(live_page: Page, live_worker):
     live_page.get_by_role("checkbox").check()
     live_page.get_by_role("button", name="Compare").click()
 
-    expect(live_page.get_by_text("Select two runs to compare.")).to_be_visible()
+    expect(live_page.get_by_text("Select exactly two runs.")).to_be_visible()
 
 
 def test_the_dashboard_leads_to_the_run_that_is_under_way(live_page: Page):

@@ -423,7 +423,7 @@ def test_a_job_is_stopped(make_live_page: MakePage, live_app, live_worker, scrip
     monkeypatch.setattr(runner, "start", lambda _: None)
     page.goto(f"{QUEUE}?view=groups")
     page.get_by_role("button", name="Retry all…").click()
-    expect(page.get_by_text("cannot be undone")).to_be_visible()
+    expect(page.get_by_text("you can stop it, not undo it")).to_be_visible()
     page.get_by_role("button", name="Retry 1,200 commands").click()
     page.get_by_role("button", name="Stop").click()
 

@@ -105,7 +105,7 @@ def test_a_worker_that_is_told_to_stop_finishes_what_it_runs(live_page: Page, li
     expect(row).to_contain_text("1 of 4 busy", timeout=SOON)
     live_page.get_by_role("button", name="Stop all").click()
     dialog = live_page.get_by_role("dialog", name="Stop all")
-    expect(dialog).to_contain_text("when 1 running command is done")
+    expect(dialog).to_contain_text("finishes 1 running command and stops")
     dialog.get_by_role("button", name="Stop all").click()
 
     expect(row).to_contain_text("Stopping")
@@ -199,7 +199,7 @@ def test_a_concurrency_that_no_worker_takes_is_refused(make_live_page: Callable[
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        ({"host": "0.0.0.0"}, "bound to 0.0.0.0"),
+        ({"host": "0.0.0.0"}, "listens on 0.0.0.0"),
         ({"start_workers": False}, "START_WORKERS=false"),
     ],
 )

@@ -75,7 +75,7 @@ def found(run: Run, record: Recorded | None = None, corruption: str | None = Non
         conn.rollback()
 
 
-def test_a_clean_run_is_clean(run):
+def test_the_checker_accepts_a_run_without_faults(run):
     assert found(run) == set()
 
 

@@ -96,6 +96,6 @@ async def test_a_run_whose_web_process_is_killed_ends_as_failed(database_url, po
     assert (found["state"], found["cancel_requested_at"]) == ("failed", None)
     assert 0 < found["counts"]["PENDING"] < 1_000_000
     assert found["counts"]["PENDING"] >= found["generated_count"]
-    assert "Its generation ended with the process that did it" in page
+    assert "Generating stopped early: its process ended" in page
     assert "No more commands are sent; they wait for workers." in page
     assert "Stop generating" not in page

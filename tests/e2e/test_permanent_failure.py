@@ -8,7 +8,7 @@ from commandbus import CommandStatus
 from tests.e2e.support import create_test_command
 
 
-async def test_it_goes_to_the_troubleshooting_queue_at_once(
+async def test_a_permanent_failure_goes_straight_to_the_troubleshooting_queue(
     command_bus, tsq, worker_task, wait_for_status
 ):
     command_id = uuid4()
@@ -21,7 +21,9 @@ async def test_it_goes_to_the_troubleshooting_queue_at_once(
     assert await tsq.count("test") == 1
 
 
-async def test_no_reply_is_sent_while_it_is_there(command_bus, worker_task, wait_for_status):
+async def test_no_reply_is_sent_while_a_command_is_in_the_troubleshooting_queue(
+    command_bus, worker_task, wait_for_status
+):
     command_id = uuid4()
     await create_test_command(command_id, {"type": "fail_permanent"})
 

@@ -26,7 +26,7 @@ async def test_another_worker_takes_over_and_the_first_one_changes_nothing(
     assert len(await command_bus.read_replies("test__replies")) == 1
 
 
-async def test_others_go_on_while_one_outlasts_its_lease(
+async def test_other_commands_run_while_one_outlasts_its_lease(
     command_bus, make_worker_task, wait_for_completion
 ):
     slow, quick = uuid4(), uuid4()

@@ -11,7 +11,9 @@ from tests.facts import rows
 from tests.waiting import eventually
 
 
-async def test_two_failures_and_a_success(command_bus, worker_task, wait_for_completion):
+async def test_a_command_that_fails_twice_then_succeeds_completes(
+    command_bus, worker_task, wait_for_completion
+):
     command_id = uuid4()
     await create_test_command(
         command_id, {"type": "fail_transient_then_succeed", "transient_failures": 2}
@@ -55,7 +57,7 @@ async def test_no_attempt_begins_before_its_delay_is_over(
     ), delays
 
 
-async def test_while_it_waits_it_is_not_in_the_queue(
+async def test_a_command_that_waits_for_its_retry_is_not_in_the_queue(
     pool, command_bus, make_worker_task, wait_for_status
 ):
     policy = RetryPolicy(max_attempts=2, base_delay_ms=60_000)

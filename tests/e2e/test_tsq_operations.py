@@ -29,7 +29,7 @@ def send_to_tsq(command_bus, wait_for_status):
     return send
 
 
-async def test_retry_counts_attempts_anew_and_runs_it_again(
+async def test_a_retried_command_runs_again_with_fresh_attempts(
     command_bus, tsq, worker_task, send_to_tsq, wait_for_completion
 ):
     command_id = await send_to_tsq()
@@ -59,7 +59,7 @@ async def test_a_delayed_retry_can_be_undone(tsq, command_bus, worker_task, send
     assert listed.command_id == command_id
 
 
-async def test_cancel_ends_it_with_one_reply(command_bus, tsq, worker_task, send_to_tsq):
+async def test_a_cancelled_command_sends_one_reply(command_bus, tsq, worker_task, send_to_tsq):
     command_id = await send_to_tsq(reply_to="test__replies")
 
     await tsq.operator_cancel("test", command_id, "ann", "not needed")
@@ -83,7 +83,7 @@ async def test_complete_records_the_result(command_bus, tsq, worker_task, send_t
     assert (reply.status, reply.result) == (CommandStatus.COMPLETED, {"paid": True})
 
 
-async def test_what_is_not_in_the_queue_is_refused(tsq, worker_task, send_to_tsq):
+async def test_an_action_on_a_command_outside_the_queue_is_refused(tsq, worker_task, send_to_tsq):
     command_id = await send_to_tsq()
     await tsq.operator_cancel("test", command_id, "ann", "first")
 

@@ -114,7 +114,7 @@ async def test_of_many_claims_at_once_each_command_goes_to_one(pool):
     await assert_books_balance(pool)
 
 
-async def test_a_held_command_is_nobody_elses(pool):
+async def test_a_command_held_by_one_worker_is_not_claimed_by_another(pool):
     await send(pool)
     await claim_one(pool, await register(pool))
 

@@ -21,7 +21,7 @@ async def test_a_fresh_database_has_the_defaults(config_store):
     assert (stored.version, stored.set_values()) == (1, {})
 
 
-async def test_settings_are_kept(config_store):
+async def test_stored_settings_are_read_back(config_store):
     await config_store.set_worker_config(WorkerConfig(2, 8, 0.5, 100))
     await config_store.set_retry_config(RetryConfig(5, 10, 20, 1.5))
     assert await config_store.get_worker_config() == WorkerConfig(2, 8, 0.5, 100)

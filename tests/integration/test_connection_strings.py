@@ -13,7 +13,9 @@ from app.settings.configuration import Settings
 
 
 @pytest.mark.parametrize("kind", ["two hosts", "keywords", "a driver", "a service file"])
-def test_pages_and_sending_work_with(kind, database_url, tmp_path, monkeypatch):
+def test_pages_and_sending_work_with_any_connection_string(
+    kind, database_url, tmp_path, monkeypatch
+):
     given = {"port": "5432", **parameters(database_url)}
     closed = {"host": f"/nowhere,{given['host']}", "port": f"1,{given['port']}"}
     service = tmp_path / "pg_service.conf"

@@ -127,7 +127,7 @@ def test_two_that_migrate_at_once_do_no_harm(data_dir: Path) -> None:
     assert run("validate", data_dir=data_dir) == "The database is what migrations/ says\n"
 
 
-def test_looking_starts_nothing(data_dir: Path) -> None:
+def test_status_and_url_start_no_server(data_dir: Path) -> None:
     status = run("status", data_dir=data_dir)
     url = start("url", data_dir=data_dir)
     out, err = url.communicate()
@@ -192,7 +192,7 @@ def test_an_unreachable_server_is_named_without_its_password() -> None:
     assert "s3cret" not in err
 
 
-def test_a_wrong_password_is_told_and_not_repeated(data_dir: Path) -> None:
+def test_a_wrong_password_is_reported_and_not_printed(data_dir: Path) -> None:
     with EmbeddedServer(data_dir) as server:
         url = server.url("postgres")
         with psycopg.connect(url, autocommit=True) as conn:
@@ -228,20 +228,26 @@ def test_a_url_that_cannot_be_used_is_refused(url: str, reason: str) -> None:
     assert "s3cret" not in err
 
 
-def test_who_may_not_create_the_database_is_told(server_url: str, limited_role: str) -> None:
+def test_a_role_that_cannot_create_the_database_gets_one_line(
+    server_url: str, limited_role: str
+) -> None:
     url = as_role(with_database(server_url, f"test_{uuid4().hex[:12]}"), limited_role)
 
     assert f"role {limited_role} may not create it" in refusal("migrate", url=url)
 
 
-def test_who_may_not_install_pgmq_is_told(empty_database_url: str, limited_role: str) -> None:
+def test_a_role_that_cannot_install_pgmq_gets_one_line(
+    empty_database_url: str, limited_role: str
+) -> None:
     err = refusal("migrate", url=as_role(empty_database_url, limited_role))
 
     assert f"Role {limited_role} may not " in err
     assert "install-pgmq" in err
 
 
-def test_who_may_not_migrate_is_told(empty_database_url: str, limited_role: str) -> None:
+def test_a_role_that_cannot_migrate_gets_one_line(
+    empty_database_url: str, limited_role: str
+) -> None:
     run("install-pgmq", url=empty_database_url)
 
     assert "permission denied for schema public" in refusal(

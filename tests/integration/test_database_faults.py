@@ -164,7 +164,7 @@ def assert_is_told(answer: TestResponse, *where: object) -> None:
         ("57P01", b" "),
     ],
 )
-def test_no_endpoint_takes_it_for_a_fault_of_ours(
+def test_no_endpoint_answers_a_database_fault_with_500(
     app: Flask, client: FlaskClient, proxy: Proxy, sqlstate: str, statement: bytes
 ) -> None:
     token = token_of(client)

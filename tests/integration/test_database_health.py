@@ -94,7 +94,7 @@ async def test_a_worker_logs_what_endangers_commands(unsafe_database_url):
     assert "pgmq.q_test__commands" in told(worker, "unlogged_tables")
 
 
-async def test_figures_have_their_limits(pool):
+async def test_figures_of_the_database_are_read_with_their_limits(pool):
     checks = {check.name: check for check in await look(pool)}
 
     assert checks["dead_queue_rows"].limit == 500_000
@@ -103,7 +103,7 @@ async def test_figures_have_their_limits(pool):
     assert checks["transaction_age"].level is Level.OK
 
 
-async def test_a_role_that_sees_nothing_is_told_so(pool, database_url):
+async def test_figures_that_a_role_cannot_see_are_unknown(pool, database_url):
     role = f"watcher_{uuid4().hex[:12]}"
     await rows(pool, f"create role {role}")
     try:

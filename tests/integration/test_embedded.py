@@ -152,7 +152,7 @@ def test_data_survives_a_stop_and_a_crash(home: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("left", ["another program's pid", "a dead pid", "nothing"])
-def test_a_stale_pid_file_is_in_nobodys_way(
+def test_a_stale_pid_file_does_not_prevent_a_start(
     home: Path, start_user: Callable[[Path], subprocess.Popen[str]], left: str
 ) -> None:
     with EmbeddedServer(home) as server:
@@ -184,7 +184,7 @@ def test_half_made_data_does_not_count(home: Path) -> None:
     "name",
     ["with space", "grüße-日本", "a,b", "quote\"'$x%41", "long-" + "x" * 140],
 )
-def test_any_path_will_do(tmp_path: Path, name: str) -> None:
+def test_an_embedded_database_works_in_a_folder_of_any_name(tmp_path: Path, name: str) -> None:
     home = tmp_path / name
 
     with open_database(Settings(data_dir=home), folder=migrations(tmp_path / "m")) as database:
@@ -199,7 +199,7 @@ def test_any_path_will_do(tmp_path: Path, name: str) -> None:
     assert EmbeddedServer(home).running() is None
 
 
-def test_it_runs_as_nobody_who_is_root(home: Path) -> None:
+def test_the_embedded_server_does_not_run_as_root(home: Path) -> None:
     with EmbeddedServer(home) as server:
         postmaster = server.running()
         assert postmaster is not None

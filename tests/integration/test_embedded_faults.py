@@ -115,7 +115,7 @@ def _kill_all(victims: Iterable[psutil.Process]) -> None:
 
 
 @pytest.mark.timeout(scaled(180, 3_600))
-async def test_killed_at_any_moment_it_restarts_with_its_data(home: Path):
+async def test_an_application_killed_at_any_moment_restarts_with_its_data(home: Path):
     chance = random.Random(16)
     acknowledged: list[str] = []
 

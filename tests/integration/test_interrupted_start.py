@@ -89,7 +89,7 @@ async def test_with_an_old_python_each_program_says_so_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     "arguments", [("-m", "app.database", "status"), ("-m", "app.credentials", "list")]
 )
-async def test_a_reader_that_goes_is_no_error(arguments, tmp_path):
+async def test_a_reader_that_leaves_is_no_error(arguments, tmp_path):
     reading, writing = os.pipe()
     os.close(reading)
     process = await asyncio.create_subprocess_exec(

@@ -294,7 +294,7 @@ async def test_a_transaction_that_somebody_ended_inside_says_so(bus, pool):
         await end_it()
 
 
-async def test_what_fails_in_a_savepoint_spoils_no_transaction(bus, pool):
+async def test_a_failure_in_a_savepoint_keeps_the_outer_transaction(bus, pool):
     await make_orders(pool)
 
     async with bus.transaction() as conn:

@@ -203,7 +203,7 @@ async def record_run(pool, run_id, name):
 @pytest.mark.parametrize(
     ("named", "texts"),
     [
-        ("nobody", ["There is no run 'nobody'", "8 characters at least"]),
+        ("nobody", ["There is no run 'nobody'", "8 characters or more"]),
         ("0199aaaabbbb", ["There is no run '0199aaaabbbb'"]),
         (
             "11111111",
@@ -303,7 +303,7 @@ async def test_what_an_interrupted_run_leaves_is_told_and_can_be_cancelled(
     assert await rows(pool, "select * from command_bus.find_violations()") == []
 
 
-async def test_only_what_waits_is_cancelled(database_url, pool):
+async def test_load_test_cancel_ends_only_waiting_commands(database_url, pool):
     order = BulkOrder(count=1_200, distribution=BehaviorDistribution(success=100.0))
     await create_run(pool, order, origin=Origin.CLI, name="to be cancelled")
     await generate_run(pool, order)

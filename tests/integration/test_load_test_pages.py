@@ -122,7 +122,7 @@ def test_a_generation_is_cancelled_through_another_web_process(
         asker = other.test_client()
         form = {"csrf_token": token(asker, page)}
         question = asker.post(f"{page}/cancel", data=form)
-        assert "What was sent is processed" in question.text
+        assert "The commands already sent are still processed" in question.text
         answer = asker.post(f"{page}/cancel", data={**form, "confirmed": "yes"})
         assert answer.status_code == 303
 

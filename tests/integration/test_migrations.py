@@ -130,7 +130,9 @@ def test_a_changed_repeatable_migration_is_applied_again(
     assert scripts(conn, folder) == []
 
 
-def test_line_ends_are_no_change(conn: Connection[TupleRow], folder: Path) -> None:
+def test_a_migration_with_other_line_ends_is_unchanged(
+    conn: Connection[TupleRow], folder: Path
+) -> None:
     migrate(conn, folder)
     (folder / "V001__first_table.sql").write_bytes(ONE.replace("\n", "\r\n").encode())
 
@@ -229,7 +231,9 @@ def test_files_that_disagree_with_the_history_are_refused(
     assert conn.execute("select to_regclass('nine')").fetchone() == (None,)
 
 
-def test_every_reason_is_told_at_once(conn: Connection[TupleRow], folder: Path) -> None:
+def test_every_obstacle_to_migrating_is_named_together(
+    conn: Connection[TupleRow], folder: Path
+) -> None:
     migrate(conn, folder)
     change_applied_file(conn, folder)
     add_below_the_highest(conn, folder)

@@ -49,7 +49,9 @@ async def trouble(pool: Pool, number: int = 1, **fields: Any) -> list[UUID]:
     return ids
 
 
-async def test_a_retried_command_begins_anew(bus, tsq: TroubleshootingQueue, pool: Pool):
+async def test_an_operators_retry_starts_with_fresh_attempts(
+    bus, tsq: TroubleshootingQueue, pool: Pool
+):
     [command_id] = await trouble(pool, max_attempts=1)
 
     answer = await tsq.operator_retry("test", command_id, operator="olga")
@@ -97,7 +99,7 @@ async def test_a_command_completed_by_hand_keeps_result_and_notes(bus, tsq, pool
 @pytest.mark.parametrize(
     "action", ["operator_retry", "operator_cancel", "operator_complete", "undo_retry"]
 )
-async def test_an_action_says_what_was_in_its_way(tsq, pool, action):
+async def test_a_refused_action_names_the_status_of_the_command(tsq, pool, action):
     [command_id] = await send(pool)
 
     with pytest.raises(InvalidStateError) as refused:

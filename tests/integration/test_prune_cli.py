@@ -30,7 +30,7 @@ async def run(database_url: str, *arguments: str) -> str:
     return said
 
 
-async def test_it_deletes_what_it_announced(database_url, pool):
+async def test_pruning_deletes_what_its_dry_run_announced(database_url, pool):
     worker_id = await register(pool)
     old = await make(pool, worker_id, 3) + await make(pool, worker_id, 2, "FAILED")
     fresh = await make(pool, worker_id, 2)

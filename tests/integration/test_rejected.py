@@ -137,7 +137,7 @@ async def test_data_that_cannot_be_read_is_shown_as_a_note(bus: CommandBus, pool
 
 
 @pytest.mark.parametrize("data", ["[1]", "null", "5"])
-async def test_data_of_any_shape_reaches_the_handler(pool, registry, start_worker, data):
+async def test_data_of_any_json_shape_reaches_the_handler(pool, registry, start_worker, data):
     seen = []
 
     @registry.handler("test", "DoIt")

@@ -166,7 +166,7 @@ async def every_status(pool: Pool, *, batch_id: UUID) -> None:
         "update command_bus_counter set pending = 77, failed = -1",
     ],
 )
-async def test_a_recount_sets_right_what_somebody_truncated(pool, tsq, spoil):
+async def test_a_recount_restores_truncated_counters(pool, tsq, spoil):
     await every_status(pool, batch_id=uuid4())
     await rows(pool, "select command_bus.fold_deltas()")
     await send_in_batch(pool, 1, uuid4())

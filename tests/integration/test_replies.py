@@ -79,7 +79,7 @@ async def test_a_command_that_ends_sends_one_reply(pool, how, said):
     ]
 
 
-async def test_a_command_that_asked_for_none_sends_none(pool):
+async def test_a_command_without_reply_queue_sends_no_reply(pool):
     [command_id] = await send(pool)
     await end(pool, command_id, "success")
 
@@ -99,7 +99,7 @@ async def test_no_reply_is_sent_while_a_command_waits_for_its_retry(pool):
     assert len(await replies(pool)) == 1
 
 
-async def test_an_outcome_said_twice_sends_one_reply(pool):
+async def test_an_outcome_recorded_twice_sends_one_reply(pool):
     await send(pool, reply_to=REPLIES)
     worker_id = await register(pool)
     outcome = completed(await claim_one(pool, worker_id))

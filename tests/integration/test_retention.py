@@ -97,7 +97,7 @@ async def test_age_is_counted_from_the_end_of_a_command(pool):
 
 
 @pytest.mark.parametrize("how", FINISHED)
-async def test_of_too_many_the_newest_stay(pool, how):
+async def test_pruning_by_count_keeps_the_newest_commands(pool, how):
     ids = await make(pool, await register(pool), 7, how)
 
     pruned = await prune(pool, [RetentionRule(status=how, keep=3)], batch_size=2)
@@ -190,7 +190,7 @@ def test_a_rule_that_makes_no_sense_is_refused(limits):
         RetentionRule(status=CommandStatus.COMPLETED, **limits)
 
 
-async def test_a_time_limit_ends_it_between_two_batches(pool):
+async def test_pruning_with_a_time_limit_ends_between_two_batches(pool):
     await make(pool, await register(pool), 3)
 
     pruned = await prune(pool, max_seconds=0)

@@ -60,7 +60,7 @@ async def blocked(pool: Pool) -> int:
     )
 
 
-async def test_what_somebody_holds_is_not_waited_for(pool):
+async def test_pruning_does_not_wait_for_locked_commands(pool):
     worker_id = await register(pool)
     ids = await make(pool, worker_id, 3)
     async with pool.connection() as conn, conn.transaction():

@@ -79,7 +79,7 @@ async def test_the_web_answers_beside_half_sent_requests_and_takes_over_abandone
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-async def test_workers_end_with_it(database_url, free_port, number):
+async def test_workers_end_with_the_web_server_that_started_them(database_url, free_port, number):
     async with started(free_port, "--workers", "2", DATABASE_URL=database_url) as running:
         await running.says("worker_started")
         workers = psutil.Process(running.pid).children()
@@ -115,7 +115,7 @@ async def test_a_worker_that_dies_is_reported_and_replaced(database_url, free_po
         assert await running.ends() == 0
 
 
-async def test_it_ends_where_its_workers_cannot_be_started(database_url, free_port):
+async def test_a_web_server_whose_workers_cannot_start_ends(database_url, free_port):
     given = {"DATABASE_URL": database_url, "WORKER_POLL_INTERVAL": "never"}
     async with started(free_port, "--worker", **given) as running:
         assert await running.ends() == 1
@@ -284,7 +284,7 @@ def test_a_missing_style_sheet_is_built(tmp_path, monkeypatch):
     assert [path.name for path in (tmp_path / "dist").iterdir()] == ["app.css"]
 
 
-def test_a_missing_style_sheet_without_tailwind_is_said(tmp_path, monkeypatch):
+def test_a_missing_style_sheet_without_tailwind_is_one_line(tmp_path, monkeypatch):
     monkeypatch.setattr(run, "STYLE_SHEET", PROJECT_ROOT / "app/static/dist/absent.css")
     monkeypatch.setattr(sys, "executable", str(tmp_path / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))

@@ -315,7 +315,7 @@ async def test_a_refused_send_can_be_undone_to_a_savepoint(bus, pool):
     assert (await bus.get_command("test", new)) is not None
 
 
-async def test_an_open_senders_transaction_stalls_nobody(bus, pool):
+async def test_an_open_transaction_of_a_sender_delays_no_other_command(bus, pool):
     async with bus.transaction() as conn:
         await bus.send("test", "DoIt", uuid4(), {}, conn=conn)
         async with asyncio.timeout(5):

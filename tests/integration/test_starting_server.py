@@ -40,7 +40,7 @@ async def test_a_server_that_is_starting_up_is_waited_for(database_url, argument
 
 
 @pytest.mark.parametrize("arguments", [("run.py",), ("load_test.py",)])
-async def test_the_wait_has_an_end(arguments):
+async def test_waiting_for_a_starting_server_ends_after_its_time(arguments):
     given = {"DATABASE_URL": NOWHERE, "PORT": str(free_port()), "DATABASE_WAIT": "1"}
     began = time.monotonic()
     async with program(*arguments, **given) as running:

@@ -108,7 +108,7 @@ async def test_faults_that_nobody_waits_for_are_not_tried_again(sets):
     assert await call("b", 1) == 2
 
 
-async def test_some_faults_are_final(sets):
+async def test_a_fault_that_is_not_retried_reaches_the_caller(sets):
     call = Coalescer(sets, retried=(OSError,), not_retried=(ConnectionError,))
     sets.failures.append(ConnectionError())
     with pytest.raises(ConnectionError):

@@ -42,7 +42,7 @@ NO_ZONE = encode_cursor(datetime(2026, 1, 1), UUID(int=7))  # noqa: DTZ001
 
 
 @pytest.mark.parametrize("text", ["", "x", "AAAA", "ä", "\ud800", NO_ZONE])
-def test_garbage_is_refused(text: str):
+def test_a_cursor_of_arbitrary_text_is_refused(text: str):
     with pytest.raises(ValueError, match="cursor"):
         decode_cursor(text)
 

@@ -42,7 +42,7 @@ def test_a_rebuilt_url_means_the_same(url: str) -> None:
 
 
 @pytest.mark.parametrize("url", URLS)
-def test_sqlalchemy_connects_to_the_same(url: str) -> None:
+def test_sqlalchemy_connects_to_the_same_database(url: str) -> None:
     dialect = PGDialect_psycopg()
     arguments, options = dialect.create_connect_args(make_url(sqlalchemy_url(url)))
 
@@ -59,7 +59,7 @@ def test_another_database_of_the_same_server() -> None:
     assert with_database("postgresql://u:p@h:1/a", "b c") == "postgresql://u:p@h:1/b%20c"
 
 
-def test_the_password_is_not_shown() -> None:
+def test_a_shown_database_url_hides_the_password() -> None:
     assert without_password("postgresql://u:hunter2@h:1/a") == "postgresql://u:***@h:1/a"
     assert without_password("postgresql://h/a?user=u&password=hunter2") == "postgresql://u:***@h/a"
     for url in (

@@ -96,7 +96,9 @@ def test_a_name_that_flyway_would_not_run_is_refused(tmp_path: Path, name: str) 
         ("R__same_thing.sql", "sub/R__same_thing.sql", "description"),
     ],
 )
-def test_twins_are_refused(tmp_path: Path, first: str, second: str, what: str) -> None:
+def test_two_files_with_one_version_are_refused(
+    tmp_path: Path, first: str, second: str, what: str
+) -> None:
     (tmp_path / "sub").mkdir()
     for name in (first, second):
         (tmp_path / name).write_text("select 1;")

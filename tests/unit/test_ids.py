@@ -22,7 +22,7 @@ def test_ids_begin_with_the_milliseconds_of_now():
     assert before <= made.int >> 80 <= after
 
 
-def test_ids_do_not_repeat():
+def test_many_new_ids_are_all_different():
     assert len({uuid7() for _ in range(10_000)}) == 10_000
 
 

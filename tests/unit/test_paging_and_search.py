@@ -30,7 +30,7 @@ def test_a_cursor_is_read_as_it_was_given(at: datetime, command_id: UUID, backwa
 
 
 @given(st.text(max_size=80))
-def test_any_other_text_is_refused(text: str) -> None:
+def test_text_that_no_cursor_writes_is_refused(text: str) -> None:
     try:
         cursor = Cursor.parse(text)
     except CursorError:
@@ -38,7 +38,7 @@ def test_any_other_text_is_refused(text: str) -> None:
     assert str(cursor) == text
 
 
-def test_what_base64_forgives_is_refused() -> None:
+def test_a_cursor_with_foreign_characters_is_refused() -> None:
     text = str(Cursor(Key(datetime(2026, 1, 31, tzinfo=UTC), ID)))
 
     for spoilt in (text + "=", f"{text[:5]}!{text[5:]}", text + "\n", f"~~{text}"):

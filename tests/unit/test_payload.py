@@ -185,7 +185,7 @@ def test_text_keeps_its_length_and_loses_only_what_cannot_be_stored(text: str):
 
 
 @given(st.text(st.characters(codec=None)), st.integers(1, 50))
-def test_text_is_bounded(text: str, limit: int):
+def test_cleaned_text_is_never_longer_than_its_limit(text: str, limit: int):
     assert len(clean_text(text, limit)) <= limit
 
 

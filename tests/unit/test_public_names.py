@@ -84,7 +84,7 @@ def test_what_is_imported_is_what_is_public():
 @pytest.mark.parametrize(
     "thing", [getattr(commandbus, name) for name in commandbus.__all__], ids=commandbus.__all__
 )
-def test_values_are_frozen(thing: object):
+def test_public_values_cannot_be_changed(thing: object):
     if inspect.isclass(thing) and dataclasses.is_dataclass(thing) and thing is not GROWING:
         assert thing.__dataclass_params__.frozen  # type: ignore[attr-defined]
 

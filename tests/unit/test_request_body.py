@@ -75,7 +75,7 @@ def test_the_bounds_themselves_are_accepted() -> None:
     assert parse_json(b'"\\ud83d\\ude00"') == "\U0001f600"
 
 
-def test_the_refused_place_is_named() -> None:
+def test_a_refused_body_names_the_place_of_the_error() -> None:
     with pytest.raises(Problem) as refused:
         parse_json(b'{"payload": {"items": ["fine", "\\u0000"]}}')
     assert refused.value.errors[0]["field"] == "payload.items.1"

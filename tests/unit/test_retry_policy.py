@@ -40,7 +40,7 @@ def test_no_delay_is_longer_than_the_limit(policy: RetryPolicy, attempt: int):
 
 
 @given(policies, st.integers(1, 10**6))
-def test_delays_never_shrink(policy: RetryPolicy, attempt: int):
+def test_retry_delays_never_become_shorter(policy: RetryPolicy, attempt: int):
     assert policy.delay_ms(attempt) <= policy.delay_ms(attempt + 1)
 
 

@@ -43,7 +43,7 @@ def test_a_joiner_beside_plain_letters_is_written_out(joiner: str) -> None:
 
 
 @pytest.mark.parametrize("text", SEEN)
-def test_what_is_seen_stays(text: str) -> None:
+def test_visible_text_is_shown_unchanged(text: str) -> None:
     assert visible(text) == text
 
 

@@ -69,7 +69,7 @@ def test_a_moment_of_another_year_says_so():
     assert str(now.year) not in formats.moment(now)
 
 
-def test_numbers_are_grouped():
+def test_numbers_are_shown_with_thousands_separators():
     assert formats.number(1234567) == "1,234,567"
     assert formats.percent(0.125, 1) == "12.5%"
 

@@ -193,7 +193,7 @@ def test_a_process_works_on_a_few_jobs_at_once_and_on_the_others_after_them(
 
 
 @pytest.mark.parametrize("work", ["jobs", "runs"])
-def test_a_look_finds_what_is_abandoned_and_nothing_else(
+def test_a_look_finds_only_abandoned_work(
     client: FlaskClient,
     runner: JobRunner,
     conn: psycopg.Connection[TupleRow],

@@ -356,7 +356,7 @@ def test_no_page_and_no_call_breaks_by_an_odd_query_or_cookie(
             assert client.get(rule.rule, headers=odd).status_code < 500, (rule.rule, odd)
 
 
-def test_no_form_breaks_by_a_body_that_is_none(app: Flask, client: FlaskClient) -> None:
+def test_a_form_with_an_unreadable_body_is_answered(app: Flask, client: FlaskClient) -> None:
     token = re.search('name="csrf-token" content="([^"]*)"', client.get("/").text)
     assert token is not None
     headers = {"X-CSRFToken": token[1], "Accept": "application/json"}

@@ -128,7 +128,7 @@ def test_a_person_signs_in_looks_and_signs_out(client):
         ("a\x00b", "a\x00b"),
     ],
 )
-def test_whoever_does_not_know_both_is_told_the_same(client, name, password):
+def test_a_wrong_name_and_a_wrong_password_get_the_same_answer(client, name, password):
     answer = sign_in(client, name, password)
 
     assert answer.status_code == 401
@@ -189,7 +189,7 @@ def test_over_tls_no_cookie_travels_without_it(app):
     assert "Secure" in page.headers["Set-Cookie"]
 
 
-def test_what_was_seen_is_not_kept_by_the_browser(client):
+def test_pages_are_not_stored_by_the_browser(client):
     sign_in(client, VIEWER)
 
     assert client.get("/commands").headers["Cache-Control"] == "no-store"
@@ -228,7 +228,7 @@ def test_a_session_ends_with_its_password_and_with_its_user(client, users):
     assert viewer.get("/commands").status_code == 303
 
 
-def test_a_cookie_that_somebody_made_up_is_nobodys(make_app):
+def test_a_forged_cookie_is_no_session(make_app):
     forger = make_app(secret_key="another key").test_client()
     sign_in(forger, OPERATOR)
     client = make_app().test_client()
@@ -302,7 +302,7 @@ def test_actions_stand_under_the_logins_name_whatever_the_caller_says(client, ru
     assert OPERATOR in client.get("/settings").text
 
 
-def test_nobody_gives_another_name_to_themselves(client):
+def test_a_signed_in_operator_cannot_choose_another_name(client):
     sign_in(client, OPERATOR)
     form = {"operator": "Mallory", "csrf_token": token_in(client.get("/"))}
 
@@ -347,7 +347,7 @@ def test_failures_of_one_caller_do_not_keep_out_the_others_behind_the_same_addre
         assert client.get(COMMANDS, headers=headers).status_code == 200
 
 
-def test_one_password_for_many_names_is_guessing_too(make_app):
+def test_one_password_tried_for_many_names_is_limited(make_app):
     client = make_app(sign_in_failures_per_minute=1).test_client()
     for _ in range(2):  # the second time from memory, in which nobody guesses
         known = client.get(COMMANDS, headers=basic(OPERATOR, PASSWORDS[OPERATOR]))
@@ -374,7 +374,7 @@ def test_many_guesses_at_once_are_no_more_than_the_limit(make_app, headers):
     assert statuses == {401: 5, 429: 15}
 
 
-def test_many_right_passwords_at_once_all_pass(make_app):
+def test_many_right_passwords_at_the_same_time_all_pass(make_app):
     app: Flask = make_app(sign_in_failures_per_minute=1)
 
     def call(_: int) -> TestResponse:

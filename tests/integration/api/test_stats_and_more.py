@@ -190,7 +190,7 @@ def test_only_workers_that_live_count_as_asked_to_stop(
     assert got(client.get(f"{API}/workers"))["workers"][0]["stop_requested_by"]
 
 
-def test_a_server_starts_no_more_workers_than_it_may(app: Flask, client: FlaskClient) -> None:
+def test_a_server_starts_at_most_the_allowed_workers(app: Flask, client: FlaskClient) -> None:
     app.config["SETTINGS"] = dataclasses.replace(app.config["SETTINGS"], start_workers_max=0)
 
     refused = client.post(f"{API}/workers", json={})

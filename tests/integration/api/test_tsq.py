@@ -97,7 +97,9 @@ def test_a_delayed_retry_can_be_undone_until_its_time(
     assert got(client.get(URL))["total"] == 1
 
 
-def test_a_set_says_what_became_of_each(client: FlaskClient, troubled: Troubled) -> None:
+def test_an_action_on_a_set_answers_for_each_command(
+    client: FlaskClient, troubled: Troubled
+) -> None:
     first, second = troubled(2)
     client.post(f"{URL}/{second}/cancel", json={"reason": "because"})
     unknown = str(uuid4())
