@@ -22,6 +22,8 @@ def init_app(app: Flask) -> None:
         EVENTS=vocabulary.EVENTS,
         status_of=vocabulary.status_of,
         event_of=vocabulary.event_of,
+        explained=vocabulary.explained,
+        has_tooltips=vocabulary.has_tooltips,
         navigation=navigation.groups,
         current_theme=remembered.current_theme,
         current_operator=remembered.current_operator,

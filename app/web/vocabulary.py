@@ -1,8 +1,10 @@
-"""How statuses and audit events are shown: one word, icon and tone for each, everywhere."""
+"""The words of the pages: how statuses and audit events look, and what special terms mean."""
 
 from __future__ import annotations
 
 from typing import NamedTuple
+
+from flask import g
 
 
 class Status(NamedTuple):
@@ -22,6 +24,13 @@ class Event(NamedTuple):
     label: str
     icon: str
     tone: str
+
+
+class Term(NamedTuple):
+    """A special term, explained behind a question mark."""
+
+    name: str
+    meaning: str
 
 
 STATUSES = {
@@ -56,6 +65,50 @@ EVENTS = {
         Event("REPLY_FAILED", "Reply failed", "x", "failed"),
     )
 }
+
+TERMS = {
+    "backlog": Term(
+        "queue depth",
+        "The backlog: commands that are due and that no worker has taken yet. Delayed commands"
+        " count from the moment they are due.",
+    ),
+    "budget": Term(
+        "the budget of attempts",
+        "How many attempts a command has. When they are used up without success, the command goes"
+        " to the troubleshooting queue.",
+    ),
+    "in_flight": Term(
+        "busy",
+        "Commands in flight: a worker has taken them and runs them. Each worker runs at most as"
+        " many at once as its concurrency allows.",
+    ),
+    "lease": Term(
+        "a lease",
+        "A worker holds a command for the time of its lease and renews it while it runs the"
+        " command. If the lease ends without a result, the command is delivered again.",
+    ),
+    "p95": Term(
+        "p50, p95 and p99",
+        "95 of 100 commands took the time of p95 or less. p50 is the median; only 1 of 100 took"
+        " longer than p99.",
+    ),
+    "tsq": Term(
+        "TSQ",
+        "The troubleshooting queue. No automatic retry helps these commands: their attempts are"
+        " used up, or the error is permanent. An operator retries, completes or cancels them.",
+    ),
+}
+
+
+def explained(name: str) -> Term:
+    """The term that a page explains; the page then loads the library that places tooltips."""
+    g.has_tooltips = True
+    return TERMS[name]
+
+
+def has_tooltips() -> bool:
+    """Whether the page that is being rendered has explained a term so far."""
+    return bool(g.get("has_tooltips", False))
 
 
 def status_of(value: str) -> Status:

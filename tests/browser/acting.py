@@ -87,10 +87,9 @@ def reload_until(page: Page, part: str, text: str) -> None:
     eventually_now(look, message=f"{part} does not say {text!r}")
 
 
-def settled(page: Page, *, charts: bool = True) -> None:
-    """Until the page looks as it will: fonts are there, charts drawn or tables, nothing moves."""
-    if charts:
-        expect(page.locator("[data-chart]:not([data-state])")).to_have_count(0)
+def settled(page: Page) -> None:
+    """Wait until the page looks as it will: fonts are there, charts are drawn, nothing moves."""
+    expect(page.locator("[data-chart]:not([data-state])")).to_have_count(0)
     page.evaluate(_SETTLED)
 
 

@@ -280,7 +280,8 @@ def test_operators_act_from_the_detail(live_page: Page, live_worker):
     dialog.get_by_label("Your name").fill("Ada")
     dialog.get_by_role("button", name="Retry 1 command").click()
 
-    expect(
+    undoable = "An operator retried it; this can be undone until"
+    expect(live_page.get_by_text(undoable)).to_be_visible()
         live_page.get_by_text("An operator retried it; this can be undone until")
     ).to_be_visible()
     live_page.get_by_role("button", name="Undo the retry").click()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
@@ -128,9 +129,9 @@ def test_shortcuts_work_and_stay_out_of_the_way_while_typing(page: Page):
     expect(page).to_have_url("/")
 
 
-@pytest.mark.parametrize("cdn", ["blocked", "stalls"])
-def test_pages_work_without_the_cdn(make_page: MakePage, cdn):
-    page = make_page(cdn=cdn)
+@pytest.mark.parametrize("library", ["blocked", "stalls"])
+def test_without_the_chart_library_a_chart_is_its_table(page: Page, library):
+    page.route("**/vendor/uplot*", lambda route: route.abort() if library == "blocked" else None)
     page.goto("/gallery", wait_until="domcontentloaded", timeout=IN_TIME)
     before = page.locator("#throughput").bounding_box()
 
@@ -139,7 +140,41 @@ def test_pages_work_without_the_cdn(make_page: MakePage, cdn):
     assert page.locator("#throughput").bounding_box() == before
     times = page.locator("#throughput time").evaluate_all("all => all.map((each) => each.dateTime)")
     assert times == sorted(times, reverse=True)
-    page.get_by_role("button", name="Help").hover()
+
+
+@pytest.mark.parametrize("cdn", ["works", "blocked", "stalls"])
+def test_a_term_is_explained_by_mouse_and_keyboard_with_and_without_the_cdn(
+    make_page: MakePage, cdn
+):
+    page = make_page(cdn=cdn)
+    page.goto("/gallery", wait_until="domcontentloaded", timeout=IN_TIME)
+    button = page.get_by_role("button", name="What a lease means")
+    explanation = page.get_by_role("tooltip")
+    expect(button).to_have_accessible_description(re.compile("holds a command for the time"))
+    if cdn == "works":
+        page.wait_for_function("window.Tooltip !== undefined")
+        page.wait_for_load_state("load")
+        placed = re.compile("top|bottom")
+        expect(page.locator("#hint-lease")).to_have_attribute("data-popper-placement", placed)
+
+    button.hover()
+    expect(explanation).to_be_visible()
+    page.mouse.move(0, 0)
+    expect(explanation).to_be_hidden()
+    button.focus()
+    expect(explanation).to_be_visible()
+    assert explanation.evaluate("it => it.getBoundingClientRect().left") >= 0
+    assert explanation.evaluate("it => it.getBoundingClientRect().right - innerWidth") <= 0
+    if cdn == "works":
+        page.keyboard.press("Escape")
+        expect(explanation).to_be_hidden()
+
+
+def test_a_term_is_explained_without_scripts(make_page: MakePage):
+    page = make_page(java_script_enabled=False)
+    page.goto("/gallery")
+    page.get_by_role("button", name="What a lease means").focus()
+
     expect(page.get_by_role("tooltip")).to_be_visible()
 
 
@@ -147,11 +182,9 @@ def test_pages_work_without_the_cdn(make_page: MakePage, cdn):
 def test_nothing_jumps_while_a_page_loads(make_page: MakePage, cdn):
     page = make_page(cdn=cdn)
     page.goto("/gallery", wait_until="domcontentloaded")
-    if cdn == "stalls":
-        settled(page, charts=False)  # it waits for the library
-    else:
+    if cdn != "stalls":
         page.wait_for_load_state("load")
-        settled(page)
+    settled(page)
 
     assert layout_shift(page) < 0.01
 

@@ -6,6 +6,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import stat
 from html.parser import HTMLParser
 from pathlib import Path
@@ -177,6 +178,29 @@ def test_the_policy_names_one_file_of_the_cdn_and_none_when_it_is_local(make_app
     assert scripts == f"script-src 'self' {assets.FLOWBITE.url}"
     assert "https:" not in local.headers["Content-Security-Policy"]
     assert "https:" not in local.text
+
+
+@pytest.mark.parametrize("path", ["/", "/workers", "/settings", "/troubleshooting"])
+def test_a_page_that_explains_a_term_loads_flowbite(client, path):
+    page = client.get(path).text
+
+    assert "data-tooltip-target" in page
+    assert page.count(assets.FLOWBITE.url) == 1
+
+
+@pytest.mark.parametrize("path", ["/send", "/audit", "/commands", "/nowhere"])
+def test_a_page_without_tooltips_does_not_load_flowbite(client, path):
+    page = client.get(path).text
+
+    assert "data-tooltip-target" not in page
+    assert "flowbite" not in page
+
+
+def test_every_explained_id_is_once_on_its_page(client):
+    for path in ("/", "/workers", "/settings"):
+        page = client.get(path).text
+        ids = re.findall(r'id="(hint-[a-z0-9_]+)"', page)
+        assert sorted(ids) == sorted(set(re.findall(r'data-tooltip-target="([^"]+)"', page)))
 
 
 def test_pages_hold_no_inline_script_style_or_handler(client):

@@ -6,7 +6,6 @@
 //                                            server where it has at the start, so that nothing moves
 //   <form data-filters>                      sends only the fields that are filled in
 //   <form data-submit-once>                  cannot be sent twice by an impatient click
-//   <select data-auto-submit>                sends its form when changed
 
 const CHECK_AFTER_MILLISECONDS = 250;
 
@@ -16,9 +15,6 @@ export function startForms() {
   // A form that came back begins where something is to be corrected.
   document.querySelector('main [aria-invalid="true"]')?.focus();
 
-  document.addEventListener('change', (event) => {
-    if (event.target.matches?.('[data-auto-submit]')) event.target.form.requestSubmit();
-  });
   document.addEventListener('submit', (event) => {
     if (event.defaultPrevented) return;
     if (event.target.matches('[data-filters]')) leaveOutEmpty(event.target);

@@ -32,7 +32,7 @@ export function startModals() {
 }
 
 // Asks in a dialog; resolves to whether the answer was yes.
-export function ask({ title, text, action = 'Continue', kind = 'danger' }) {
+function ask({ title, text, action = 'Continue', kind = 'danger' }) {
   const dialog = document.getElementById('confirm-dialog');
   const yes = dialog.querySelector('[data-confirm-yes]');
   dialog.querySelector('#confirm-title').textContent = title;

@@ -17,7 +17,7 @@ export function startTheme() {
   apply(document.documentElement.dataset.theme);
 }
 
-export function chooseTheme(theme) {
+function chooseTheme(theme) {
   try {
     localStorage.setItem('theme', theme);
   } catch {

@@ -21,7 +21,7 @@ export function startTimes() {
   }, 1000);
 }
 
-export function formatTimes(root) {
+function formatTimes(root) {
   for (const element of root.querySelectorAll('time[data-time]')) format(element);
 }
 
