@@ -23,6 +23,8 @@ from commandbus import (
 )
 
 SKIPPED_KEPT = 100
+MAX_REASON = 2_000
+"""How many characters a reason or notes may have."""
 NOT_FOUND = "NOT_FOUND"
 AMBIGUOUS = "AMBIGUOUS"
 """Instead of a status: several domains have a command with this id."""

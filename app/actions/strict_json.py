@@ -16,6 +16,9 @@ from typing import Any, NoReturn
 
 from commandbus.payload import exact_number
 
+MAX_BYTES = 256 * 1024
+"""How much JSON a payload or a result may hold."""
+MAX_TEXT = f"{MAX_BYTES // 1024} KB of JSON"
 MAX_DEPTH = 64
 MAX_DIGITS = 300
 

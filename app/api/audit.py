@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.actions.addressed import domain_of
 from app.api import answers, bp, schemas
-from app.api.problems import domain_of
 from app.api.routing import CommandPath
 from app.models import EventFilters, command_row, get_trail, search_events
 from app.models.trail import milliseconds

@@ -16,8 +16,6 @@ from app.actions.strict_json import MAX_DEPTH as MAX_DEPTH
 from app.actions.strict_json import is_storable as is_storable
 from app.server.errors import Problem
 
-MAX_PAYLOAD_BYTES = 256 * 1024
-
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
 
@@ -48,9 +46,11 @@ def parse_json(raw: bytes) -> Any:
 
 
 def require_payload_size(value: Any) -> None:
-    """Raises Problem 413 where *value* takes more than MAX_PAYLOAD_BYTES as JSON."""
-    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_PAYLOAD_BYTES:
-        raise Problem(413, "payload_too_large", "A payload may hold at most 256 KB of JSON.")
+    """Raises Problem 413 where *value* takes more than strict_json.MAX_BYTES as JSON."""
+    if len(json.dumps(value, ensure_ascii=False).encode()) > strict_json.MAX_BYTES:
+        raise Problem(
+            413, "payload_too_large", f"A payload may hold at most {strict_json.MAX_TEXT}."
+        )
 
 
 def unstorable(field: str) -> Problem:

@@ -7,10 +7,10 @@ from typing import Any
 from flask import request
 
 from app.actions import load_tests, troubled
+from app.actions.addressed import domain_of
 from app.actions.orders import Action
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
-from app.api.problems import domain_of
 from app.api.routing import CommandPath
 from app.loadtest.generating import BulkOrder
 from app.loadtest.runs import Origin

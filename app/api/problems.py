@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from uuid import UUID
-
 from flask import Response
 
+from app.actions.addressed import unknown_command
 from app.api import bp
-from app.models import CursorError, domains_of
+from app.models import CursorError
 from app.server.errors import Problem, answer
 from app.settings.configuration import ConfigVersionError
 from app.settings.options import InvalidOptionError
@@ -21,27 +20,6 @@ from commandbus.errors import (
 )
 
 
-def domain_of(command_id: UUID, domain: str | None) -> str:
-    """The domain of the command that an address names.
-
-    Raises Problem 404 where there is none, 409 where several domains have one and *domain* does
-    not say which is meant.
-    """
-    found = domains_of(command_id)
-    if domain is not None:
-        found = [name for name in found if name == domain]
-    if not found:
-        raise Problem(404, "unknown_command", f"There is no command {command_id}.")
-    if len(found) > 1:
-        raise Problem(
-            409,
-            "ambiguous_command",
-            f"Several domains have a command {command_id}; say which with ?domain=.",
-            domains=found,
-        )
-    return found[0]
-
-
 @bp.errorhandler(DuplicateCommandError)
 def duplicate(_: DuplicateCommandError) -> Response:
     return answer(
@@ -53,7 +31,7 @@ def duplicate(_: DuplicateCommandError) -> Response:
 
 @bp.errorhandler(CommandNotFoundError)
 def not_found(error: CommandNotFoundError) -> Response:
-    return answer(Problem(404, "unknown_command", f"There is no command {error.command_id}."))
+    return answer(unknown_command(error.command_id))
 
 
 @bp.errorhandler(InvalidStateError)

@@ -8,15 +8,15 @@ from typing import Annotated, Any, Self
 from pydantic import AfterValidator, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.actions.orders import MAX_REASON
+from app.actions.troubled import AT_ONCE
 from app.api.routing import WHOLE, Body, Id, Moment, Query
 from app.loadtest.generating import MAX_COUNT
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.models.paging import LARGEST_ID, TOTAL_LIMIT
-from app.testcommand.behaviors import Behavior, BehaviorDistribution
+from app.testcommand.behaviors import MAX_EXECUTION_MS, Behavior, BehaviorDistribution
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.models import AuditEventType, CommandStatus
-
-MAX_IDS = 500
 
 
 def _run_name(text: str) -> str:
@@ -33,7 +33,7 @@ RunName = Annotated[
 Search = Annotated[str, StringConstraints(max_length=200)]
 CursorText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 OperatorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
-Reason = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+Reason = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REASON)]
 Limit = Annotated[int, Field(ge=1, le=100), WHOLE]
 Offset = Annotated[int, Field(ge=0, le=TOTAL_LIMIT), WHOLE]
 MaxAttempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT)]
@@ -136,7 +136,7 @@ class BulkCommands(Body):
     delay_ms: int | None = Field(
         None,
         ge=0,
-        le=3_600_000,
+        le=MAX_EXECUTION_MS,
         description="How long each command runs; without it not at all, but those of the type"
         " timeout longer than the visibility timeout",
     )
@@ -228,7 +228,7 @@ class BulkChoice(Body):
     command_ids: list[Id] | None = Field(
         None,
         min_length=1,
-        max_length=MAX_IDS,
+        max_length=AT_ONCE,
         json_schema_extra={"example": ["0193e0a0-0000-7000-8000-000000000001"]},
     )
     filter: TsqFilter | None = None

@@ -7,11 +7,11 @@ from typing import Any, cast
 from uuid import UUID
 
 from app.actions import troubled
+from app.actions.addressed import domain_of
 from app.actions.orders import Action, Order
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
 from app.api.commands import window
-from app.api.problems import domain_of
 from app.api.routing import Answer, CommandPath
 from app.api.tsq_jobs import job_started, skipped_item
 from app.models import (

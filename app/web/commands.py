@@ -11,6 +11,7 @@ from uuid import UUID
 from flask import redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from app.actions.addressed import domains_named, unknown_command
 from app.models import (
     CommandDetail,
     CommandFilters,
@@ -21,7 +22,6 @@ from app.models import (
     Window,
     WorkerRow,
     domains,
-    domains_of,
     get_command_detail,
     get_worker,
     list_commands,
@@ -33,7 +33,6 @@ from app.models.search import CANDIDATE_LIMIT
 from app.models.search_texts import id_text
 from app.models.trail import AttemptOutcome
 from app.server import access
-from app.server.errors import Problem
 from app.server.portal import call, current_portal
 from app.settings.configuration import ConfigStore
 from app.web import bp
@@ -238,18 +237,8 @@ def one_domain(command_id: UUID) -> str | None:
 
     Raises Problem 404 where there is no such command.
     """
-    found = domains_of(command_id)
-    wanted = text_arg("domain")
-    if wanted is not None:
-        found = [name for name in found if name == wanted]
-    if not found:
-        raise unknown_command(command_id)
+    found = domains_named(command_id, text_arg("domain"))
     return found[0] if len(found) == 1 else None
-
-
-def unknown_command(command_id: UUID) -> Problem:
-    """The answer where an id is no command's."""
-    return Problem(404, "unknown_command", f"There is no command {command_id}.")
 
 
 def configured_attempts() -> int:

@@ -8,8 +8,6 @@ from typing import Any
 
 from app.actions import strict_json
 
-MAX_JSON_BYTES = 256 * 1024
-
 _UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
@@ -27,8 +25,8 @@ def json_value(form: Mapping[str, Any], name: str) -> Any:
     text = str(form.get(name, "")).strip()
     if not text:
         return None
-    if len(text.encode(errors="replace")) > MAX_JSON_BYTES:
-        raise FormError("At most 256 KB of JSON.")
+    if len(text.encode(errors="replace")) > strict_json.MAX_BYTES:
+        raise FormError(f"At most {strict_json.MAX_TEXT}.")
     try:
         return strict_json.parse(text)
     except strict_json.MalformedJsonError as exc:

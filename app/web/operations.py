@@ -18,7 +18,8 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup, escape
 
 from app.actions import jobs, troubled
-from app.actions.orders import UNDO_SECONDS, Action, CommandKey, Order
+from app.actions.addressed import domain_of
+from app.actions.orders import MAX_REASON, UNDO_SECONDS, Action, CommandKey, Order
 from app.models import TROUBLED_FILTER_NAMES, TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
@@ -28,9 +29,10 @@ from app.server.errors import Problem, wants_json
 from app.server.proxies import path_and_query
 from app.visible import visible
 from app.web import bp
-from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, one_domain
+from app.web.commands import MOVING_SECONDS, RESTING_SECONDS
 from app.web.form_values import FormError, json_value, text_value
 from app.web.job_texts import commands_text, looks_of, undone_text, words_of
+from app.web.listing import text_arg
 from app.web.remembered import clean_operator, current_operator, remember_operator
 from app.web.rendering import CONFIRMED, ask_to_confirm, local_path, render_page
 from commandbus.errors import CommandNotFoundError, InvalidStateError
@@ -40,7 +42,6 @@ FILTER_PREFIX = "filter_"
 ENTERED_UNTIL = "entered_until"
 LIVE_SECONDS = 1
 UNNAMED_OPERATOR = "web"
-MAX_REASON = 2_000
 NOTHING_CHOSEN = "Nothing was selected, or nothing matches any more."
 
 
@@ -94,9 +95,7 @@ def operate(action: str) -> ResponseReturnValue:
 @bp.route("/commands/<uuid:command_id>/cancel", methods=["GET", "POST"])
 @access.operator
 def cancel_pending(command_id: UUID) -> ResponseReturnValue:
-    domain = one_domain(command_id)
-    if domain is None:
-        raise Problem(409, "ambiguous_command", "Several domains have a command with this id.")
+    domain = domain_of(command_id, text_arg("domain"))
     back = url_for("web.command", command_id=command_id, domain=request.args.get("domain"))
     operator = current_operator() or clean_operator(request.form.get("operator", ""))
     errors: dict[str, str] = {}
@@ -119,9 +118,7 @@ def cancel_pending(command_id: UUID) -> ResponseReturnValue:
 @bp.post("/commands/<uuid:command_id>/undo-retry")
 @access.operator
 def undo_retry(command_id: UUID) -> ResponseReturnValue:
-    domain = one_domain(command_id)
-    if domain is None:
-        raise Problem(409, "ambiguous_command", "Several domains have a command with this id.")
+    domain = domain_of(command_id, text_arg("domain"))
     try:
         troubled.carry_out_one(
             Action.UNDO_RETRY, (domain, command_id), current_operator() or UNNAMED_OPERATOR
@@ -309,7 +306,13 @@ def _answer(
     """Tell what was done: scripts in JSON, everybody else on the page where they were."""
     text = visible(text)
     if wants_json():
-        return {"text": text, "kind": kind, "undo": undo, "follow": follow}
+        return {
+            "text": text,
+            "kind": kind,
+            "undo": undo,
+            "undo_seconds": UNDO_SECONDS,
+            "follow": follow,
+        }
     message = escape(text)
     if undo is not None:
         message += Markup(' <a class="link" href="{}" data-undo>Undo</a>').format(undo)

@@ -13,16 +13,22 @@ from pydantic import ValidationError
 
 from app.loadtest.generating import MAX_COUNT, BulkOrder
 from app.loadtest.runs import LONGEST_NAME, is_name
-from app.testcommand.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
+from app.testcommand.behaviors import (
+    MAX_EXECUTION_MS,
+    PUBLIC_TYPES,
+    Behavior,
+    BehaviorDistribution,
+    BehaviorType,
+)
 from app.web.form_values import FormError, json_value
 from commandbus import uuid7
+from commandbus.bus import MAX_ATTEMPTS_LIMIT
 
 MIXED = {
     BehaviorType.SUCCESS: 90,
     BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: 5,
     BehaviorType.FAIL_PERMANENT: 5,
 }
-LARGEST_BUDGET = 1_000
 MOST_DIGITS = 12
 _PERCENT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,3})?|\.[0-9]{1,3}")
 # Which behaviours use which field; the others do not show it.
@@ -100,7 +106,7 @@ def read_single(form: Form, *, timeout_ms: int) -> SingleCommand | None:
         command_id=form.uuid("command_id"),
         correlation_id=form.uuid("correlation_id"),
         reply_to=form.text("reply_to") or None,
-        max_attempts=form.number("max_attempts", 1, LARGEST_BUDGET),
+        max_attempts=form.number("max_attempts", 1, MAX_ATTEMPTS_LIMIT),
     )
     return None if form.errors else command
 
@@ -108,7 +114,7 @@ def read_single(form: Form, *, timeout_ms: int) -> SingleCommand | None:
 def _behavior(form: Form, timeout_ms: int) -> Behavior | None:
     given: dict[str, Any] = {"type": form.text("type")}
     for name in ("execution_time_ms", "transient_failures"):
-        number = form.number(name, 0, 3_600_000)
+        number = form.number(name, 0, MAX_EXECUTION_MS)
         if number is not None:
             given[name] = number
     if given["type"] == BehaviorType.TIMEOUT and not given.get("execution_time_ms"):
@@ -146,9 +152,9 @@ def read_load(form: Form, *, timeout_ms: int) -> BulkOrder | None:
     count = form.number("count", 1, MAX_COUNT)
     if count is None:
         form.errors.setdefault("count", "How many commands?")
-    delay = form.number("delay_ms", 0, 3_600_000)
-    timeout = form.number("timeout_ms", 0, 3_600_000)
-    budget = form.number("load_max_attempts", 1, LARGEST_BUDGET)
+    delay = form.number("delay_ms", 0, MAX_EXECUTION_MS)
+    timeout = form.number("timeout_ms", 0, MAX_EXECUTION_MS)
+    budget = form.number("load_max_attempts", 1, MAX_ATTEMPTS_LIMIT)
     if form.text("name") and not is_name(form.text("name")):
         form.errors["name"] = f"At most {LONGEST_NAME} characters, all printable"
     distribution = _distribution(form)

@@ -205,7 +205,7 @@ def test_selected_rows_are_dealt_with_together(make_live_page: MakePage, live_wo
     assert [status_of(page, each) for each in (a, b, c)] == ["CANCELLED", "IN_TSQ", "CANCELLED"]
 
 
-def test_the_answer_says_what_had_changed_meanwhile(live_page: Page, live_worker):
+def test_the_answer_says_which_commands_were_skipped(live_page: Page, live_worker):
     call_me(live_page, "Ada")
     ids = troubled(live_page, "A", "B", "C", "D", "E")
     live_page.goto(QUEUE)
@@ -227,6 +227,27 @@ def test_the_answer_says_what_had_changed_meanwhile(live_page: Page, live_worker
     table = live_page.get_by_role("region", name="Skipped commands")
     expect(table.locator("tbody tr")).to_have_count(3)
     expect(table).to_contain_text(ids[2])
+
+
+def test_actions_over_the_api_are_listed_with_their_operator(live_page: Page, live_worker):
+    call_me(live_page, "Ada")
+    ids = troubled(live_page, "A", "B", "C")
+    api = live_page.request
+    url = f"/api/v1/tsq/{ids[0]}/retry"
+    assert api.post(url, data={"operator": "Bob", "delay_seconds": 60}).ok
+    body = {"operator": "Cid", "command_ids": ids[1:], "delay_seconds": 60}
+    assert api.post("/api/v1/tsq/bulk-retry", data=body).ok
+
+    live_page.goto(f"{QUEUE}?view=actions")
+
+    listed = live_page.locator("#tsq tbody tr")
+    expect(listed).to_have_count(2)
+    expect(listed.nth(0)).to_contain_text("Cid")
+    expect(listed.nth(0)).to_contain_text("2 retried")
+    expect(listed.nth(1)).to_contain_text("Bob")
+    expect(listed.nth(1)).to_contain_text(ids[0][-4:])
+    listed.nth(0).get_by_role("link").click()
+    expect(live_page.get_by_text("By Cid")).to_be_visible()
 
 
 @BOTH

@@ -11,7 +11,6 @@ import { refreshAll } from '../src/live.js';
 import { setTotal } from '../src/select.js';
 import { toast } from '../src/toast.js';
 
-const UNDO_SECONDS = 10;
 
 let dialog;
 
@@ -84,10 +83,10 @@ async function show(response, form) {
   else location.reload();
 }
 
-function tell({ text, kind, undo: url, follow }) {
+function tell({ text, kind, undo: url, undo_seconds: seconds, follow }) {
   const link = follow ? { label: 'Follow', href: follow } : undefined;
   if (!url) toast(text, { kind, link });
-  else toast(text, { kind, link, seconds: UNDO_SECONDS, action: { label: 'Undo', run: () => undo(url) } });
+  else toast(text, { kind, link, seconds, action: { label: 'Undo', run: () => undo(url) } });
 }
 
 async function undo(url) {
