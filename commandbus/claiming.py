@@ -22,6 +22,7 @@ from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.models import ClaimedCommand
+from commandbus.pools import autocommit
 from commandbus.slots import Slots
 from commandbus.telling import Telling
 
@@ -155,7 +156,7 @@ class ClaimLoop:
         asked_at = time.monotonic()
         try:
             async with (
-                store.autocommit(self._pool, within=min(worker.call_seconds, seconds)) as conn,
+                autocommit(self._pool, within=min(worker.call_seconds, seconds)) as conn,
                 self._leases.doubted_if_broken(conn),
             ):
                 await self._leases.give_back_unknown(conn, self._slots.held_tokens)
@@ -226,7 +227,7 @@ class ClaimLoop:
         # that just ended here.
         messages = worker.running_count == 0 or self._slots.waits_for_leases
         try:
-            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+            async with autocommit(self._pool, within=worker.call_seconds) as conn:
                 due, self._heartbeat.suspects_wait = await store.look_ahead(
                     conn, worker.domain, messages=messages
                 )

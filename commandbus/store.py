@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
-from commandbus.deadlines import AGAIN_SECONDS, ANSWER_SECONDS, answered_within
+from commandbus.deadlines import AGAIN_SECONDS
 from commandbus.errors import (
     NoAnswerError,
     TransactionRolledBackError,
@@ -40,7 +40,9 @@ from commandbus.models import (
     Verdict,
 )
 from commandbus.payload import decode_json
-from commandbus.pools import Pool, live_connection, mind_pooler
+from commandbus.pools import Connection as Connection
+from commandbus.pools import Pool
+from commandbus.pools import autocommit as autocommit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -49,41 +51,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Connection = AsyncConnection[TupleRow]
-
 # A call of json.dumps with options makes an encoder each time, which costs more than its work.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @asynccontextmanager
-async def autocommit(pool: Pool, *, within: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
-    """A connection on which each call is a transaction of its own; no round trips for BEGIN.
-
-    Its rows are tuples, whatever they are for the pool's owner, and it is not one that the server
-    has ended. Raises NoAnswerError when getting it and using it took longer than *within* seconds.
-    """
-    async with answered_within(within), live_connection(pool) as conn, prepared(conn):
-        yield conn
-
-
-@asynccontextmanager
-async def prepared(conn: Connection) -> AsyncIterator[None]:
-    """*conn* commits by itself and gives tuples meanwhile, whatever it does for its owner."""
-    before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
-    await conn.set_autocommit(True)
-    conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
-    try:
-        await mind_pooler(conn)
-        yield
-    finally:
-        conn.row_factory, conn.cursor_factory = rows_before, cursors_before
-        if not conn.closed and not before:
-            await conn.set_autocommit(False)
-
-
-@asynccontextmanager
 async def translated(pool: Pool, *, within: float) -> AsyncIterator[Connection]:
-    """The same, with the server's errors turned into ours, for what users call."""
+    """`autocommit` with the server's errors turned into ours, for what users call."""
     async with autocommit(pool, within=within) as conn:
         with translate_errors():
             yield conn

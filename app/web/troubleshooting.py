@@ -33,7 +33,7 @@ from app.web.job_texts import looks_of
 from app.web.listing import limit_arg, pager_of, parsed_arg, text_arg, window
 from app.web.rendering import live_url, render_page, url_with
 from commandbus.models import CommandStatus
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 VIEWS = {
     "commands": "Commands",
