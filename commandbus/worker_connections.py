@@ -67,6 +67,11 @@ class WorkerConnections:
                 async with prepared(own):
                     yield own
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool was closed, or never opened."""
+        return self._pool.closed
+
     async def _from_pool(self) -> AsyncConnection[TupleRow] | None:
         """A connection of the pool; None where others hold all of them."""
         while not self._is_exhausted():

@@ -86,8 +86,8 @@ MADE_BY_THE_LIBRARY = {
     "Pruned", "Reply",
     "SendResult", "TroubledCommand",
 }  # fmt: skip
-# What the parts of a worker ask each other for, and what takes as long as it takes.
-NOT_WALKED = {"Worker.back_off", "Worker.run"}
+# What takes as long as it takes.
+NOT_WALKED = {"Worker.run"}
 # Objects, not values: what is wrong with them is a mistake in the program that shows at once.
 OBJECTS = {"pool", "conn", "registry"}
 # Ends that are answers: what was asked for is not there, or is not so.
