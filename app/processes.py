@@ -21,7 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from app.settings.configuration import PROJECT_ROOT, Settings
 from app.settings.signals import stop_signals
-from commandbus import store
+from commandbus import CommandBus
 
 POLL_SECONDS = 0.05
 # What a worker tells the process that started it, over its standard input: that it works, with its
@@ -214,5 +214,4 @@ async def request_stop(
     pool: AsyncConnectionPool[AsyncConnection[TupleRow]], worker_id: int | None, by: str
 ) -> int:
     """Ask one worker (None: all), on whichever host, to drain; returns how many were asked."""
-    async with store.autocommit(pool) as conn:
-        return await store.request_stop(conn, worker_id, by)
+    return await CommandBus(pool).request_stop(worker_id, by)

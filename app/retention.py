@@ -18,7 +18,7 @@ from app.actions import job_store
 from app.database.pools import network_options
 from app.settings.options import choose, option, options_of
 from app.testcommand import store
-from commandbus import CommandBusError, CommandStatus, retention_store
+from commandbus import CommandBusError, CommandStatus
 from commandbus.deadlines import answered_within
 from commandbus.errors import one_line
 from commandbus.pools import mind_pooler
@@ -203,8 +203,9 @@ class RetentionSchedule:
         """
         async with await connect(self._url, self._answer_timeout) as conn:
             async with answered_within(self._answer_timeout):
-                permitted = await retention_store.may_prune(conn)
-                chosen = permitted and await retention_store.become_pruner(conn)
+                pruner = Pruner(conn, on_pruned=with_test_commands)
+                permitted = await pruner.is_permitted()
+                chosen = permitted and await pruner.try_to_be_the_only_one()
             if not permitted:
                 logger.warning("retention_not_permitted", extra={"role": conn.info.user})
                 return False
@@ -212,11 +213,10 @@ class RetentionSchedule:
                 return True
             logger.info("retention_started", extra=dataclasses.asdict(self._config))
             while True:
-                await self._pass(conn)
+                await self._pass(pruner, conn)
                 await asyncio.sleep(self._config.interval)
 
-    async def _pass(self, conn: AsyncConnection[TupleRow]) -> None:
-        pruner = Pruner(conn, on_pruned=with_test_commands)
+    async def _pass(self, pruner: Pruner, conn: AsyncConnection[TupleRow]) -> None:
         pruned = await pruner.prune(self._config.rules())
         history: Counter[str] = Counter()
         if self._config.history is not None:

@@ -36,7 +36,15 @@ from commandbus.models import (
     Reply,
     SendResult,
 )
-from commandbus.names import MAX_TYPE, check_domain, check_storable, check_text, uuid_of
+from commandbus.names import (
+    MAX_OPERATOR,
+    MAX_REASON,
+    MAX_TYPE,
+    check_domain,
+    check_storable,
+    check_text,
+    uuid_of,
+)
 from commandbus.payload import decode_json, json_text
 from commandbus.pools import live_connection, mind_pooler
 from commandbus.texts import shown
@@ -200,6 +208,8 @@ class CommandBus:
         open commands of other domains will reply to it.
         """
         check_domain(name)
+        if not isinstance(with_replies, bool):
+            raise TypeError(f"with_replies is True or False, not {shown(with_replies)}")
         async with store.translated(self._pool, within=self._answer_timeout) as conn:
             await store.delete_domain(conn, name, with_replies=with_replies)
 
@@ -319,6 +329,40 @@ class CommandBus:
         check_storable("queue", queue)
         msg_ids = [_msg_id(reply) for reply in replies]
         return len(await self._call(lambda conn: queries.delete_messages(conn, queue, msg_ids)))
+
+    async def request_stop(self, worker_id: int | None, by: str) -> int:
+        """Ask one worker (None: every one) to stop, whatever its host; returns how many were asked.
+
+        Each lets its running handlers finish first, as ``Worker.stop()`` does. *by* is shown beside
+        the worker.
+        """
+        if worker_id is not None:
+            check_whole("worker_id", worker_id, 1, MAX_BIGINT)
+        check_text("by", by, 1, MAX_OPERATOR)
+        return await self._call(lambda conn: store.request_stop(conn, worker_id, by))
+
+    async def record_replacement(self, worker_id: int, replaced_id: int, how: str) -> None:
+        """Record that a worker was started in place of another, whose process has ended.
+
+        For programs that supervise worker processes; *how* says in words how that one ended.
+        """
+        check_whole("worker_id", worker_id, 1, MAX_BIGINT)
+        check_whole("replaced_id", replaced_id, 1, MAX_BIGINT)
+        check_text("how", how, 1, MAX_REASON)
+        await self._call(lambda conn: store.record_replacement(conn, worker_id, replaced_id, how))
+
+    async def fold_counters(self) -> int:
+        """Fold the counts of recent sends into the counters; returns how many there were.
+
+        Workers do it once a second. Counts are right without it, but slower to read where commands
+        are sent and no worker runs.
+        """
+        return await self._call(store.fold_deltas)
+
+    @staticmethod
+    async def server_time(conn: AsyncConnection[Any]) -> datetime:
+        """The time by the server's clock, in UTC; every moment that the bus stores is by it."""
+        return await store.server_time(conn)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection[TupleRow]]:

@@ -22,26 +22,26 @@ from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
 from commandbus.models import ClaimedCommand
+from commandbus.pools import autocommit
 from commandbus.slots import Slots
 from commandbus.telling import Telling
+from commandbus.worker_state import WorkerState
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
-    from commandbus.worker import Worker
-
 logger = logging.getLogger(__name__)
 
-# So long a worker at first waits for its handlers to end, to run a suspect alone.
+# How long a worker first waits for its handlers before it runs a suspect alone.
 IDLE_SECONDS = 5.0
-# A worker that has nothing to wait for looks again so soon for a suspect that somebody has locked.
+# How soon an idle worker looks again for a suspect that somebody has locked.
 SUSPECT_SECONDS = 1.0
-# How long a worker waits that finds something due and cannot have it: first, and at most.
+# How long a worker waits that finds something due but cannot claim it: first, and at most.
 HELD_SECONDS = 0.05
 LONGEST_HELD_SECONDS = 0.5
 # How often it looks whether outcomes still wait, while it claims nothing because of them.
 BEHIND_SECONDS = 0.05
-# So many rejected messages of a claim are told one by one.
+# How many rejected messages of a claim are logged one by one.
 TOLD_REJECTED = 10
 
 Claim = Callable[
@@ -51,12 +51,12 @@ Claim = Callable[
 
 
 class ClaimLoop:
-    """Keeps *slots* filled while the worker is not stopped; *wake* lets it look again."""
+    """Keeps *slots* filled until the worker is asked to stop."""
 
     def __init__(
         self,
         pool: AsyncConnectionPool[AsyncConnection[TupleRow]],
-        worker: Worker,
+        state: WorkerState,
         registry: HandlerRegistry,
         *,
         slots: Slots,
@@ -64,17 +64,15 @@ class ClaimLoop:
         heartbeat: Heartbeat,
         alarm: Alarm,
         is_behind: Callable[[], bool],
-        wake: asyncio.Event,
     ) -> None:
         self._pool = pool
-        self._worker = worker
+        self._state = state
         self._registry = registry
         self._slots = slots
         self._leases = leases
         self._heartbeat = heartbeat
         self._alarm = alarm
         self._is_behind = is_behind
-        self._wake = wake
         self._backoff = Backoff()
         self._telling = Telling()
         self._looking = Telling()
@@ -84,17 +82,17 @@ class ClaimLoop:
 
     async def run(self) -> None:
         """Claim until the worker is stopped."""
-        while not self._worker.is_stopping:
+        while not self._state.is_stopping:
             if self._is_behind():
                 await self._wait_for_outcomes()
                 continue
             if self._seconds_to_suspects() == 0:
                 await self._run_suspects()
-            self._wake.clear()
+            self._state.woken.clear()
             await self._leases.give_back(self._slots.take_stale())
             room = self._slots.room()
             if room < 1:
-                await self._pause(self._worker.poll_interval)
+                await self._pause(self._state.poll_interval)
                 continue
             claimed = await self._claim_commands(room)
             if claimed:
@@ -107,12 +105,12 @@ class ClaimLoop:
 
         What is ready goes on, or is given back when it has waited too long.
         """
-        logger.warning("claims_wait_for_outcomes", extra=self._worker.ids)
-        while self._is_behind() and not self._worker.is_stopping:
-            self._wake.clear()
+        logger.warning("claims_wait_for_outcomes", extra=self._state.ids)
+        while self._is_behind() and not self._state.is_stopping:
+            self._state.woken.clear()
             await self._leases.give_back(self._slots.take_stale())
             await self._pause(BEHIND_SECONDS)
-        logger.info("claims_go_on", extra=self._worker.ids)
+        logger.info("claims_go_on", extra=self._state.ids)
 
     async def _pause(self, seconds: float) -> None:
         """Wait until something wakes the worker, at most *seconds*."""
@@ -120,11 +118,11 @@ class ClaimLoop:
             return
         with suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                await self._wake.wait()
+                await self._state.woken.wait()
 
     async def _claim_commands(self, limit: int) -> int | None:
         """Claim up to *limit* commands into the slots; how many, None after a fault."""
-        domain, worker_id = self._worker.domain, self._worker.registered_id
+        domain, worker_id = self._state.domain, self._state.registered_id
         return await self._claim(
             lambda conn, seconds, max_attempts: store.claim_or_reject(
                 conn, domain, worker_id, limit, seconds, max_attempts
@@ -133,7 +131,7 @@ class ClaimLoop:
 
     async def _claim_suspect(self) -> int | None:
         """Claim a suspect into the slots, if there is any; how many, None after a fault."""
-        domain, worker_id = self._worker.domain, self._worker.registered_id
+        domain, worker_id = self._state.domain, self._state.registered_id
 
         async def claim(
             conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
@@ -146,20 +144,20 @@ class ClaimLoop:
         return await self._claim(claim)
 
     async def _claim(self, claim: Claim) -> int | None:
-        """Put into the slots what *claim* gives; how many, None after a fault, waited out.
+        """Put what *claim* returns into the slots; how many, or None after a fault and a pause.
 
-        It is tried once: what it asks for, and the lease, count from the moment before.
+        It is tried once: the leases count from the moment before the call.
         """
-        worker = self._worker
-        seconds = worker.visibility_timeout
+        state = self._state
+        seconds = state.visibility_timeout
         asked_at = time.monotonic()
         try:
             async with (
-                store.autocommit(self._pool, within=min(worker.call_seconds, seconds)) as conn,
+                autocommit(self._pool, within=min(state.call_seconds, seconds)) as conn,
                 self._leases.doubted_if_broken(conn),
             ):
-                await self._leases.give_back_unknown(conn, self._slots.held_tokens)
-                claimed, rejected = await claim(conn, seconds, worker.retry_policy.max_attempts)
+                await self._leases.give_back_unknown(conn)
+                claimed, rejected = await claim(conn, seconds, state.retry_policy.max_attempts)
                 # Before anything is waited for: a stop in that moment must find them.
                 self._slots.add(self._attempts(claimed, asked_at, seconds))
         except SETUP_ERRORS:
@@ -171,9 +169,9 @@ class ClaimLoop:
             if self._telling.is_news(exc):
                 logger.warning(
                     "claim_retried",
-                    extra={**worker.ids, "error": one_line(exc), "delay_seconds": delay},
+                    extra={**state.ids, "error": one_line(exc), "delay_seconds": delay},
                 )
-            await worker.back_off(delay)
+            await state.back_off(delay)
             return None
         self._backoff.reset()
         self._telling.reset()
@@ -185,7 +183,7 @@ class ClaimLoop:
             logger.warning(
                 "message_rejected",
                 extra={
-                    **self._worker.ids,
+                    **self._state.ids,
                     "msg_id": message.msg_id,
                     "command_id": message.command_id and str(message.command_id),
                     "reason": message.reason,
@@ -195,7 +193,7 @@ class ClaimLoop:
             logger.warning(
                 "messages_rejected",
                 extra={
-                    **self._worker.ids,
+                    **self._state.ids,
                     "count": len(rejected),
                     "first_msg_id": rejected[0].msg_id,
                     "last_msg_id": rejected[-1].msg_id,
@@ -205,7 +203,7 @@ class ClaimLoop:
     def _attempts(
         self, claimed: list[ClaimedCommand], asked_at: float, seconds: int
     ) -> list[Attempt]:
-        domain, handler_of, renew = self._worker.domain, self._registry.get, self._leases.extend
+        domain, handler_of, renew = self._state.domain, self._registry.get, self._leases.extend
         deadline = asked_at + seconds
         return [
             Attempt(
@@ -214,28 +212,28 @@ class ClaimLoop:
                 deadline=deadline,
                 lease_seconds=seconds,
                 renew=renew,
-                timeout=self._worker.handler_timeout,
+                timeout=self._state.handler_timeout,
             )
             for command in claimed
         ]
 
     async def _idle_seconds(self) -> float:
         """How long an idle worker may sleep, unless it is woken; the alarm does when one is due."""
-        worker = self._worker
+        state = self._state
         # Messages of others are looked for by the heartbeat; it may be late only for the leases
         # that just ended here.
-        messages = worker.running_count == 0 or self._slots.waits_for_leases
+        messages = self._slots.running_count == 0 or self._slots.waits_for_leases
         try:
-            async with store.autocommit(self._pool, within=worker.call_seconds) as conn:
+            async with autocommit(self._pool, within=state.call_seconds) as conn:
                 due, self._heartbeat.suspects_wait = await store.look_ahead(
-                    conn, worker.domain, messages=messages
+                    conn, state.domain, messages=messages
                 )
         except DATABASE_ERRORS as exc:
             if self._looking.is_news(exc):
-                logger.warning("look_ahead_failed", extra={**worker.ids, "error": one_line(exc)})
-            return worker.poll_interval
+                logger.warning("look_ahead_failed", extra={**state.ids, "error": one_line(exc)})
+            return state.poll_interval
         self._looking.reset()
-        seconds = min(worker.poll_interval, self._seconds_to_suspects())
+        seconds = min(state.poll_interval, self._seconds_to_suspects())
         if due is not None and due <= 0:
             # It was due before the claim, too, or came a moment later; or somebody has locked it.
             held = self._held_seconds
@@ -261,20 +259,20 @@ class ClaimLoop:
         Where its own handlers take too long for that, or others hold the suspects, it goes on as
         before for as long as it waited, and has twice the patience then, up to a lease.
         """
-        patience = min(self._patience, self._worker.visibility_timeout)
+        patience = min(self._patience, self._state.visibility_timeout)
         idle = not self._slots.running_count
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
         await self.wait_until_idle(
-            lambda: self._heartbeat.suspects_wait and not self._worker.is_stopping, patience
+            lambda: self._heartbeat.suspects_wait and not self._state.is_stopping, patience
         )
         claimed: int | None = 0
-        while not self._slots.running_count and not self._worker.is_stopping:
+        while not self._slots.running_count and not self._state.is_stopping:
             claimed = await self._claim_suspect()
-            if not claimed or self._worker.is_stopping:
+            if not claimed or self._state.is_stopping:
                 break
             self._slots.start_alone()
-            await self.wait_until_idle(lambda: not self._worker.is_stopping)
+            await self.wait_until_idle(lambda: not self._state.is_stopping)
         if claimed is not None:
             # One that has nothing to wait for loses nothing by looking again soon.
             pause = min(SUSPECT_SECONDS, patience) if idle else patience
@@ -282,13 +280,13 @@ class ClaimLoop:
             self._patience = patience * 2
         # Nothing is there but what a stop, or a fault after the claim, kept from starting alone.
         await self._leases.give_back(self._slots.take_ready())
-        self._slots.open = not self._worker.is_stopping
+        self._slots.open = True
 
     async def give_back_unstarted(self) -> None:
         """Start nothing more, and give back what never started, or was never heard of."""
         self._slots.open = False
         await self._leases.give_back(self._slots.take_ready())
-        await self._leases.settle_doubt(self._slots.held_tokens)
+        await self._leases.settle_doubt()
 
     async def wait_until_idle(self, still: Callable[[], bool], seconds: float = math.inf) -> None:
         """Wait until no handler runs, while *still* is true, at most *seconds*."""
@@ -297,5 +295,5 @@ class ClaimLoop:
             left = deadline - time.monotonic()
             if left <= 0:
                 return
-            self._wake.clear()
-            await self._pause(min(left, self._worker.poll_interval))
+            self._state.woken.clear()
+            await self._pause(min(left, self._state.poll_interval))

@@ -7,20 +7,26 @@ import logging
 import os
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import store
 from commandbus.alarm import Alarm
-from commandbus.errors import DATABASE_ERRORS, one_line
+from commandbus.backoff import Backoff
+from commandbus.errors import (
+    DATABASE_ERRORS,
+    INFRASTRUCTURE_ERRORS,
+    UnsuitableDatabaseError,
+    one_line,
+)
+from commandbus.obstacles import find_obstacles
+from commandbus.slots import Slots
 from commandbus.telling import Telling
 from commandbus.version import VERSION
 from commandbus.worker_connections import WorkerConnections
-
-if TYPE_CHECKING:
-    from commandbus.worker import Worker
+from commandbus.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -36,41 +42,66 @@ class Heartbeat:
     that, and whether commands wait to be run alone.
     """
 
-    def __init__(self, connections: WorkerConnections, worker: Worker, alarm: Alarm) -> None:
+    def __init__(
+        self, connections: WorkerConnections, state: WorkerState, slots: Slots, alarm: Alarm
+    ) -> None:
         self._connections = connections
-        self._worker = worker
+        self._state = state
+        self._slots = slots
         self._alarm = alarm
         self._recorded_before = 0
         self._beaten_at = time.monotonic()
         self._telling = Telling()
         self.suspects_wait = False
 
-    async def register(self, conn: AsyncConnection[TupleRow]) -> int:
-        """Make the worker known; returns its id."""
-        worker = self._worker
+    async def register(self) -> bool:
+        """Get an id for the worker, however long the database is away; False: it was stopped."""
+        state, backoff, telling = self._state, Backoff(), Telling()
+        while not state.is_stopping:
+            try:
+                async with self._connections.autocommit(
+                    "heartbeat", within=state.call_seconds
+                ) as conn:
+                    if obstacles := await find_obstacles(conn):
+                        raise UnsuitableDatabaseError("; ".join(obstacles))
+                    state.identify(await self._registered(conn))
+                    return True
+            except INFRASTRUCTURE_ERRORS as exc:
+                if self._connections.is_closed:
+                    raise  # or was never opened
+                delay = backoff.next_delay()
+                if telling.is_news(exc):
+                    logger.warning(
+                        "registration_retried",
+                        extra={**state.ids, "error": one_line(exc), "delay_seconds": delay},
+                    )
+                await state.back_off(delay)
+        return False
+
+    async def _registered(self, conn: AsyncConnection[TupleRow]) -> int:
+        """Register the worker; returns the new id."""
+        state = self._state
         return await store.register_worker(
             conn,
             {
-                "domain": worker.domain,
+                "domain": state.domain,
                 "host": socket.gethostname(),
                 "pid": os.getpid(),
                 "version": VERSION,
-                "concurrency": worker.concurrency,
-                "settings": worker.settings,
+                "concurrency": state.concurrency,
+                "settings": state.settings,
                 "heartbeat_seconds": HEARTBEAT_SECONDS,
             },
         )
 
     async def end(self) -> None:
         """Say that the worker stopped; where that fails, the end of its heartbeats says it."""
-        worker = self._worker
+        state = self._state
         try:
-            async with self._connections.autocommit(
-                "heartbeat", within=worker.call_seconds
-            ) as conn:
-                await store.worker_stopped(conn, worker.registered_id)
+            async with self._connections.autocommit("heartbeat", within=state.call_seconds) as conn:
+                await store.worker_stopped(conn, state.registered_id)
         except DATABASE_ERRORS as exc:
-            logger.warning("worker_stop_not_recorded", extra={**worker.ids, "error": one_line(exc)})
+            logger.warning("worker_stop_not_recorded", extra={**state.ids, "error": one_line(exc)})
 
     async def run(self) -> None:
         """Beat for ever."""
@@ -82,41 +113,41 @@ class Heartbeat:
                 if self._telling.is_news(exc):
                     logger.warning(
                         "heartbeat_failed",
-                        extra={"worker_id": self._worker.worker_id, "error": one_line(exc)},
+                        extra={"worker_id": self._state.worker_id, "error": one_line(exc)},
                     )
             else:
                 self._telling.reset()
 
     async def _beat(self) -> None:
-        worker = self._worker
-        async with self._connections.autocommit("heartbeat", within=worker.call_seconds) as conn:
+        state = self._state
+        async with self._connections.autocommit("heartbeat", within=state.call_seconds) as conn:
             stop = await store.heartbeat(
                 conn,
-                worker.registered_id,
+                state.registered_id,
                 running=self._running(),
-                running_count=worker.running_count,
+                running_count=self._slots.running_count,
                 rate=self._rate(),
-                concurrency=worker.concurrency,
-                settings=worker.settings,
+                concurrency=state.concurrency,
+                settings=state.settings,
             )
             try:
                 await store.fold_deltas(conn)
             except DATABASE_ERRORS as exc:
                 if conn.closed:
                     raise
-                logger.warning("counters_not_folded", extra={**worker.ids, "error": one_line(exc)})
+                logger.warning("counters_not_folded", extra={**state.ids, "error": one_line(exc)})
             due, self.suspects_wait = await store.look_ahead(
-                conn, worker.domain, messages=worker.has_room
+                conn, state.domain, messages=self._slots.room() > 0
             )
             self._alarm.looked(due)
         await self._connections.close_unused()
         if self.suspects_wait:
-            worker.wake()
+            state.wake()
         if stop is None:
-            await worker.register()  # its row was pruned
-        elif stop and not worker.is_stopping:
-            logger.info("worker_stop_requested", extra={"worker_id": worker.worker_id})
-            worker.stop()
+            await self.register()  # its row was pruned
+        elif stop and not state.is_stopping:
+            logger.info("worker_stop_requested", extra={"worker_id": state.worker_id})
+            state.stop()
 
     def _running(self) -> list[dict[str, Any]]:
         now = time.monotonic()
@@ -127,12 +158,12 @@ class Heartbeat:
                 "attempt": attempt.claimed.attempt,
                 "seconds": round(now - (attempt.started or now), 3),
             }
-            for attempt in self._worker.running[:SHOWN_RUNNING]
+            for attempt in self._slots.running[:SHOWN_RUNNING]
         ]
 
     def _rate(self) -> float:
         """Outcomes recorded per second since the last beat."""
-        now, recorded = time.monotonic(), self._worker.outcomes_recorded
+        now, recorded = time.monotonic(), self._state.outcomes_recorded
         rate = (recorded - self._recorded_before) / max(now - self._beaten_at, 0.001)
         self._beaten_at, self._recorded_before = now, recorded
         return round(rate, 2)

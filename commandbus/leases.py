@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Set
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -17,12 +16,12 @@ from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
 from commandbus.errors import DATABASE_ERRORS, one_line
 from commandbus.models import ClaimedCommand
+from commandbus.slots import Slots
 from commandbus.worker_connections import WorkerConnections
+from commandbus.worker_state import WorkerState
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-
-    from commandbus.worker import Worker
 
 logger = logging.getLogger(__name__)
 
@@ -36,24 +35,21 @@ LOOK_SECONDS = 0.25
 RENEW_PART = 2 / 3
 
 
-# Gives the tokens of what a worker knows to be its own.
-Held = Callable[[], Set[tuple[int, int]]]
-
-
 class Leases:
     """The leases of one worker's attempts, in the database."""
 
-    def __init__(self, connections: WorkerConnections, worker: Worker) -> None:
+    def __init__(self, connections: WorkerConnections, state: WorkerState, slots: Slots) -> None:
         self._connections = connections
-        self._worker = worker
+        self._state = state
+        self._slots = slots
         self._doubted_at: float | None = None
         self._doubted_sessions: set[int] = set()
 
     @asynccontextmanager
     async def doubted_if_broken(self, conn: AsyncConnection[TupleRow]) -> AsyncIterator[None]:
-        """When what is done on *conn* fails, its effects are looked for later.
+        """If the block fails, look for the effects of its calls on *conn* later.
 
-        The database may count commands as this worker's then that the worker never heard of.
+        The database may have given this worker commands that the worker never heard of.
         """
         session = conn.info.backend_pid
         try:
@@ -78,7 +74,7 @@ class Leases:
                 logger.warning(
                     "renewal_failed",
                     extra={
-                        **self._worker.ids,
+                        **self._state.ids,
                         **attempt.claimed.log_fields,
                         "error": one_line(exc),
                         "delay_seconds": delay,
@@ -89,14 +85,14 @@ class Leases:
             await asyncio.sleep(delay)
 
     async def _renew(self, attempts: list[Attempt], seconds: int) -> int:
-        worker = self._worker
+        state = self._state
         asked_at = time.monotonic()
-        within = min(worker.call_seconds, max(seconds / 4, SHORTEST_SECONDS))
+        within = min(state.call_seconds, max(seconds / 4, SHORTEST_SECONDS))
         async with self._connections.autocommit("leases", within=within) as conn:
             held = await store.renew_leases(
                 conn,
-                worker.domain,
-                worker.registered_id,
+                state.domain,
+                state.registered_id,
                 store.tokens_of(attempt.claimed for attempt in attempts),
                 seconds,
             )
@@ -112,14 +108,14 @@ class Leases:
         Those of handlers that asked for it, and of what has ended and is not recorded yet: a
         handler that has run must not run again because something keeps its outcome waiting.
         """
-        worker = self._worker
+        state = self._state
         while True:
             await asyncio.sleep(LOOK_SECONDS)
-            now, seconds = time.monotonic(), worker.visibility_timeout
+            now, seconds = time.monotonic(), state.visibility_timeout
             # Never made shorter: the handler may have asked for more, or the option have changed.
             attempts = [
                 attempt
-                for attempt in (*worker.running, *worker.unrecorded)
+                for attempt in (*self._slots.running, *self._slots.unrecorded)
                 if (attempt.auto_renew or attempt.ended) and attempt.deadline < now + seconds
             ]
             # All of them as soon as one needs it, so that one call does for many.
@@ -130,67 +126,67 @@ class Leases:
             except DATABASE_ERRORS as exc:
                 logger.warning(
                     "renewal_failed",
-                    extra={**worker.ids, "count": len(attempts), "error": one_line(exc)},
+                    extra={**state.ids, "count": len(attempts), "error": one_line(exc)},
                 )
 
     async def give_back(self, claimed: list[ClaimedCommand]) -> None:
         """Release commands that never started; where that fails, their leases do it later."""
         if not claimed:
             return
-        worker = self._worker
+        state = self._state
         try:
             async with (
-                self._connections.autocommit("leases", within=worker.call_seconds) as conn,
+                self._connections.autocommit("leases", within=state.call_seconds) as conn,
                 self.doubted_if_broken(conn),
             ):
                 count = await store.release_commands(
-                    conn, worker.domain, worker.registered_id, store.tokens_of(claimed)
+                    conn, state.domain, state.registered_id, store.tokens_of(claimed)
                 )
         except DATABASE_ERRORS as exc:
             logger.warning(
                 "release_failed",
-                extra={**worker.ids, "count": len(claimed), "error": one_line(exc)},
+                extra={**state.ids, "count": len(claimed), "error": one_line(exc)},
             )
         else:
             if count < len(claimed):
                 # Somebody has locked the others, or they are not this worker's any more.
                 self._doubted_at = time.monotonic()
-            logger.info("commands_released", extra={**worker.ids, "count": count})
+            logger.info("commands_released", extra={**state.ids, "count": count})
 
-    async def settle_doubt(self, held: Held) -> None:
+    async def settle_doubt(self) -> None:
         """`give_back_unknown` on a connection of its own; where that fails, leases do it later."""
         if self._doubted_at is None:
             return
-        worker = self._worker
+        state = self._state
         try:
-            async with self._connections.autocommit("leases", within=worker.call_seconds) as conn:
-                await self.give_back_unknown(conn, held)
+            async with self._connections.autocommit("leases", within=state.call_seconds) as conn:
+                await self.give_back_unknown(conn)
         except DATABASE_ERRORS as exc:
-            logger.warning("release_failed", extra={**worker.ids, "error": one_line(exc)})
+            logger.warning("release_failed", extra={**state.ids, "error": one_line(exc)})
 
-    async def give_back_unknown(self, conn: AsyncConnection[TupleRow], held: Held) -> None:
-        """Release what a claim gave this worker whose answer was lost with the connection.
+    async def give_back_unknown(self, conn: AsyncConnection[TupleRow]) -> None:
+        """Release what this worker claimed without getting the answer: the connection broke.
 
-        Nothing is done when there is no doubt. The server may still be at work on what it was asked
-        then, and goes on with it late where its process was stopped; so there is doubt until that
-        session is gone, which is ended for it.
+        Does nothing when there is no doubt. The server may still work on the lost call, much later
+        if its process was stopped. So there is doubt until that session, which is ended here, is
+        gone.
         """
         if self._doubted_at is None:
             return
-        worker = self._worker
+        state = self._state
         quiet = time.monotonic() - self._doubted_at > DOUBT_SECONDS
         left = await store.end_sessions(conn, self._doubted_sessions)
-        known = held()
-        found = await store.claimed_by_worker(conn, worker.domain, worker.registered_id)
+        known = self._slots.held_tokens()
+        found = await store.claimed_by_worker(conn, state.domain, state.registered_id)
         unknown = [token for token in found if (token.msg_id, token.claim_no) not in known]
         released = 0
         if unknown:
-            # Each is named, so that a release that itself comes late hits nothing claimed since.
+            # Each is named, so that a release that comes late itself hits nothing claimed since.
             released = await store.release_commands(
-                conn, worker.domain, worker.registered_id, unknown
+                conn, state.domain, state.registered_id, unknown
             )
         self._doubted_sessions = left
         if quiet and not left and released == len(unknown):
             self._doubted_at = None
         if released:
-            logger.info("lost_claim_released", extra={**worker.ids, "count": released})
+            logger.info("lost_claim_released", extra={**state.ids, "count": released})

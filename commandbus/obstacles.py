@@ -23,6 +23,7 @@ FIND_OBSTACLES: LiteralString = """
     with needed (name, arguments) as (
         values
             ('create', '{text}'::regtype[]),
+            ('drop_queue', '{text}'),
             ('send', '{text,jsonb}'),
             ('send', '{text,jsonb,integer}'),
             ('send_batch', '{text,jsonb[]}'),

@@ -20,19 +20,20 @@ from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import psycopg
-from psycopg import AsyncConnection
+from psycopg import AsyncConnection, AsyncCursor
 from psycopg.pq import ConnStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg_pool import AsyncConnectionPool, PoolClosed, PoolTimeout
 
 from commandbus.checks import check_positive, check_whole
-from commandbus.deadlines import answered_within
+from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.names import check_storable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-Pool = AsyncConnectionPool[AsyncConnection[TupleRow]]
+Connection = AsyncConnection[TupleRow]
+Pool = AsyncConnectionPool[Connection]
 
 RECONNECT_SECONDS = 0.5
 CONFIGURE_SECONDS = 5.0
@@ -110,6 +111,32 @@ async def _passing_over_lost(pool: Pool) -> AsyncIterator[AsyncConnection[TupleR
                 return
     async with pool.connection() as conn:
         yield conn
+
+
+@asynccontextmanager
+async def autocommit(pool: Pool, *, within: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
+    """A connection on which each call is a transaction of its own; no round trips for BEGIN.
+
+    Its rows are tuples, whatever the pool's owner has set, and the server has not ended it. Raises
+    NoAnswerError when getting it and using it took longer than *within* seconds.
+    """
+    async with answered_within(within), live_connection(pool) as conn, prepared(conn):
+        yield conn
+
+
+@asynccontextmanager
+async def prepared(conn: Connection) -> AsyncIterator[None]:
+    """Inside the block *conn* is in autocommit mode and gives tuples, whatever its owner set."""
+    before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
+    await conn.set_autocommit(True)
+    conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
+    try:
+        await mind_pooler(conn)
+        yield
+    finally:
+        conn.row_factory, conn.cursor_factory = rows_before, cursors_before
+        if not conn.closed and not before:
+            await conn.set_autocommit(False)
 
 
 def is_lost(conn: AsyncConnection[Any]) -> bool:

@@ -212,10 +212,9 @@ async def get_batch(conn: Connection, batch_id: UUID) -> BatchProgress | None:
 async def get_reply_queue(conn: Connection, domain: str) -> str:
     """The name of a domain's reply queue; raises UnknownDomainError."""
     query = "select reply_queue from public.command_bus_domain where domain = %s"
-    rows = await fetch(conn, query, (domain,))
-    if not rows:
-        raise UnknownDomainError(f'domain "{domain}" does not exist')
-    return str(rows[0][0])
+    for (reply_queue,) in await fetch(conn, query, (domain,)):
+        return str(reply_queue)
+    raise UnknownDomainError(f'domain "{domain}" does not exist')
 
 
 async def read_messages(
@@ -239,7 +238,7 @@ async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) 
         cur = await conn.execute(
             "select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids))
         )
-        return [row[0] for row in await cur.fetchall()]
+        return [msg_id for (msg_id,) in await cur.fetchall()]
 
 
 async def _refuse_command_queue(conn: Connection, queue: str) -> None:

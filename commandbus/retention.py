@@ -28,7 +28,7 @@ from commandbus.checks import (
 )
 from commandbus.deadlines import answered_within
 from commandbus.models import CommandStatus
-from commandbus.names import check_domain
+from commandbus.names import check_domain, uuid_of
 from commandbus.texts import shown
 
 FINISHED = (CommandStatus.COMPLETED, CommandStatus.FAILED, CommandStatus.CANCELLED)
@@ -183,6 +183,29 @@ class Pruner:
                 if dry_run:  # what the age would have deleted is still counted
                     surplus -= done.commands[rule.status]
                 await self._walk(done, rule.status, now, surplus, deadline, dry_run=dry_run)
+
+    async def delete_batch(self, batch_id: UUID) -> int:
+        """Delete up to *batch_size* ended commands of a batch in one transaction; returns how many.
+
+        Call it until it returns 0: commands that have not ended stay. *domain* and *on_batch* do
+        not count here. Raises psycopg's InsufficientPrivilege for a role that may not prune.
+        """
+        batch_id = uuid_of("batch_id", batch_id)
+        async with self._limit, store.transaction(self._conn):
+            deleted = await retention_store.delete_batch(self._conn, batch_id, self._batch_size)
+            if deleted and self._on_pruned is not None:
+                await self._on_pruned(self._conn, deleted)
+        return len(deleted)
+
+    async def is_permitted(self) -> bool:
+        """Whether the connection's role may prune."""
+        async with self._limit:
+            return await retention_store.may_prune(self._conn)
+
+    async def try_to_be_the_only_one(self) -> bool:
+        """Whether no other session prunes on schedule; then this one does until it ends."""
+        async with self._limit:
+            return await retention_store.become_pruner(self._conn)
 
     async def prune_history(self, older_than: timedelta) -> Counter[str]:
         """Delete what the bus remembers besides commands for longer than *older_than*, by kind.

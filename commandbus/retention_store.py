@@ -43,13 +43,14 @@ async def prune_commands(
     """Delete up to *limit* commands that ended with *status* before *before*, oldest first."""
     await _see_what_was_waited_for(conn)
     with translate_errors():
-        [row] = await fetch(  # the function returns exactly one row
+        # The function returns exactly one row.
+        [(command_ids, events, last_created_at, last_id, more)] = await fetch(
             conn,
             "select command_ids, events, last_created_at, last_id, more"
             " from command_bus.prune_commands(%s, %s, %s::integer, %s, %s, %s, p_dry_run => %s)",
             (status.value, before, limit, domain, *after, dry_run),
         )
-    return PrunedBatch(row[0], row[1], (row[2], row[3]), row[4])
+    return PrunedBatch(command_ids, events, (last_created_at, last_id), more)
 
 
 async def delete_batch(conn: Connection, batch_id: UUID, limit: int) -> list[UUID]:

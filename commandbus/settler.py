@@ -26,8 +26,8 @@ from commandbus.models import (
     Verdict,
     first_ids,
 )
-from commandbus.retry import RetryPolicy
 from commandbus.worker_connections import WorkerConnections
+from commandbus.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -60,23 +60,17 @@ class Settler:
     def __init__(
         self,
         connections: WorkerConnections,
-        domain: str,
+        state: WorkerState,
         *,
-        worker_id: Callable[[], int],
         more_may_come: Callable[[], bool],
         settled: Callable[[Outcome], None],
         due_in: Callable[[float], None],
-        policy: Callable[[], RetryPolicy],
-        answer_timeout: Callable[[], float],
     ) -> None:
         self._connections = connections
-        self._domain = domain
-        self._worker_id = worker_id
+        self._state = state
         self._more_may_come = more_may_come
         self._settled = settled
         self._due_in = due_in
-        self._policy = policy
-        self._answer_timeout = answer_timeout
         self._pending: deque[Outcome] = deque()
         self._pending_since = 0.0
         self._recording_since: float | None = None
@@ -263,7 +257,7 @@ class Settler:
                 raise
             reason = one_line(exc)
         logger.error("outcome_unstorable", extra={**_fields(outcome), "error": reason})
-        note = outcomes.unstorable(outcome, reason, self._policy())
+        note = outcomes.unstorable(outcome, reason, self._state.retry_policy)
         if self._report([note], await self._settle(task, [note], apart=True)):
             return [outcome]
         self._bytes -= len(outcome.result) - len(note.result)
@@ -275,11 +269,11 @@ class Settler:
         completed = [o for o in group if o.kind is OutcomeKind.SUCCESS]
         failed = [o for o in group if o.kind is not OutcomeKind.SUCCESS]
         settle = store.settle_commands_apart if apart else store.settle_commands
-        async with self._connections.autocommit(task, within=self._answer_timeout()) as conn:
+        async with self._connections.autocommit(task, within=self._state.recording_seconds) as conn:
             return await settle(
                 conn,
-                self._domain,
-                self._worker_id(),
+                self._state.domain,
+                self._state.registered_id,
                 f"[{','.join(map(_completed_json, completed))}]",
                 store.dumps([_failed_row(outcome) for outcome in failed]),
             )
@@ -292,8 +286,7 @@ class Settler:
         delay: float | None = None,
     ) -> None:
         fields = {
-            "worker_id": self._worker_id(),
-            "domain": self._domain,
+            **self._state.ids,
             "count": len(group),
             "command_ids": first_ids(outcome.claimed for outcome in group),
             "error": None if error is None else one_line(error),

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable
 
 from commandbus.attempt import Attempt
 from commandbus.models import ClaimedCommand, Outcome
-from commandbus.retry import RetryPolicy
+from commandbus.worker_state import WorkerState
 
 logger = logging.getLogger(__name__)
 
@@ -35,18 +35,14 @@ LOOK_SECONDS = 0.1
 
 
 class Slots:
-    """The attempts of one worker: *on_outcome* gets outcomes, *on_change* wakes the claim loop."""
+    """The attempts of one worker; *on_outcome* gets their outcomes."""
 
-    def __init__(
-        self, *, on_outcome: Callable[[Outcome], None], on_change: Callable[[], None]
-    ) -> None:
-        self.concurrency = 1
-        self.batch_size = 1
-        self.retry_policy = RetryPolicy()
+    def __init__(self, state: WorkerState, *, on_outcome: Callable[[Outcome], None]) -> None:
+        self._state = state
         self.open = True
         """Whether attempts may start; a stop closes it for good, a suspect for a while."""
         self._on_outcome = on_outcome
-        self._on_change = on_change
+        self._on_change = state.woken.set
         self._ready: deque[Attempt] = deque()
         self._running: dict[tuple[int, int], Attempt] = {}
         self._held: dict[tuple[int, int], Attempt] = {}
@@ -88,22 +84,27 @@ class Slots:
         """The tokens of what is held, and of what was given up but may still count as held."""
         return {*self._held, *self._given_up}
 
+    @property
+    def _may_start(self) -> bool:
+        return self.open and not self._state.is_stopping
+
     def room(self) -> int:
-        """How many commands to claim now: what slots can take, and in whole sets a little ahead."""
-        if not self.open:
+        """How many commands to claim now: for free slots, and in whole sets a little ahead."""
+        if not self._may_start:
             return 0
-        free = self.concurrency - len(self._running)
+        free = self._state.concurrency - len(self._running)
         ahead = self._ahead()
         if self._ready and len(self._ready) * 2 > ahead:
             return 0
-        return min(self.batch_size, free + ahead - len(self._ready))
+        return min(self._state.batch_size, free + ahead - len(self._ready))
 
     def _ahead(self) -> int:
         if self._mean_run_seconds is None:
             return 0
-        if self._mean_run_seconds * self.batch_size <= AHEAD_SECONDS * self.concurrency:
-            return self.batch_size
-        return int(AHEAD_SECONDS * self.concurrency / self._mean_run_seconds)
+        concurrency, batch_size = self._state.concurrency, self._state.batch_size
+        if self._mean_run_seconds * batch_size <= AHEAD_SECONDS * concurrency:
+            return batch_size
+        return int(AHEAD_SECONDS * concurrency / self._mean_run_seconds)
 
     def add(self, attempts: list[Attempt]) -> None:
         """Take the attempts of a claim; those that can start do."""
@@ -119,7 +120,7 @@ class Slots:
 
     def start_ready(self) -> None:
         """Start what is ready while slots are free."""
-        while self._ready and self.open and len(self._running) < self.concurrency:
+        while self._ready and self._may_start and len(self._running) < self._state.concurrency:
             attempt = self._ready.popleft()
             if self._is_stale(attempt):
                 self._put_aside(attempt)
@@ -157,7 +158,7 @@ class Slots:
             self._running.pop(attempt.token, None)
             self._put_aside(attempt)
             return
-        outcome = await attempt.run(self.retry_policy)
+        outcome = await attempt.run(self._state.retry_policy)
         if self._running.get(attempt.token) is attempt:
             del self._running[attempt.token]
         if outcome is None:
@@ -174,7 +175,10 @@ class Slots:
             self._on_change()
 
     def _forget_given_up(self, attempt: Attempt) -> None:
-        """Keep but the token for one more lease: in the database the lease may not be over yet."""
+        """Drop the attempt but remember its token for one more lease.
+
+        In the database its lease may not be over yet.
+        """
         self._held.pop(attempt.token, None)
         now = time.monotonic()
         self._given_up = {token: until for token, until in self._given_up.items() if until > now}

@@ -21,7 +21,7 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
-from commandbus.deadlines import AGAIN_SECONDS, ANSWER_SECONDS, answered_within
+from commandbus.deadlines import AGAIN_SECONDS
 from commandbus.errors import (
     NoAnswerError,
     TransactionRolledBackError,
@@ -41,7 +41,9 @@ from commandbus.models import (
     Verdict,
 )
 from commandbus.payload import decode_json
-from commandbus.pools import Pool, live_connection, mind_pooler
+from commandbus.pools import Connection as Connection
+from commandbus.pools import Pool
+from commandbus.pools import autocommit as autocommit
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -50,41 +52,13 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-Connection = AsyncConnection[TupleRow]
-
 # A call of json.dumps with options makes an encoder each time, which costs more than its work.
 _encode = json.JSONEncoder(separators=(",", ":")).encode
 
 
 @asynccontextmanager
-async def autocommit(pool: Pool, *, within: float = ANSWER_SECONDS) -> AsyncIterator[Connection]:
-    """A connection on which each call is a transaction of its own; no round trips for BEGIN.
-
-    Its rows are tuples, whatever they are for the pool's owner, and it is not one that the server
-    has ended. Raises NoAnswerError when getting it and using it took longer than *within* seconds.
-    """
-    async with answered_within(within), live_connection(pool) as conn, prepared(conn):
-        yield conn
-
-
-@asynccontextmanager
-async def prepared(conn: Connection) -> AsyncIterator[None]:
-    """*conn* commits by itself and gives tuples meanwhile, whatever it does for its owner."""
-    before, rows_before, cursors_before = conn.autocommit, conn.row_factory, conn.cursor_factory
-    await conn.set_autocommit(True)
-    conn.row_factory, conn.cursor_factory = tuple_row, AsyncCursor
-    try:
-        await mind_pooler(conn)
-        yield
-    finally:
-        conn.row_factory, conn.cursor_factory = rows_before, cursors_before
-        if not conn.closed and not before:
-            await conn.set_autocommit(False)
-
-
-@asynccontextmanager
 async def translated(pool: Pool, *, within: float) -> AsyncIterator[Connection]:
-    """The same, with the server's errors turned into ours, for what users call."""
+    """`autocommit` with the server's errors turned into ours, for what users call."""
     async with autocommit(pool, within=within) as conn:
         with translate_errors():
             yield conn
@@ -152,7 +126,7 @@ async def send_commands(
 
     A refusal aborts the transaction.
     """
-    query = "select * from command_bus.send_commands(%s, %s::jsonb, %s)"
+    query = f"select {_SENT} from command_bus.send_commands(%s, %s::jsonb, %s)"
     with translate_errors():
         rows = await fetch(conn, query, (domain, commands, batch_id))
     return [_send_result(*row) for row in rows]
@@ -175,7 +149,8 @@ async def send_command(
     return result
 
 
-_OFFERED = "command_id, msg_id, created, status, refusal::text"
+_SENT = "command_id, msg_id, created, status"
+_OFFERED = f"{_SENT}, refusal::text"
 
 
 async def _offer(
@@ -208,6 +183,25 @@ async def delete_domain(conn: Connection, domain: str, *, with_replies: bool) ->
 # Working
 
 
+class _ClaimedRow(NamedTuple):
+    """A row of a claim; one without a claim number tells of a rejected message."""
+
+    command_id: UUID
+    command_type: str
+    data: str
+    correlation_id: UUID | None
+    reply_to: str | None
+    batch_id: UUID | None
+    created_at: datetime
+    attempt: int
+    max_attempts: int
+    msg_id: int
+    claim_no: int | None
+
+
+_CLAIMED = ", ".join(_ClaimedRow._fields)
+
+
 async def claim_commands(
     conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
 ) -> list[ClaimedCommand]:
@@ -222,7 +216,7 @@ async def claim_or_reject(
     """The same, and the messages that were rejected since no command explains them."""
     return await _claim(
         conn,
-        "select * from command_bus.claim_commands_v2"
+        f"select {_CLAIMED} from command_bus.claim_commands_v2"
         "(%s, %s, %s::integer, %s::integer, %s::integer)",
         (domain, worker_id, limit, lease_seconds, max_attempts),
         domain,
@@ -235,7 +229,7 @@ async def claim_suspect(
     """Claim one command that may have killed its worker, if there is any."""
     claimed, _ = await _claim(
         conn,
-        "select * from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",
+        f"select {_CLAIMED} from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",
         (domain, worker_id, lease_seconds, max_attempts),
         domain,
     )
@@ -249,11 +243,11 @@ async def _claim(
     with translate_errors():
         rows = await fetch(conn, query, params)
     claimed, rejected = [], []
-    for row in rows:
-        if row[10] is None:
-            rejected.append(RejectedMessage(msg_id=row[9], command_id=row[0], reason=row[2]))
+    for row in map(_ClaimedRow._make, rows):
+        if row.claim_no is None:
+            rejected.append(RejectedMessage(row.msg_id, row.command_id, reason=row.data))
         else:
-            claimed.append(_claimed_command(domain, row))
+            claimed.append(_claimed_command(domain, row, row.claim_no))
     return claimed, rejected
 
 
@@ -268,29 +262,29 @@ def _refuse_unreadable(conn: Connection) -> None:
         raise UnsuitableConnectionError(f"client_encoding is {encoding}, and has to be UTF8")
 
 
-def _claimed_command(domain: str, row: TupleRow) -> ClaimedCommand:
+def _claimed_command(domain: str, row: _ClaimedRow, claim_no: int) -> ClaimedCommand:
     """Read one claimed row; data that cannot be decoded spoils this command only."""
     undecodable = None
     try:
-        data = decode_json(row[2])
+        data = decode_json(row.data)
     except (ValueError, RecursionError) as exc:
         data, undecodable = None, f"{type(exc).__name__}: {exc}"
     command = Command(
         domain=domain,
-        command_id=row[0],
-        command_type=row[1],
+        command_id=row.command_id,
+        command_type=row.command_type,
         data=data,
-        correlation_id=row[3],
-        reply_to=row[4],
-        batch_id=row[5],
-        created_at=row[6],
+        correlation_id=row.correlation_id,
+        reply_to=row.reply_to,
+        batch_id=row.batch_id,
+        created_at=row.created_at,
     )
     return ClaimedCommand(
         command=command,
-        attempt=row[7],
-        max_attempts=row[8],
-        msg_id=row[9],
-        claim_no=row[10],
+        attempt=row.attempt,
+        max_attempts=row.max_attempts,
+        msg_id=row.msg_id,
+        claim_no=claim_no,
         undecodable=undecodable,
     )
 
@@ -311,17 +305,19 @@ async def look_ahead(
     Due is the next waiting command and, with *messages*, the next message that becomes visible; in
     0 seconds or less where one that is visible waits.
     """
-    cur = await conn.execute("select * from command_bus.look_ahead_v2(%s, %s)", (domain, messages))
-    row = await cur.fetchone()
-    assert row is not None  # the function returns exactly one row
-    return row[0], row[1]
+    cur = await conn.execute(
+        "select next_due_seconds, suspects from command_bus.look_ahead_v2(%s, %s)",
+        (domain, messages),
+    )
+    [(next_due_seconds, suspects)] = await cur.fetchall()  # the function returns exactly one row
+    return next_due_seconds, suspects
 
 
 async def settle_commands(
     conn: Connection, domain: str, worker_id: int, completed: str, failed: str
 ) -> list[Settlement]:
     """Record outcomes, given as JSON text; returns those that did not simply complete."""
-    query = "select * from command_bus.settle_commands_v2(%s, %s, %s::jsonb, %s::jsonb)"
+    query = f"select {_SETTLED} from command_bus.settle_commands_v2(%s, %s, %s::jsonb, %s::jsonb)"
     return await _settle(conn, query, (domain, worker_id, completed, failed))
 
 
@@ -329,8 +325,13 @@ async def settle_commands_apart(
     conn: Connection, domain: str, worker_id: int, completed: str, failed: str
 ) -> list[Settlement]:
     """The same after it met a lock: what does not need what is locked is recorded."""
-    query = "select * from command_bus.settle_commands_apart(%s, %s, %s::jsonb, %s::jsonb)"
+    query = (
+        f"select {_SETTLED} from command_bus.settle_commands_apart(%s, %s, %s::jsonb, %s::jsonb)"
+    )
     return await _settle(conn, query, (domain, worker_id, completed, failed))
+
+
+_SETTLED = "command_id, claim_no, verdict, status"
 
 
 async def _settle(conn: Connection, query: str, params: tuple[Any, ...]) -> list[Settlement]:
@@ -370,7 +371,7 @@ async def renew_leases(
     """Make leases end *lease_seconds* from now; returns (command_id, claim_no) of those held."""
     with translate_errors():
         cur = await conn.execute(
-            "select * from command_bus.renew_leases(%s, %s, %s, %s::integer)",
+            "select command_id, claim_no from command_bus.renew_leases(%s, %s, %s, %s::integer)",
             (domain, worker_id, _tokens_json(tokens), lease_seconds),
         )
         return {(command_id, claim_no) for command_id, claim_no in await cur.fetchall()}
@@ -393,7 +394,8 @@ async def claimed_by_worker(conn: Connection, domain: str, worker_id: int) -> li
     """Everything that counts as this worker's, whether it has heard of it or not."""
     with translate_errors():
         cur = await conn.execute(
-            "select * from command_bus.claimed_by_worker(%s, %s)", (domain, worker_id)
+            "select command_id, msg_id, claim_no from command_bus.claimed_by_worker(%s, %s)",
+            (domain, worker_id),
         )
         return [Token(*row) for row in await cur.fetchall()]
 

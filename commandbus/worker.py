@@ -4,7 +4,8 @@
         ▲  woken by a notification, a free slot, the next due time, poll_interval
     side tasks: listener, heartbeat, lease renewal; when one of them dies, the worker stops
 
-The claim loop (claiming.py) is the only place that takes work or gives it back.
+The claim loop (claiming.py) is the only place that takes work or gives it back. All parts share one
+WorkerState (worker_state.py); none of them knows the worker.
 """
 
 from __future__ import annotations
@@ -13,15 +14,12 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus.alarm import Alarm
-from commandbus.attempt import Attempt
-from commandbus.backoff import Backoff
 from commandbus.checks import (
     MAX_COUNT,
     MAX_LEASE_SECONDS,
@@ -32,7 +30,6 @@ from commandbus.checks import (
 )
 from commandbus.claiming import ClaimLoop
 from commandbus.deadlines import ANSWER_SECONDS, end_tasks
-from commandbus.errors import INFRASTRUCTURE_ERRORS, UnsuitableDatabaseError, one_line
 from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
 from commandbus.leases import Leases
@@ -40,23 +37,18 @@ from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import Outcome, first_ids
 from commandbus.names import check_domain
-from commandbus.obstacles import find_obstacles
 from commandbus.payload import MAX_RESULT_BYTES, json_text
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
-from commandbus.telling import Telling
 from commandbus.texts import shown
 from commandbus.worker_connections import WorkerConnections
+from commandbus.worker_state import STOP_SECONDS, WorkerState
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
 logger = logging.getLogger(__name__)
-
-# So long a stop waits for a call of the database that it finds under way or has to make; more only
-# for the recording of outcomes.
-STOP_SECONDS = 1.0
 
 T = TypeVar("T")
 
@@ -113,46 +105,34 @@ class Worker:
         json_text("settings", settings, MAX_RESULT_BYTES)
         check_positive("answer_timeout", answer_timeout)
         check_number("drain_timeout", drain_timeout, 0, MAX_SECONDS)
-        self.domain = domain
-        self.settings = settings or {}
-        self.drain_timeout = drain_timeout
-        self.answer_timeout = answer_timeout
-        self.worker_id: int | None = None
-        self.outcomes_recorded = 0
+        self._state = WorkerState(
+            domain,
+            settings=settings or {},
+            drain_timeout=drain_timeout,
+            answer_timeout=answer_timeout,
+        )
         self._pool = pool
-        self._loop: asyncio.AbstractEventLoop | None = None
-        self._wake = asyncio.Event()
-        self._alarm = Alarm(self._wake.set)
+        self._alarm = Alarm(self._state.woken.set)
         self._connections = WorkerConnections(pool)
-        self._stop_asked = asyncio.Event()
-        self.registered = asyncio.Event()
-        """Set once the worker has an id."""
-        self._stopping = False
-        self._forced = False
-        self._drain_deadline: float | None = None
-        self._slots = Slots(on_outcome=self._on_outcome, on_change=self._wake.set)
+        self._slots = Slots(self._state, on_outcome=self._on_outcome)
         self._settler = Settler(
             self._connections,
-            domain,
-            worker_id=lambda: self.worker_id or 0,
+            self._state,
             more_may_come=lambda: self._slots.running_count > 0,
             settled=self._on_settled,
             due_in=self._alarm.told,
-            policy=lambda: self.retry_policy,
-            answer_timeout=lambda: self._recording_seconds,
         )
-        self._heartbeat = Heartbeat(self._connections, self, self._alarm)
-        self._leases = Leases(self._connections, self)
+        self._heartbeat = Heartbeat(self._connections, self._state, self._slots, self._alarm)
+        self._leases = Leases(self._connections, self._state, self._slots)
         self._claims = ClaimLoop(
             pool,
-            self,
+            self._state,
             registry,
             slots=self._slots,
             leases=self._leases,
             heartbeat=self._heartbeat,
             alarm=self._alarm,
             is_behind=lambda: self._settler.is_behind,
-            wake=self._wake,
         )
         self.configure(
             concurrency=concurrency,
@@ -188,39 +168,69 @@ class Worker:
             check_positive("poll_interval", poll_interval)
         if not isinstance(retry_policy, RetryPolicy | None):
             raise TypeError(f"retry_policy is a RetryPolicy, not {shown(retry_policy)}")
+        state = self._state
         if concurrency is not None:
-            self._slots.concurrency = concurrency
+            state.concurrency = concurrency
         if visibility_timeout is not None:
-            self.visibility_timeout = int(-(-visibility_timeout // 1))
+            state.visibility_timeout = int(-(-visibility_timeout // 1))
         if batch_size is not None:
-            self._slots.batch_size = batch_size
+            state.batch_size = batch_size
         if poll_interval is not None:
-            self.poll_interval = poll_interval
+            state.poll_interval = poll_interval
         if handler_timeout is not None:
-            self.handler_timeout = handler_timeout
+            state.handler_timeout = handler_timeout
         if retry_policy is not None:
-            self._slots.retry_policy = retry_policy
-        self.wake()
+            state.retry_policy = retry_policy
+        state.wake()
+
+    @property
+    def domain(self) -> str:
+        """The domain whose commands it runs."""
+        return self._state.domain
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What pages show beside the worker; may be replaced while it runs."""
+        return self._state.settings
+
+    @settings.setter
+    def settings(self, settings: dict[str, Any]) -> None:
+        self._state.settings = settings
+
+    @property
+    def worker_id(self) -> int | None:
+        """The worker's id in the database; None until it is registered."""
+        return self._state.worker_id
+
+    @property
+    def registered(self) -> asyncio.Event:
+        """Set once the worker has an id."""
+        return self._state.registered
+
+    @property
+    def registered_id(self) -> int:
+        """The worker's id; RuntimeError before ``run()`` got one."""
+        return self._state.registered_id
 
     @property
     def concurrency(self) -> int:
         """How many handlers run at once, at most."""
-        return self._slots.concurrency
+        return self._state.concurrency
 
     @property
     def batch_size(self) -> int:
         """How many commands one claim takes, at most."""
-        return self._slots.batch_size
+        return self._state.batch_size
+
+    @property
+    def poll_interval(self) -> float:
+        """The longest pause between two looks at an empty queue, in seconds."""
+        return self._state.poll_interval
 
     @property
     def retry_policy(self) -> RetryPolicy:
         """Backoff and default budget."""
-        return self._slots.retry_policy
-
-    @property
-    def running(self) -> list[Attempt]:
-        """The attempts whose handlers run at this moment."""
-        return self._slots.running
+        return self._state.retry_policy
 
     @property
     def running_count(self) -> int:
@@ -228,14 +238,9 @@ class Worker:
         return self._slots.running_count
 
     @property
-    def unrecorded(self) -> list[Attempt]:
-        """The attempts that have ended and whose outcomes are not in the database yet."""
-        return self._slots.unrecorded
-
-    @property
-    def has_room(self) -> bool:
-        """Whether it would claim something if there were anything."""
-        return self._slots.room() > 0
+    def outcomes_recorded(self) -> int:
+        """How many outcomes this worker has recorded."""
+        return self._state.outcomes_recorded
 
     # Starting and stopping
 
@@ -246,40 +251,30 @@ class Worker:
         within *drain_timeout*; those left then are cancelled and come back when their leases end.
         With *force* nothing is waited for.
         """
-        self._stopping = True
-        self._slots.open = False
-        self._forced = self._forced or force
-        self.wake()
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._stop_asked.set)
+        self._state.stop(force=force)
 
     @property
     def is_stopping(self) -> bool:
         """Whether ``stop()`` was called."""
-        return self._stopping
-
-    def wake(self) -> None:
-        """Let the claim loop look again; callable from any thread."""
-        if self._loop is not None and not self._loop.is_closed():
-            self._loop.call_soon_threadsafe(self._wake.set)
+        return self._state.is_stopping
 
     async def run(self) -> None:
         """Work until stopped. Faults of the database are waited out; other errors are raised.
 
-        To cancel it is to stop it with *force*: what never started is given back, which takes a
-        moment; who cancels it again waits for nothing.
-        A worker runs once: RuntimeError the next time. Raises UnsuitableConnectionError where the
-        pool's sessions have a DateStyle or client_encoding with which commands cannot be read or
-        are shared between transactions, NotMigratedError where the database lacks the bus,
-        UnsuitableDatabaseError where PGMQ is too old or row-level security hides rows from the
-        pool's role, and psycopg_pool's PoolClosed where the pool is not open.
+        Cancelling ``run()`` equals ``stop(force=True)``: unstarted commands are given back first. A
+        second cancellation returns at once. A worker runs once: RuntimeError the next time.
+
+        Raises UnsuitableConnectionError where the pool's sessions are shared between transactions,
+        or have a DateStyle or client_encoding with which commands cannot be read; NotMigratedError
+        where the database lacks the bus; UnsuitableDatabaseError where PGMQ is too old or row-level
+        security hides rows from the pool's role; psycopg_pool's PoolClosed where the pool is not
+        open.
         """
-        if self._loop is not None:
-            raise RuntimeError("a worker runs once; make another one")
-        self._loop = asyncio.get_running_loop()
-        if self._stopping or not await self._until_stopped(self.register()):
+        state = self._state
+        state.start()
+        if state.is_stopping or not await self._until_stopped(self._heartbeat.register()):
             return
-        logger.info("worker_started", extra={**self.ids, "concurrency": self.concurrency})
+        logger.info("worker_started", extra={**state.ids, "concurrency": state.concurrency})
         settling = [
             asyncio.create_task(self._settler.run(), name="settler"),
             asyncio.create_task(self._settler.run_aside(), name="settler of what is put aside"),
@@ -288,14 +283,14 @@ class Worker:
             *settling,
             asyncio.create_task(self._heartbeat.run(), name="heartbeat"),
             asyncio.create_task(self._leases.keep(), name="lease renewal"),
-            asyncio.create_task(LoopWatch(self.ids).run(), name="loop watch"),
+            asyncio.create_task(LoopWatch(state.ids).run(), name="loop watch"),
             asyncio.create_task(
                 listen_for_commands(
                     self._pool,
-                    self.domain,
-                    self._wake.set,
+                    state.domain,
+                    state.woken.set,
                     self._alarm.told,
-                    answer_timeout=self.answer_timeout,
+                    answer_timeout=state.answer_timeout,
                 ),
                 name="listener",
             ),
@@ -308,8 +303,8 @@ class Worker:
                 await self._until_stopped(self._claims.run())
             except asyncio.CancelledError as exc:
                 cancelled = exc
-                self.stop(force=True)
-            deadline = self._drain_deadline = time.monotonic() + self.drain_timeout
+                state.stop(force=True)
+            deadline = state.begin_drain()
             await self._drain(deadline)
             self._settler.close()
             await self._wait_for_settler(settling, deadline)
@@ -320,33 +315,17 @@ class Worker:
             self._alarm.off()
         await self._heartbeat.end()
         await self._connections.close()
-        logger.info("worker_stopped", extra=self.ids)
+        logger.info("worker_stopped", extra=state.ids)
         if cancelled is not None:
             raise cancelled
         for result in results:
             if isinstance(result, Exception):
                 raise result
 
-    @property
-    def call_seconds(self) -> float:
-        """How long a call of the database may take now."""
-        return min(self.answer_timeout, STOP_SECONDS) if self._stopping else self.answer_timeout
-
-    @property
-    def _recording_seconds(self) -> float:
-        """How long recording outcomes may take now.
-
-        A stop leaves it time, since what is not recorded will run again, and time for other tries.
-        """
-        if self._drain_deadline is None:
-            return self.answer_timeout
-        left = self._drain_deadline - time.monotonic()
-        return min(self.answer_timeout, max(left / 3, STOP_SECONDS))
-
     async def _until_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """Do *work*, which ends after a stop; None where a silent database keeps it from that."""
         task = asyncio.create_task(work)
-        stop_asked = asyncio.create_task(self._stop_asked.wait())
+        stop_asked = asyncio.create_task(self._state.wait_for_stop())
         try:
             await asyncio.wait({task, stop_asked}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
@@ -355,74 +334,33 @@ class Worker:
             await end_tasks([task, stop_asked])
         return None if task.cancelled() else task.result()
 
-    @property
-    def ids(self) -> dict[str, Any]:
-        """What log lines of this worker carry."""
-        return {"worker_id": self.worker_id, "domain": self.domain}
-
     def _on_side_task_done(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error(
-                "side_task_died", extra={**self.ids, "task": task.get_name()}, exc_info=error
+                "side_task_died", extra={**self._state.ids, "task": task.get_name()}, exc_info=error
             )
             self.stop()
-
-    async def register(self) -> bool:
-        """Get a worker id, however long the database is away; False: stopped meanwhile."""
-        backoff, telling = Backoff(), Telling()
-        while not self._stopping:
-            try:
-                async with self._connections.autocommit(
-                    "heartbeat", within=self.call_seconds
-                ) as conn:
-                    if obstacles := await find_obstacles(conn):
-                        raise UnsuitableDatabaseError("; ".join(obstacles))
-                    self.worker_id = await self._heartbeat.register(conn)
-                    self.registered.set()
-                    return True
-            except INFRASTRUCTURE_ERRORS as exc:
-                if self._pool.closed:
-                    raise  # or was never opened
-                delay = backoff.next_delay()
-                if telling.is_news(exc):
-                    logger.warning(
-                        "registration_retried",
-                        extra={**self.ids, "error": one_line(exc), "delay_seconds": delay},
-                    )
-                await self.back_off(delay)
-        return False
-
-    @property
-    def registered_id(self) -> int:
-        """The worker's id; RuntimeError before ``run()`` got one."""
-        if self.worker_id is None:
-            raise RuntimeError("the worker is not registered; run() does it")
-        return self.worker_id
-
-    async def back_off(self, seconds: float) -> None:
-        """Wait after a fault: only a stop makes it shorter, since work that arrives cannot."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._stop_asked.wait()
 
     async def _drain(self, deadline: float) -> None:
         """Give back what never started, and let what runs finish until *deadline*."""
         await self._claims.give_back_unstarted()
-        await self._claims.wait_until_idle(lambda: not self._forced, deadline - time.monotonic())
+        await self._claims.wait_until_idle(
+            lambda: not self._state.is_forced, deadline - time.monotonic()
+        )
         left = self._slots.abandon_running()
         if left:
-            logger.warning("handlers_cancelled_by_stop", extra={**self.ids, "count": left})
+            logger.warning("handlers_cancelled_by_stop", extra={**self._state.ids, "count": left})
 
     async def _wait_for_settler(self, settling: list[asyncio.Task[None]], deadline: float) -> None:
         """Let the settler record what is there; without a database not for ever."""
-        left = 0.0 if self._forced else deadline - time.monotonic()
+        left = 0.0 if self._state.is_forced else deadline - time.monotonic()
         seconds = max(left, STOP_SECONDS)
         _, unfinished = await asyncio.wait(settling, timeout=seconds)
         if unfinished:
             held = self._slots.held
             logger.error(
                 "outcomes_not_recorded",
-                extra={**self.ids, "count": len(held), "command_ids": first_ids(held)},
+                extra={**self._state.ids, "count": len(held), "command_ids": first_ids(held)},
             )
 
     # Running
@@ -431,5 +369,5 @@ class Worker:
         self._settler.add(outcome)
 
     def _on_settled(self, outcome: Outcome) -> None:
-        self.outcomes_recorded += 1
+        self._state.outcomes_recorded += 1
         self._slots.recorded(outcome)

@@ -20,8 +20,8 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import PoolTimeout
 
-from commandbus import store
 from commandbus.deadlines import answered_within
+from commandbus.pools import prepared
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -57,15 +57,20 @@ class WorkerConnections:
             conn = await self._from_pool()
             if conn is not None:
                 try:
-                    async with conn, store.prepared(conn):
+                    async with conn, prepared(conn):
                         yield conn
                 finally:
                     await self._pool.putconn(conn)
                 return
             async with self._own.setdefault(task, _Own(self._pool)).use() as own:
                 self._tell_shortage()
-                async with store.prepared(own):
+                async with prepared(own):
                     yield own
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether the pool was closed, or never opened."""
+        return self._pool.closed
 
     async def _from_pool(self) -> AsyncConnection[TupleRow] | None:
         """A connection of the pool; None where others hold all of them."""

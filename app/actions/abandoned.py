@@ -13,7 +13,7 @@ from app.actions.jobs import LOOK_EVERY_SECONDS, JobRunner
 from app.database.pools import Pool
 from app.loadtest.runs import SILENT_SECONDS, settle_runs
 from commandbus.errors import one_line
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 logger = logging.getLogger(__name__)
 

@@ -31,7 +31,7 @@ from app.models.paging import Total
 from app.server.portal import DatabaseSlowError, Portal, current_portal
 from commandbus import CommandBus, TroubleshootingQueue
 from commandbus.errors import one_line
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 logger = logging.getLogger(__name__)
 

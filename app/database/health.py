@@ -20,7 +20,7 @@ from psycopg_pool import PoolTimeout
 
 from app.database.pools import Pool
 from commandbus.errors import one_line
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 logger = logging.getLogger(__name__)
 

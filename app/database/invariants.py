@@ -18,7 +18,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus.store import server_time
+from commandbus import CommandBus
 
 CHECK_SECONDS = 60
 PATIENCE_SECONDS = CHECK_SECONDS + 10.0
@@ -204,7 +204,7 @@ async def check(
     started = time.monotonic()
     async with pool.connection() as conn, conn.transaction():
         await conn.execute("set transaction isolation level repeatable read, read only")
-        checked_at = await server_time(conn)
+        checked_at = await CommandBus.server_time(conn)
         await conn.execute(
             "select set_config('statement_timeout', %s, true)", (f"{int(seconds * 1000)}ms",)
         )

@@ -11,12 +11,9 @@ from psycopg.rows import TupleRow
 
 from app.database.pools import Pool
 from app.testcommand.store import delete_test_commands
-from commandbus.deadlines import ANSWER_SECONDS, answered_within
-from commandbus.errors import CommandNotFoundError, InvalidStateError
+from commandbus import CommandNotFoundError, InvalidStateError, Pruner, TroubleshootingQueue
 from commandbus.models import OperatorVerdict
-from commandbus.ops import TroubleshootingQueue
-from commandbus.retention_store import delete_batch
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 AT_ONCE = 500
 REASON = "its load test was interrupted"
@@ -42,16 +39,12 @@ async def delete_commands(pool: Pool, run_id: UUID, by: str) -> Deletion:
     cancelled = await _cancel_troubled(pool, run_id, by)
     count = 0
     while True:
-        async with (
-            answered_within(ANSWER_SECONDS),
-            pool.connection() as conn,
-            conn.transaction(),
-        ):
-            deleted = await delete_batch(conn, run_id, AT_ONCE)
-            await delete_test_commands(conn, deleted)
+        async with autocommit(pool) as conn:
+            pruner = Pruner(conn, batch_size=AT_ONCE, on_pruned=delete_test_commands)
+            deleted = await pruner.delete_batch(run_id)
         if not deleted:
             return Deletion(cancelled, count)
-        count += len(deleted)
+        count += deleted
 
 
 async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> int:

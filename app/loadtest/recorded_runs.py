@@ -13,7 +13,7 @@ from app.database.pools import Pool
 from app.loadtest.runs import settle_runs
 from app.models.search_texts import id_text
 from app.visible import visible
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 SHORTEST_ID = 8
 NAMED_AT_MOST = 3

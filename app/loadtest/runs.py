@@ -25,9 +25,9 @@ from psycopg_pool import PoolClosed, PoolTimeout
 from app.database.pools import Pool
 from app.loadtest.generating import BulkOrder, BulkResult, generate
 from app.settings.configuration import ConfigStore
+from commandbus import VERSION
 from commandbus.errors import one_line
-from commandbus.store import autocommit
-from commandbus.version import VERSION
+from commandbus.pools import autocommit
 
 logger = logging.getLogger(__name__)
 

@@ -17,10 +17,7 @@ from app.server.portal import call, current_bus
 from app.testcommand import store
 from app.testcommand.behaviors import DEFAULT_BEHAVIOR, Behavior
 from app.testcommand.handlers import COMMAND_TYPE
-from commandbus.bus import CommandBus
-from commandbus.errors import DuplicateCommandError
-from commandbus.ids import uuid7
-from commandbus.models import SendResult
+from commandbus import CommandBus, DuplicateCommandError, SendResult, uuid7
 
 DOMAIN = "test"
 

@@ -35,11 +35,8 @@ from app.server.breaker import Patience, Turns
 from app.server.database_faults import AWAY, SILENT, Failure, failure_of
 from app.server.errors import RETRY_AFTER_SECONDS, Problem, answer, log_failure, unavailable
 from app.settings.configuration import Settings
-from commandbus import store
-from commandbus.bus import CommandBus
+from commandbus import CommandBus, CommandBusError, NoAnswerError, TroubleshootingQueue
 from commandbus.deadlines import answered_within
-from commandbus.errors import NoAnswerError
-from commandbus.ops import TroubleshootingQueue
 
 APPLICATION_NAME = "commandbus-web"
 POOL_SIZE = 10
@@ -314,9 +311,8 @@ def unless_refused() -> Iterator[None]:
 
 async def _fold(pool: Pool) -> None:
     try:
-        async with store.autocommit(pool) as conn:
-            await store.fold_deltas(conn)
-    except (psycopg.Error, PoolTimeout, PoolClosed) as exc:
+        await CommandBus(pool).fold_counters()
+    except (psycopg.Error, PoolTimeout, PoolClosed, CommandBusError) as exc:
         # Nobody waits for it, and the next one makes up for it.
         failure = failure_of(exc)
         reason = str(exc) if failure is None else failure.reason

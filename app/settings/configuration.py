@@ -22,7 +22,7 @@ from app.settings.environment import environment as environment
 from app.settings.options import checked, option, options_of
 from app.testcommand import store
 from commandbus import RetryPolicy
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SECRET_KEY_MIN_LENGTH = 32

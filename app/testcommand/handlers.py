@@ -16,15 +16,16 @@ from app.database.pools import Pool
 from app.testcommand import store
 from app.testcommand.behaviors import Behavior, BehaviorType
 from app.testcommand.coalesce import Coalescer
-from commandbus.errors import (
-    INFRASTRUCTURE_ERRORS,
+from commandbus import (
     BusinessRuleError,
+    Command,
+    HandlerContext,
+    HandlerRegistry,
     PermanentCommandError,
     TransientCommandError,
 )
-from commandbus.handlers import HandlerContext, HandlerRegistry
-from commandbus.models import Command
-from commandbus.store import autocommit
+from commandbus.errors import INFRASTRUCTURE_ERRORS
+from commandbus.pools import autocommit
 
 COMMAND_TYPE = "TestCommand"
 

@@ -41,7 +41,7 @@ from app.web.job_texts import JobLooks, looks_of
 from app.web.listing import Pager, limit_arg, pager_of, parsed_arg, text_arg, window
 from app.web.rendering import PageContext, live_url, render_page, url_with
 from commandbus.models import CommandStatus
-from commandbus.store import autocommit
+from commandbus.pools import autocommit
 
 VIEWS = {
     "commands": "Commands",

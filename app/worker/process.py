@@ -32,7 +32,7 @@ from app.settings.options import Chosen, InvalidOptionError, Source, choose
 from app.settings.signals import EarlyStop, stop_signals
 from app.worker import create_worker
 from app.worker.event_loop import run_to_end
-from commandbus import Worker, store
+from commandbus import CommandBus, CommandBusError, Worker
 from commandbus.deadlines import end_tasks
 from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 
@@ -152,9 +152,8 @@ async def _tell_that_it_works(pool: Pool, worker: Worker, replaces: tuple[int, s
     if replaces is None:
         return
     try:
-        async with store.autocommit(pool) as conn:
-            await store.record_replacement(conn, worker.registered_id, *replaces)
-    except (psycopg.Error, PoolTimeout) as exc:
+        await CommandBus(pool).record_replacement(worker.registered_id, *replaces)
+    except (psycopg.Error, PoolTimeout, CommandBusError) as exc:
         logger.warning("replacement_not_recorded", extra={"error": one_line(exc)})
 
 

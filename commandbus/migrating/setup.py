@@ -16,6 +16,7 @@ from commandbus.migrating.obstacles import refuse_obstacles
 from commandbus.migrating.pgmq import install_pgmq
 from commandbus.migrating.runner import migrate, migration_lock
 from commandbus.migrating.urls import parameters, without_password
+from commandbus.texts import shown
 
 OLDEST_SERVER = 150000
 CONNECT_SECONDS = 10
@@ -49,6 +50,8 @@ def setup_database(url: str, *, on_step: Callable[[str], None] = _ignore_step) -
     from the role; its subclass MigrationError where a migration fails, or where the database was
     migrated with other files.
     """
+    if not callable(on_step):
+        raise TypeError(f"on_step is a function, not {shown(on_step)}")
     with connect(url) as conn:
         return set_up(conn, on_step=on_step)
 

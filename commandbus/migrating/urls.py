@@ -21,9 +21,11 @@ def parameters(url: str, called: str = "The URL of the database") -> dict[str, s
     Raises DatabaseSetupError when it is neither. Its message names *url* as *called*, and does not
     repeat the text, which may hold a password.
     """
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is text, not {type(url).__name__}")
     try:
         values = {name: str(value) for name, value in conninfo_to_dict(url).items()}
-    except psycopg.ProgrammingError:
+    except (psycopg.ProgrammingError, UnicodeError):
         values = {}
     # libpq takes what stands before a "/" in a password for the port, and the rest for the
     # database. Refused here, or a message would show it.

@@ -164,7 +164,7 @@ async def test_work_that_arrives_does_not_shorten_the_pauses_after_faults(databa
         try:
 
             def over() -> bool:
-                worker.wake()
+                worker._state.wake()
                 return error.happened == error.times
 
             await until(over)

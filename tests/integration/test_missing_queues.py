@@ -88,7 +88,7 @@ async def test_a_worker_whose_queue_is_away_waits_and_says_so_once(
 ):
     worker = await start_worker(poll_interval=0.02)
     await rows(pool, f"alter table pgmq.q_{QUEUE} rename to q_elsewhere")
-    worker.wake()
+    worker._state.wake()
     await until(lambda: "claim_retried" in caplog.messages)
     with pytest.raises(MissingQueueError, match="dropped or renamed"):
         await send(pool)

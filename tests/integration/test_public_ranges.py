@@ -82,11 +82,12 @@ EXTREMES: tuple[Any, ...] = (
 # Reply are checked where they are sent and acknowledged; see the walk over fields.
 MADE_BY_THE_LIBRARY = {
     "AuditEvent", "BatchProgress", "Command", "CommandNotFoundError", "CommandRecord",
-    "InvalidStateError", "NewCommand", "OperatorResult", "Page", "Percentiles", "Pruned", "Reply",
+    "DatabaseSetup", "InvalidStateError", "NewCommand", "OperatorResult", "Page", "Percentiles",
+    "Pruned", "Reply",
     "SendResult", "TroubledCommand",
 }  # fmt: skip
-# What the parts of a worker ask each other for, and what takes as long as it takes.
-NOT_WALKED = {"Worker.back_off", "Worker.run"}
+# What takes as long as it takes.
+NOT_WALKED = {"Worker.run"}
 # Objects, not values: what is wrong with them is a mistake in the program that shows at once.
 OBJECTS = {"pool", "conn", "registry"}
 # Ends that are answers: what was asked for is not there, or is not so.
@@ -114,6 +115,7 @@ REPLY = Reply(
 ORDINARY: dict[str, Any] = {
     "acknowledge_replies.queue": REPLIES,
     "attempt": 1,
+    "by": "ada",
     "command_id": lambda: uuid4(),
     "command_ids": lambda: [uuid4()],
     "command_type": "DoIt",
@@ -125,15 +127,19 @@ ORDINARY: dict[str, Any] = {
     "extend": extend,
     "force": False,
     "function": handle,
+    "how": "exit status 1",
     "handler_registry": HandlerRegistry(),
     "max_attempts": 3,
     "name": "walked",
     "older_than": timedelta(days=1),
     "queue": REPLIES,
+    "replaced_id": 1,
     "replies": [REPLY],
     "rules": [RetentionRule(status=CommandStatus.COMPLETED, keep=0)],
     "seconds": 1,
     "status": CommandStatus.COMPLETED,
+    "url": "host=/nowhere",
+    "worker_id": 1,
 }
 KEPT = {"RetentionRule": {"keep": 5}}
 """What a call needs besides its required parameters."""

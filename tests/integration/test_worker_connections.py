@@ -118,8 +118,8 @@ async def test_an_attempt_that_was_given_up_is_not_taken_for_a_claim_whose_answe
     worker: Worker = await start_worker(visibility_timeout=60)
     await started.wait()
     # The worker's clock says that the lease is over, a little before the database's.
-    worker.running[0].deadline = 0.0
-    await until(lambda: not worker.running)
+    worker._slots.running[0].deadline = 0.0
+    await until(lambda: not worker.running_count)
     while "claim_retried" not in caplog.messages:
         cut()
         await ended(watch, *await send(watch))

@@ -128,7 +128,7 @@ async def test_where_nothing_can_be_recorded_nothing_is_claimed_and_no_lease_end
         await until(lambda: "claims_wait_for_outcomes" in caplog.messages)
         later = "select extract(epoch from clock_timestamp() - max(started_at)) > 4"
         await eventually(lambda: value(pool, f"{later} from command_bus_command"))
-        assert len(worker.unrecorded) == 3
+        assert len(worker._slots.unrecorded) == 3
 
     await ended(pool, *started, *await send(pool, 3))
     for command_id in started:
@@ -144,10 +144,10 @@ async def test_outcomes_that_cannot_be_recorded_do_not_pile_up(
     ids = await send(pool, 300, max_attempts=1, reply_to=REPLIES)
     async with held(pool, "lock table pgmq.q_test__replies"):
         worker = await start_worker(concurrency=2, batch_size=2, visibility_timeout=2)
-        await until(lambda: len(worker.unrecorded) >= 10)
+        await until(lambda: len(worker._slots.unrecorded) >= 10)
         oldest = "select extract(epoch from clock_timestamp() - max(started_at)) > 3"
         await eventually(lambda: value(pool, f"{oldest} from command_bus_command"))
-        assert len(worker.unrecorded) < 300
+        assert len(worker._slots.unrecorded) < 300
 
     await ended(pool, *ids, seconds=30)
     assert await value(pool, "select max(attempts) from command_bus_command") == 1
