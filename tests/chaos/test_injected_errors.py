@@ -180,7 +180,7 @@ async def test_work_that_arrives_does_not_shorten_the_pauses_after_faults(databa
 async def test_a_sender_learns_of_a_fault_and_may_send_again(database_url, pool, sqlstate):
     command_id = uuid7()
     async with proxied_pool(database_url) as (proxy, near):
-        proxy.error = Error(b"send_command(", sqlstate)
+        proxy.error = Error(b"offer_command(", sqlstate)
         bus = CommandBus(near)
 
         with pytest.raises(INFRASTRUCTURE_ERRORS):

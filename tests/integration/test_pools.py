@@ -88,7 +88,7 @@ async def test_a_call_whose_connection_breaks_is_made_once_more(pool, database_u
     async with proxied(database_url) as proxy, create_pool(proxy.url, min_size=1) as used:
         bus, tsq = CommandBus(used), TroubleshootingQueue(used)
         calls = {
-            "send_command(": lambda: bus.send(DOMAIN, "DoIt", uuid4(), {}),
+            "offer_command(": lambda: bus.send(DOMAIN, "DoIt", uuid4(), {}),
             "send_commands(": lambda: send(used, 2),
             "count_by_status": bus.count_by_status,
             "command_bus_audit": lambda: bus.get_audit_trail(uuid4()),
