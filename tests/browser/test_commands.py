@@ -280,12 +280,7 @@ def test_operators_act_from_the_detail(live_page: Page, live_worker):
     dialog.get_by_label("Your name").fill("Ada")
     dialog.get_by_role("button", name="Retry 1 command").click()
 
-<<<<<<< HEAD
-    undoable = "An operator retried it; this can be undone until"
-    expect(live_page.get_by_text(undoable)).to_be_visible()
-=======
     expect(live_page.get_by_text("retried it; this can be undone until")).to_be_visible()
->>>>>>> h/words
     live_page.get_by_role("button", name="Undo the retry").click()
     expect(live_page.get_by_text("The retry is undone")).to_be_visible()
     assert status_of(live_page, command_id) == "IN_TSQ"
