@@ -1,7 +1,7 @@
 """What people type or paste to find something: an id in any of the forms in which it is shown.
 
 An id may come whole or as its beginning, in either case, with or without hyphens, in quotes or
-brackets, as a URN, as lists show it (`01a21f44…89ab`: its beginning and its end), and with what
+brackets, as a URN, in the address of its page, with its name before it, as lists show it (`01a21f44…89ab`: its beginning and its end), and with what
 copying brings along: blanks, line ends, invisible characters.
 """
 
@@ -21,6 +21,12 @@ _HEX = re.compile(r"[0-9a-f]*", re.ASCII)
 _WRAPPING = "\"'`<>(){}[],;:\u2018\u2019\u201a\u201c\u201d\u201e\u00ab\u00bb"
 _PREFIX = re.compile(r"(?:urn:)?uuid:", re.IGNORECASE)
 _GAP = re.compile(r"\u2026|\.{2,}")
+# A page's own address, and an id with its name, as code and JSON have it.
+_NAMED = re.compile(
+    r"(?:\S*/(?:commands|audit)/|[\"']?(?:command_id|id|uuid)[\"']?\s*[:=(]\s*[\"']?)"
+    r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:[/?#]\S*|[\"')},]*)",
+    re.IGNORECASE,
+)
 _HYPHENS = str.maketrans(dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2212", "-"))
 
 
@@ -59,6 +65,8 @@ def trimmed(text: str) -> str:
 def id_text(text: str) -> IdText | None:
     """The ids that *text* can mean, or None where it is no id nor a part of one."""
     text = "".join(char for char in text if unicodedata.category(char) != "Cf")
+    if named := _NAMED.fullmatch(text.strip()):
+        text = named[1]
     text = text.strip().strip(_WRAPPING + " \t\r\n").translate(_HYPHENS).lower()
     text = _PREFIX.sub("", text, count=1).strip(_WRAPPING + " ")
     if text.endswith(".") and not text.endswith(".."):

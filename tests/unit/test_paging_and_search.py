@@ -77,7 +77,7 @@ def test_the_beginning_of_an_id_is_a_range_of_ids(text: str, first: str, last: s
     "text",
     [
         *("", "-", "x", "0190-f5b2", "0190f5b27-", f"{ID}0", "%", "_", "٣", "..", "…", "…6d"),
-        *("0190…5c…6d", "0190…x", f"{ID}…6d", "{}", '"', "urn:uuid:"),
+        *("0190…5c…6d", "0190…x", f"{ID}…6d", "{}", '"', "urn:uuid:", f"order {ID} failed"),
     ],
 )
 def test_what_no_id_begins_with_is_no_range(text: str) -> None:
@@ -93,6 +93,8 @@ def test_what_no_id_begins_with_is_no_range(text: str) -> None:
         str(ID).replace("-", "\u2011"),
         f"{str(ID)[:8]}\u200b{str(ID)[8:]}",
         f"{ID.hex[:20]}…{ID.hex[20:]}",
+        *(f"http://localhost:5001/commands/{ID}", f"/audit/{ID}?domain=test", f"UUID('{ID}')"),
+        *(f'"command_id": "{ID}",', f"command_id={ID}"),
     ],
 )
 def test_an_id_is_read_in_every_form_in_which_it_is_pasted(text: str) -> None:

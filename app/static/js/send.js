@@ -78,7 +78,18 @@ function allocated(count) {
 
 const said = (number) => number.toLocaleString("en");
 
+// What the form would refuse has no outcome.
+const isRefused = (form) =>
+  [...form.querySelectorAll('input[type="number"]')].some(
+    (field) => field.checkVisibility() && !field.validity.valid,
+  );
+const REFUSED = "A value is out of range.";
+
 function describeLoad() {
+  if (isRefused(load)) {
+    sentence.textContent = REFUSED;
+    return;
+  }
   const total = shares().reduce((sum, [, share]) => sum + share, 0);
   if (total !== 100000) {
     sentence.textContent = `The percentages add up to ${total / 1000}, not to 100.`;
@@ -121,6 +132,10 @@ const noTimeout = () =>
   `A timeout must exceed the visibility timeout of ${said(leaseMs)} ms; it completes like a success.`;
 
 function describeOne() {
+  if (isRefused(one)) {
+    sentenceOfOne.textContent = REFUSED;
+    return;
+  }
   const kind = one.elements.type.value;
   const budget = whole(one, "max_attempts", configured);
   const typed = whole(one, "execution_time_ms", 0);
