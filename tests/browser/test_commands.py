@@ -81,7 +81,7 @@ def test_a_command_is_found_by_its_id_by_parts_of_it_and_by_its_correlation_id(l
         live_page.keyboard.press("Enter")
         expect(live_page).to_have_url(re.compile(f"/commands/{command_id}"))
     live_page.goto("/commands?q=nothing-like-it")
-    expect(live_page.get_by_text("Nothing found")).to_be_visible()
+    expect(live_page.get_by_text("No commands match")).to_be_visible()
 
 
 def test_times_are_meant_in_the_viewers_zone(make_live_page: MakePage, database_url):
@@ -317,7 +317,7 @@ def test_a_far_time_is_told_with_its_day(make_live_page: MakePage, database_url)
     )
     page.goto(f"/commands/{command_id}")
 
-    expect(page.get_by_text("It was sent to start at 1 Jan 2100, 05:00:00.")).to_be_visible()
+    expect(page.get_by_text("It is scheduled for 1 Jan 2100, 05:00:00.")).to_be_visible()
 
 
 @pytest.mark.parametrize("size", [PHONE, (768, 900)], ids=["phone", "tablet"])

@@ -174,7 +174,7 @@ async def test_pages_of_a_host_with_a_wrong_clock_say_what_the_database_knows(
             assert [age for age in ages if not is_recent(age)] == [], path
         assert ages, "the page Workers says how long each has been running"
         why = (await web.get(f"/api/v1/commands/{waiting}"))["explanation"]
-        assert why == f"It was sent to start at {due.astimezone(UTC):%H:%M:%S} UTC."
+        assert why == f"It is scheduled for {due.astimezone(UTC):%H:%M:%S} UTC."
         told = (await web.get("/api/v1/stats"))["last_updated"]
         now = await value(pool, "select clock_timestamp()")
         assert abs(datetime.fromisoformat(told) - now) < timedelta(seconds=SHORT_SECONDS)
