@@ -223,7 +223,7 @@ def test_a_connection_that_the_server_ends_costs_one_answer_at_most(
 
 def test_health_tells_for_a_minute_that_requests_failed(client: FlaskClient, proxy: Proxy) -> None:
     client.get(f"{API}/config")
-    with answering(proxy, "53100", b"send_command"):
+    with answering(proxy, "53100", b"offer_command"):
         refused = client.post(f"{API}/commands", json=BODIES[f"{API}/commands"])
     ready = json.loads(client.get("/health/ready").text)
     dashboard = client.get("/").text
