@@ -71,7 +71,9 @@ class CommandBus:
     used. A connection that the server has ended meanwhile is passed over, and a call whose
     connection breaks is made once more on another one: sending a known command again does nothing,
     only ``created`` may be False then, though this call created it. Calls with *conn* and sets of
-    more than 1,000 are not repeated.
+    more than 1,000 are not repeated. A call without *conn* whose transaction the server refuses for
+    another's sake (a deadlock, or under `repeatable read` or `serializable`) has done nothing, and
+    is repeated after short pauses until *answer_timeout* is over.
 
     Errors are those of :mod:`commandbus.errors`; faults of the connection pass as psycopg's
     ``OperationalError``: whether the command was sent is not known then, and it may be sent again
@@ -159,18 +161,13 @@ class CommandBus:
         answers: dict[UUID, SendResult] = {}
         if conn is not None:
             check_connection(conn)
-        if len(chunks) > 1:
-            async with (
-                answered_within(self._answer_timeout) as limit,
-                self._given_or_own(conn) as used,
-                used.transaction(),  # a savepoint in a transaction of the caller's
-            ):
-                if conn is None:
-                    await mind_pooler(used)
-                for chunk in chunks:
-                    found = await store.send_commands(used, domain, chunk, batch_id)
-                    answers.update(_first_of_each(found, answers))
-                    limit.renew()
+        if len(chunks) > 1 and conn is not None:
+            answers = await self._send_chunks(conn, domain, chunks, batch_id)
+        elif len(chunks) > 1:
+            answers = await store.unrefused(
+                lambda: self._send_chunks(None, domain, chunks, batch_id),
+                within=self._answer_timeout,
+            )
         elif chunks and conn is not None:
             async with answered_within(self._answer_timeout):
                 found = await store.offer_commands(conn, domain, chunks[0], batch_id)
@@ -181,6 +178,27 @@ class CommandBus:
             )
             answers.update(_first_of_each(found, answers))
         return [answers[UUID(row.command_id)] for row in rows]
+
+    async def _send_chunks(
+        self,
+        conn: AsyncConnection[Any] | None,
+        domain: str,
+        chunks: Iterable[str],
+        batch_id: UUID | None,
+    ) -> dict[UUID, SendResult]:
+        answers: dict[UUID, SendResult] = {}
+        async with (
+            answered_within(self._answer_timeout) as limit,
+            self._given_or_own(conn) as used,
+            used.transaction(),  # a savepoint in a transaction of the caller's
+        ):
+            if conn is None:
+                await mind_pooler(used)
+            for chunk in chunks:
+                found = await store.send_commands(used, domain, chunk, batch_id)
+                answers.update(_first_of_each(found, answers))
+                limit.renew()
+        return answers
 
     @asynccontextmanager
     async def _given_or_own(
@@ -210,8 +228,12 @@ class CommandBus:
         check_domain(name)
         if not isinstance(with_replies, bool):
             raise TypeError(f"with_replies is True or False, not {shown(with_replies)}")
-        async with store.translated(self._pool, within=self._answer_timeout) as conn:
-            await store.delete_domain(conn, name, with_replies=with_replies)
+        await store.repeated(
+            self._pool,
+            lambda conn: store.delete_domain(conn, name, with_replies=with_replies),
+            within=self._answer_timeout,
+            where_broken=False,
+        )
 
     async def get_reply_queue(self, domain: str) -> str:
         """The name of the domain's reply queue, for ``reply_to`` and ``read_replies``.

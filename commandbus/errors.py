@@ -206,6 +206,9 @@ INFRASTRUCTURE_ERRORS: tuple[type[Exception], ...] = (
 # end it: a fault (a trigger's, a missing right, a server that is out of memory) can be mended.
 DATABASE_ERRORS: tuple[type[Exception], ...] = (psycopg.Error, CommandBusError)
 
+# The server has undone a transaction for the sake of another one; the same one again can succeed.
+REFUSED_TRANSACTIONS: tuple[type[Exception], ...] = (pg.SerializationFailure, pg.DeadlockDetected)
+
 # What only another set-up can change: a worker ends with it.
 SETUP_ERRORS: tuple[type[Exception], ...] = (
     UnsuitableConnectionError,

@@ -52,7 +52,9 @@ class TroubleshootingQueue:
 
     What only reads is asked once more where its connection breaks. An action is not: psycopg's
     ``OperationalError`` passes, and whether the action was done is not known. To do it again is
-    safe, but an InvalidStateError may then mean that the first call did it.
+    safe, but an InvalidStateError may then mean that the first call did it. Where the server
+    refuses a transaction for another's sake (a deadlock, or under `repeatable read`), nothing was
+    done, and without *conn* the call is repeated until *answer_timeout* is over.
     """
 
     def __init__(
@@ -265,8 +267,12 @@ class TroubleshootingQueue:
         check_domain(domain)
         check_text("operator", operator, 1, MAX_OPERATOR)
         if conn is None:
-            async with store.translated(self._pool, within=self._answer_timeout) as own:
-                return await store.operate(own, function, domain, ids, operator, *args)
+            return await store.repeated(
+                self._pool,
+                lambda own: store.operate(own, function, domain, ids, operator, *args),
+                within=self._answer_timeout,
+                where_broken=False,
+            )
         check_connection(conn)
         # A savepoint in the caller's transaction, for an unknown domain.
         async with answered_within(self._answer_timeout), conn.transaction():

@@ -1,6 +1,9 @@
 """What the library reads: the rows of commands, trails, the troubleshooting queue and queues.
 
-Every function takes a connection and never commits, as those of store.py.
+Every function takes a connection and never commits, as those of store.py. What reads tables by
+itself ends with an offset that refuses it where row-level security would hide rows, as
+``row_security = off`` refuses the SQL functions: a setting of the session would bind also the other
+statements of the pool's owner, and of whom a pooler gives the session to.
 """
 
 from __future__ import annotations
@@ -38,6 +41,20 @@ _SELECT_COMMAND = sql.SQL(
     """
 )
 
+# PGMQ folds the case of names.
+_NONE_OF_QUEUE_HIDDEN = (
+    "command_bus.none_hidden(to_regclass(format('pgmq.%%I', 'q_' || lower(%s))))"
+)
+
+
+def _none_hidden(table: str) -> sql.Composable:
+    """The end of a query of *table*: it is refused where row-level security would hide rows.
+
+    An offset is evaluated before any row is looked for. A condition would not be where a policy
+    shows no rows at all, as the planner leaves out what comes to nothing.
+    """
+    return sql.SQL("offset command_bus.none_hidden({})").format(sql.Literal(table))
+
 
 def _record(row: dict[str, Any]) -> CommandRecord:
     """Read one row; what cannot be decoded spoils neither it nor the page that it is on."""
@@ -53,7 +70,9 @@ def _record(row: dict[str, Any]) -> CommandRecord:
 
 async def get_command(conn: Connection, domain: str, command_id: UUID) -> CommandRecord | None:
     """One command, or None."""
-    query = _SELECT_COMMAND + sql.SQL("where command_id = %s and domain = %s")
+    query = sql.SQL("{} where command_id = %s and domain = %s {}").format(
+        _SELECT_COMMAND, _none_hidden("public.command_bus_command")
+    )
     async with conn.cursor(row_factory=dict_row) as cur:
         await cur.execute(query, (command_id, domain))
         row = await cur.fetchone()
@@ -69,7 +88,15 @@ async def query_commands(
 ) -> list[CommandRecord]:
     """Commands that match every given filter, newest first, after the key *before*."""
     conditions = [_CONDITIONS.get(name) or _equals(name) for name in filters]
-    query, params = _page(_SELECT_COMMAND, "created_at", conditions, filters, before, limit)
+    query, params = _page(
+        _SELECT_COMMAND,
+        "public.command_bus_command",
+        "created_at",
+        conditions,
+        filters,
+        before,
+        limit,
+    )
     async with conn.cursor(row_factory=dict_row) as cur:
         await cur.execute(query, params)
         return [_record(row) for row in await cur.fetchall()]
@@ -94,6 +121,7 @@ def _where(conditions: list[sql.Composable]) -> sql.Composable:
 
 def _page(
     select: sql.Composable,
+    table: str,
     order: str,
     conditions: list[sql.Composable],
     filters: dict[str, Any],
@@ -109,7 +137,9 @@ def _page(
             *conditions,
             sql.SQL("({}, command_id) < (%(key_at)s, %(key_id)s)").format(column),
         ]
-    tail = sql.SQL(" order by {} desc, command_id desc limit %(limit)s").format(column)
+    tail = sql.SQL(" order by {} desc, command_id desc limit %(limit)s {}").format(
+        column, _none_hidden(table)
+    )
     return sql.Composed([select, _where(conditions), tail]), params
 
 
@@ -127,6 +157,7 @@ async def get_audit_trail(
             from public.command_bus_audit
             where command_id = %(command_id)s and (%(domain)s::text is null or domain = %(domain)s)
             order by audit_id
+            offset command_bus.none_hidden('public.command_bus_audit')
             """,
             {"command_id": command_id, "domain": domain},
         )
@@ -154,6 +185,7 @@ async def list_troubled(
     """The troubleshooting queue, the latest arrivals first, after the key *before*."""
     query, params = _page(
         sql.SQL("select * from public.command_bus_tsq"),
+        "public.command_bus_tsq",
         "entered_at",
         [_equals(name) for name in filters],
         filters,
@@ -167,8 +199,8 @@ async def list_troubled(
 
 async def count_troubled(conn: Connection, filters: dict[str, Any]) -> int:
     """How many commands in the troubleshooting queue match; exact."""
-    query = sql.SQL("select count(*) from public.command_bus_tsq") + _where(
-        [_equals(name) for name in filters]
+    query = sql.SQL("select count(*) from public.command_bus_tsq {} {}").format(
+        _where([_equals(name) for name in filters]), _none_hidden("public.command_bus_tsq")
     )
     cur = await conn.execute(query, filters)
     row = await cur.fetchone()
@@ -211,10 +243,14 @@ async def get_batch(conn: Connection, batch_id: UUID) -> BatchProgress | None:
 
 async def get_reply_queue(conn: Connection, domain: str) -> str:
     """The name of a domain's reply queue; raises UnknownDomainError."""
-    query = "select reply_queue from public.command_bus_domain where domain = %s"
-    for (reply_queue,) in await fetch(conn, query, (domain,)):
-        return str(reply_queue)
-    raise UnknownDomainError(f'domain "{domain}" does not exist')
+    query = (
+        "select reply_queue from public.command_bus_domain where domain = %s"
+        " offset command_bus.none_hidden('public.command_bus_domain')"
+    )
+    rows = await fetch(conn, query, (domain,))
+    if not rows:
+        raise UnknownDomainError(f'domain "{domain}" does not exist')
+    return str(rows[0][0])
 
 
 async def read_messages(
@@ -225,8 +261,9 @@ async def read_messages(
     with _queue_must_exist(queue):
         cur = await conn.execute(
             "select msg_id, message::text"
-            " from pgmq.read(%s, %s::integer, %s::integer) order by msg_id",
-            (queue, visibility_timeout, limit),
+            " from pgmq.read(%s, %s::integer, %s::integer) order by msg_id"
+            f" offset {_NONE_OF_QUEUE_HIDDEN}",
+            (queue, visibility_timeout, limit, queue),
         )
         return [(msg_id, message) for msg_id, message in await cur.fetchall()]
 
@@ -236,7 +273,8 @@ async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) 
     await _refuse_command_queue(conn, queue)
     with _queue_must_exist(queue):
         cur = await conn.execute(
-            "select * from pgmq.delete(%s, %s::bigint[])", (queue, list(msg_ids))
+            f"select * from pgmq.delete(%s, %s::bigint[]) offset {_NONE_OF_QUEUE_HIDDEN}",
+            (queue, list(msg_ids), queue),
         )
         return [msg_id for (msg_id,) in await cur.fetchall()]
 
@@ -246,7 +284,10 @@ async def _refuse_command_queue(conn: Connection, queue: str) -> None:
 
     They would miss what is read there, and lose what is deleted. PGMQ folds case.
     """
-    query = "select domain from public.command_bus_domain where lower(command_queue) = lower(%s)"
+    query = (
+        "select domain from public.command_bus_domain where lower(command_queue) = lower(%s)"
+        " offset command_bus.none_hidden('public.command_bus_domain')"
+    )
     for (domain,) in await fetch(conn, query, (queue,)):
         raise UnknownReplyQueueError(
             f'queue "{queue}" takes the commands of domain "{domain}", not replies'

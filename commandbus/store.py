@@ -6,6 +6,7 @@ connection in autocommit mode each call is a transaction of its own, in one roun
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import time
@@ -21,8 +22,10 @@ from psycopg.pq import TransactionStatus
 from psycopg.rows import TupleRow, tuple_row
 from psycopg.types.json import Jsonb
 
+from commandbus.backoff import Backoff
 from commandbus.deadlines import AGAIN_SECONDS
 from commandbus.errors import (
+    REFUSED_TRANSACTIONS,
     NoAnswerError,
     TransactionRolledBackError,
     UnsuitableConnectionError,
@@ -87,24 +90,56 @@ async def transaction(conn: AsyncConnection[Any]) -> AsyncIterator[None]:
                 pass
 
 
-async def repeated(pool: Pool, call: Callable[[Connection], Awaitable[T]], *, within: float) -> T:
-    """What *call* returns on a connection as `translated` gives it; both calls share *within*.
+async def repeated(
+    pool: Pool,
+    call: Callable[[Connection], Awaitable[T]],
+    *,
+    within: float,
+    where_broken: bool = True,
+) -> T:
+    """What *call* returns on a connection as `translated` gives it; all calls share *within*.
 
-    Where the connection breaks it is called once more on another one, so it must be one that does
-    no harm when it is done twice: what reads, or names by an id what it sends.
+    It is called again where the server refuses it as `unrefused` says. Where the connection breaks
+    it is called once more on another one, unless *where_broken* is false. Only what
+    does no harm when it is done twice may be: what reads, or names by an id what it sends.
     """
     deadline = time.monotonic() + within
-    broken: Connection | None = None
-    try:
-        async with translated(pool, within=within) as conn:
-            broken = conn
+    used: list[Connection] = []
+
+    async def once() -> T:
+        left = max(deadline - time.monotonic(), AGAIN_SECONDS) if used else within
+        async with translated(pool, within=left) as conn:
+            used.append(conn)
             return await call(conn)
+
+    try:
+        return await unrefused(once, within=within)
     except psycopg.OperationalError as exc:
-        if broken is None or not broken.broken or isinstance(exc, NoAnswerError):
+        is_broken = where_broken and bool(used) and used[-1].broken
+        if not is_broken or isinstance(exc, NoAnswerError):
             raise
         logger.info("call_repeated", extra={"error": one_line(exc)})
-    async with translated(pool, within=max(deadline - time.monotonic(), AGAIN_SECONDS)) as conn:
-        return await call(conn)
+    return await unrefused(once, within=deadline - time.monotonic())
+
+
+async def unrefused(call: Callable[[], Awaitable[T]], *, within: float) -> T:
+    """What *call*, a transaction, returns; called again for *within* seconds where it was refused.
+
+    The server refuses one of two transactions that wait for each other. Where `repeatable read` or
+    `serializable` is the default, it refuses one that saw what has changed meanwhile. Nothing of a
+    refused one has happened.
+    """
+    deadline = time.monotonic() + within
+    backoff = Backoff()
+    while True:
+        try:
+            return await call()
+        except REFUSED_TRANSACTIONS as exc:
+            pause = backoff.next_delay()
+            if time.monotonic() + pause >= deadline:
+                raise
+            logger.info("call_repeated", extra={"error": one_line(exc)})
+        await asyncio.sleep(pause)
 
 
 async def fetch(

@@ -501,7 +501,7 @@ $$;
 
 -- Let come what find_ahead_of_time() finds: messages of commands that nobody holds at once; what
 -- waits after as long as it was to wait; what runs when its lease, counted from now, is over.
--- Returns how many of each kind; safe while workers run.
+-- Returns how many of each kind; safe while workers run, and done again it changes nothing more.
 create or replace function command_bus.mend_clock()
 returns table (domain text, kind text, n bigint)
 language plpgsql
@@ -572,17 +572,25 @@ begin
         ) using d.domain, v_from, v_now;
     end loop;
     return query
-    with moved as (
+    with late as materialized (
+        select q.command_id, q.domain, c.updated_at
+        from command_bus_waiting as q
+        join command_bus_command as c on c.command_id = q.command_id and c.domain = q.domain
+        where q.due_at > v_from and c.updated_at > v_from
+        order by q.command_id
+        for update skip locked
+    ),
+    -- Else it would look late once more, and be shifted again.
+    entered as (
+        update command_bus_command as c
+        set updated_at = v_now
+        from late
+        where c.command_id = late.command_id and c.domain = late.domain
+    ),
+    moved as (
         update command_bus_waiting as w
         set due_at = v_now + (w.due_at - late.updated_at)
-        from (
-            select q.command_id, q.domain, c.updated_at
-            from command_bus_waiting as q
-            join command_bus_command as c on c.command_id = q.command_id and c.domain = q.domain
-            where q.due_at > v_from and c.updated_at > v_from
-            order by q.command_id
-            for update of q skip locked
-        ) as late
+        from late
         where w.command_id = late.command_id and w.domain = late.domain
         returning w.domain
     ),

@@ -34,6 +34,24 @@
 -- * Of PGMQ only functions that 1.5.1 has are called; commandbus/obstacles.py names them all.
 -- * SQLSTATEs of class QB are ours; commandbus/errors.py turns each into an exception.
 
+-- 0, for the offset of a query that the library reads a table with, or PostgreSQL's own refusal where
+-- row-level security would hide rows of it from the role. Null, for a table that is not there, is 0.
+-- Raises 42501.
+create or replace function command_bus.none_hidden(p_table regclass)
+returns bigint
+language plpgsql stable
+set search_path = public, pg_temp
+set row_security = off
+as $$
+begin
+    if row_security_active(p_table) then
+        raise insufficient_privilege using message = format(
+            'query would be affected by row-level security policy for table "%s"', p_table);
+    end if;
+    return 0;
+end;
+$$;
+
 -- The command queue of a domain. Raises QB001 for an unknown domain.
 create or replace function command_bus.command_queue(p_domain text)
 returns text

@@ -246,3 +246,33 @@ async def test_what_a_clock_that_went_back_holds_up_is_a_finding_and_let_come(
     assert await status(pool, running) == "IN_PROGRESS"
     assert await status(pool, scheduled) == "PENDING"
     assert [check.value for check in await look(pool) if check.name == "ahead_of_time"] == [0.0]
+
+
+async def test_a_clock_is_mended_once_however_often_it_is_asked_for(pool, tsq):
+    worker_id = await register(pool)
+    [retried, troubled] = await send(pool, 2)
+    claimed = {each.command.command_id: each for each in await claim(pool, worker_id)}
+    await settle(
+        pool,
+        worker_id,
+        failed(claimed[retried], retry_delay_ms=3_000_000),
+        failed(claimed[troubled], "permanent"),
+    )
+    await tsq.operator_retry(DOMAIN, troubled, delay_seconds=3000)
+    await send(pool, delay=3000)
+    await rows(
+        pool,
+        "update command_bus_command set created_at = created_at + interval '1 hour',"
+        " updated_at = updated_at + interval '1 hour', started_at = started_at + interval '1 hour'",
+    )
+    await rows(pool, "update command_bus_waiting set due_at = due_at + interval '1 hour'")
+
+    mended = await rows(pool, "select kind, n from command_bus.mend_clock()")
+    due = await rows(pool, "select command_id, due_at from command_bus_waiting order by 1")
+    assert mended == [("waiting", 3)]
+    assert await rows(pool, "select * from command_bus.find_ahead_of_time()") == []
+    assert await rows(pool, "select * from command_bus.mend_clock()") == []
+
+    assert await rows(pool, "select command_id, due_at from command_bus_waiting order by 1") == due
+    waits = "select extract(epoch from due_at - clock_timestamp())::float8 from command_bus_waiting"
+    assert all(2900 < seconds <= 3000 for (seconds,) in await rows(pool, waits))

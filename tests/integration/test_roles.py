@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -21,6 +21,7 @@ from commandbus import (
     CommandBus,
     CommandStatus,
     HandlerRegistry,
+    Reply,
     UnsuitableDatabaseError,
     Worker,
 )
@@ -28,6 +29,7 @@ from commandbus.migrating import find_obstacles
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import (
     DOMAIN,
+    REPLIES,
     assert_books_balance,
     claim,
     ended,
@@ -239,6 +241,49 @@ async def test_a_message_is_not_rejected_because_its_command_is_hidden(logins, p
 
     assert await value(pool, "select count(*) from command_bus_rejected") == 0
     assert await events(pool, command_id) == ["SENT"]
+
+
+async def test_what_the_library_reads_is_refused_where_rows_are_hidden(logins, pool):
+    """Also where the rows were hidden only after the first call, and on a pool of the caller's."""
+    [command_id] = await send(pool, reply_to=REPLIES)
+    async with AsyncConnectionPool(
+        logins.app, connection_class=AsyncConnection[TupleRow], min_size=1, open=False
+    ) as own:
+        bus, tsq = CommandBus(own), TroubleshootingQueue(own)
+        reply = Reply(
+            msg_id=1,
+            command_id=command_id,
+            correlation_id=None,
+            domain=DOMAIN,
+            command_type="Test",
+            status=CommandStatus.COMPLETED,
+            result=None,
+            error=None,
+        )
+        calls: dict[str, list[Callable[[], Awaitable[object]]]] = {
+            "command_bus_command": [
+                lambda: bus.get_command(DOMAIN, command_id),
+                lambda: bus.query_commands(domain=DOMAIN),
+            ],
+            "command_bus_audit": [lambda: bus.get_audit_trail(command_id)],
+            "command_bus_tsq": [lambda: tsq.list(DOMAIN), lambda: tsq.count(DOMAIN)],
+            f"pgmq.q_{REPLIES}": [
+                lambda: bus.read_replies(REPLIES),
+                lambda: bus.acknowledge_replies(REPLIES, [reply]),
+            ],
+            "command_bus_domain": [
+                lambda: bus.get_reply_queue(DOMAIN),
+                lambda: bus.read_replies(REPLIES),
+            ],
+        }
+        for table, reads in calls.items():
+            for read in reads:
+                await read()
+            await rows(pool, SECURE.format(table))
+            for read in reads:
+                with pytest.raises(psycopg.errors.InsufficientPrivilege, match="row-level"):
+                    await read()
+            await rows(pool, f"alter table {table} disable row level security")
 
 
 async def test_the_owner_is_hindered_only_where_policies_are_forced(logins, pool):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
+from itertools import chain
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ from commandbus import (
     BusinessRuleError,
     CommandBus,
     HandlerRegistry,
+    NewCommand,
     NotMigratedError,
     PermanentCommandError,
     TransientCommandError,
@@ -25,7 +27,19 @@ from commandbus import (
     create_pool,
     uuid7,
 )
-from tests.facts import DOMAIN, REPLIES, Pool, assert_books_balance, ended, events, send
+from tests.facts import (
+    DOMAIN,
+    REPLIES,
+    Pool,
+    assert_books_balance,
+    claim,
+    ended,
+    events,
+    failed,
+    register,
+    send,
+    settle,
+)
 from tests.integration.conftest import QUICK_RETRIES
 from tests.waiting import until
 
@@ -107,6 +121,30 @@ async def test_all_that_the_bus_does_works_with(pool, pool_with, settings):
         [reply] = await bus.read_replies(await bus.get_reply_queue(DOMAIN))
         assert reply.command_id == fine
         assert (await bus.get_audit_trail(later))[-1].event_type == "COMPLETED"
+    await assert_books_balance(pool)
+
+
+async def test_what_a_strict_isolation_refuses_is_done_again(pool, pool_with):
+    same, sets, stuck = uuid7(), [uuid7() for _ in range(1100)], await send(pool, 8)
+    worker_id = await register(pool)
+    claimed = await claim(pool, worker_id)
+    await settle(pool, worker_id, *(failed(each, "permanent") for each in claimed))
+
+    async with pool_with("default_transaction_isolation=serializable", max_size=20) as used:
+        bus, tsq = CommandBus(used), TroubleshootingQueue(used)
+        await used.resize(20, 20)
+        await used.wait()
+        sent = await asyncio.gather(*(bus.send(DOMAIN, "DoIt", same, {}) for _ in range(20)))
+        assert [each.created for each in sent].count(True) == 1
+        many = [NewCommand(command_type="DoIt", command_id=each, data={}) for each in sets]
+        answers = await asyncio.gather(*(bus.send_many(DOMAIN, many) for _ in range(3)))
+        assert sum(each.created for each in chain(*answers)) == len(sets)
+        await asyncio.gather(
+            *(tsq.operator_retry(DOMAIN, each) for each in stuck[:4]),
+            *(tsq.operator_cancel(DOMAIN, each) for each in stuck[4:]),
+            *(bus.send(DOMAIN, "DoIt", uuid7(), {}) for _ in range(8)),
+        )
+
     await assert_books_balance(pool)
 
 
