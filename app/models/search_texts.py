@@ -1,8 +1,9 @@
 """What people type or paste to find something: an id in any of the forms in which it is shown.
 
 An id may come whole or as its beginning, in either case, with or without hyphens, in quotes or
-brackets, as a URN, in the address of its page, with its name before it, as lists show it (`01a21f44…89ab`: its beginning and its end), and with what
-copying brings along: blanks, line ends, invisible characters.
+brackets, as a URN, in the address of its page, with its name before it, as lists show it
+(`01a21f44…89ab`: its beginning and its end), and with what copying brings along: blanks, line ends,
+invisible characters.
 """
 
 from __future__ import annotations
