@@ -85,7 +85,9 @@ class WorkerConnections:
         if self._pool.closed:
             return False  # to be told so
         stats = self._pool.get_stats()
-        return not stats["pool_available"] and stats["pool_size"] >= stats["pool_max"]
+        # A null pool keeps none, and opens as many as are wanted where it has no limit.
+        most = stats["pool_max"]
+        return 0 < most <= stats["pool_size"] and not stats["pool_available"]
 
     def _tell_shortage(self) -> None:
         """Say once a minute that the pool is too small, where it has been for a moment.

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, AsyncNullConnectionPool
 
 from commandbus import Worker
 from commandbus.worker_connections import WorkerConnections
@@ -103,3 +103,15 @@ async def test_a_connection_of_its_own_is_configured_as_the_pools_and_replaced_w
         assert seen[0] == seen[1] != seen[2]
     await connections.close()
     await eventually(lambda: value(pool, SESSIONS), lambda left: left <= SIZE)
+
+
+async def test_a_pool_without_a_limit_is_never_exhausted(database_url):
+    async with AsyncNullConnectionPool(
+        database_url, connection_class=AsyncConnection[TupleRow], max_size=0, open=False
+    ) as unlimited:
+        connections = WorkerConnections(unlimited)
+        async with connections.autocommit("leases", within=10) as conn:
+            assert unlimited.get_stats()["pool_size"] == 1
+            async with connections.autocommit("leases", within=10) as other:
+                assert other is not conn
+                assert unlimited.get_stats()["pool_size"] == 2
