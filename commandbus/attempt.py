@@ -115,7 +115,12 @@ class Attempt:
                 result = await self._result(self.handler, context)
         except BaseException as exc:  # noqa: BLE001 - a handler may raise anything
             return self._failure(exc, policy)
-        return outcomes.success(claimed, self._run_us(), result)
+        try:
+            return outcomes.success(claimed, self._run_us(), result)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - a result's own methods may raise anything
+            return outcomes.unreadable_result(claimed, self._run_us(), exc)
 
     async def _result(self, handler: RegisteredHandler, context: HandlerContext) -> Any:
         result = await handler.run(self.claimed.command, context)
@@ -123,6 +128,26 @@ class Attempt:
 
     def _failure(self, error: BaseException, policy: RetryPolicy) -> Outcome | None:
         """The outcome of what the handler raised, which is logged. None: it was abandoned."""
+        try:
+            return self._told_failure(error, policy)
+        except (KeyboardInterrupt, GeneratorExit):
+            raise
+        except BaseException as exc:  # noqa: BLE001 - an exception's own attributes may raise anything
+            if self.abandoned:
+                return None
+            outcome = outcomes.unreadable_error(self.claimed, self._run_us(), error, exc, policy)
+            logger.warning(
+                "handler_raised",
+                extra={
+                    **self.claimed.log_fields,
+                    "error_code": outcome.error_code,
+                    "error": outcome.error_message,
+                    "traceback": outcome.error_details["traceback"],
+                },
+            )
+            return outcome
+
+    def _told_failure(self, error: BaseException, policy: RetryPolicy) -> Outcome | None:
         claimed = self.claimed
         if self._is_overdue and isinstance(error, TimeoutError):
             return outcomes.timed_out(claimed, self._run_us(), self.timeout, policy, error)

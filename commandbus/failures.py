@@ -103,6 +103,17 @@ def describe(error: BaseException, decided: BaseException) -> dict[str, Any]:
     return found
 
 
+def type_name(error: BaseException) -> str:
+    """The name of its class, whatever the class's own class makes of that."""
+    return str(type.__dict__["__name__"].__get__(type(error)))
+
+
+def frames_of(error: BaseException) -> list[str]:
+    """The last frames of *error*, of which nothing else is read."""
+    traceback = BaseException.__dict__["__traceback__"].__get__(error)
+    return _Description()._frames(traceback, MAX_FRAMES)
+
+
 def as_text(found: Any, error: BaseException | None = None) -> str:
     """What ``describe`` found of *error*, as lines for a log.
 

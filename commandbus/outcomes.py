@@ -11,7 +11,14 @@ from commandbus.errors import (
     PermanentCommandError,
     TransientCommandError,
 )
-from commandbus.failures import deciding, describe, explains_more, message_of
+from commandbus.failures import (
+    deciding,
+    describe,
+    explains_more,
+    frames_of,
+    message_of,
+    type_name,
+)
 from commandbus.models import ClaimedCommand, Outcome, OutcomeKind
 from commandbus.payload import UnstorableValueError, clean_text, plain_json, result_json
 from commandbus.retry import RetryPolicy
@@ -82,6 +89,44 @@ def failure(
         code=type(decided).__name__,
         message=message_of(decided),
         details=describe(error, decided),
+    )
+
+
+def unreadable_error(
+    claimed: ClaimedCommand,
+    run_us: int,
+    error: BaseException,
+    raised: BaseException,
+    policy: RetryPolicy,
+) -> Outcome:
+    """The handler raised *error*, and reading what that says raised *raised*: its class decides."""
+    kind, error_type, code = OutcomeKind.TRANSIENT, "UNEXPECTED", type_name(error)
+    for error_class, known in _KINDS:
+        if issubclass(type(error), error_class):
+            kind, error_type, code = known, known.value.upper(), error_class.default_code
+            break
+    return _failed(
+        claimed,
+        run_us,
+        kind,
+        policy,
+        error_type=error_type,
+        code=code,
+        message=f"{type_name(error)}, which cannot be read: that raises {type_name(raised)}",
+        details={"traceback": frames_of(error)},
+    )
+
+
+def unreadable_result(claimed: ClaimedCommand, run_us: int, raised: BaseException) -> Outcome:
+    """The handler returned something whose own methods raised *raised*: a permanent failure."""
+    return _failed(
+        claimed,
+        run_us,
+        OutcomeKind.PERMANENT,
+        None,
+        error_type="PERMANENT",
+        code=UNSTORABLE_RESULT,
+        message=f"The handler has run, but reading its result raises {type_name(raised)}",
     )
 
 

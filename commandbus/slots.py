@@ -158,12 +158,16 @@ class Slots:
             self._running.pop(attempt.token, None)
             self._put_aside(attempt)
             return
-        outcome = await attempt.run(self._state.retry_policy)
-        if self._running.get(attempt.token) is attempt:
-            del self._running[attempt.token]
-        if outcome is None:
-            self._forget_given_up(attempt)
-        else:
+        outcome = None
+        try:
+            outcome = await attempt.run(self._state.retry_policy)
+        finally:
+            # Whatever happens, the slot is free, and no lease of what has no outcome is renewed.
+            if self._running.get(attempt.token) is attempt:
+                del self._running[attempt.token]
+            if outcome is None:
+                self._forget_given_up(attempt)
+        if outcome is not None:
             attempt.ended = True
             seconds = outcome.run_us / 1_000_000
             mean = self._mean_run_seconds

@@ -65,6 +65,72 @@ async def test_whatever_a_handler_raises_becomes_the_outcome_of_its_command(
     await assert_books_balance(pool)
 
 
+class UnreadableDetailsError(PermanentCommandError):
+    def __init__(self) -> None:
+        """Sets nothing."""
+
+    @property
+    def details(self) -> Any:  # type: ignore[override]
+        raise KeyError("order")
+
+
+class Truthless:
+    def __bool__(self) -> bool:
+        raise RuntimeError("neither")
+
+
+class UnreadableNotesError(TransientCommandError):
+    __notes__ = Truthless()  # type: ignore[assignment]
+
+
+class UnreadableGroup(ExceptionGroup[Exception]):
+    @property
+    def exceptions(self) -> Any:
+        raise OSError("gone")
+
+
+class NamelessClass(type):
+    @property
+    def __name__(cls) -> str:  # type: ignore[override]
+        raise LookupError("no name")
+
+
+class UnreadableResult(list[int]):
+    def __iter__(self) -> Any:
+        raise SystemExit(3)
+
+
+@pytest.mark.parametrize(
+    ("make", "error_type"),
+    [
+        (UnreadableDetailsError, "PERMANENT"),
+        (lambda: UnreadableNotesError("BUSY", "later"), "TRANSIENT"),
+        (lambda: UnreadableGroup("two", [ValueError(), KeyError()]), "UNEXPECTED"),
+        (lambda: NamelessClass("Nameless", (Exception,), {})(), "UNEXPECTED"),
+        (UnreadableResult, "PERMANENT"),
+    ],
+)
+async def test_what_cannot_be_read_has_an_outcome_and_holds_no_slot(
+    bus, pool, registry, recorded_other, start_worker, make, error_type, caplog
+):
+    @registry.handler("test", "DoIt", auto_renew=True)
+    async def handle(command, context):
+        made = make()
+        if isinstance(made, BaseException):
+            raise made
+        return {"rows": made}
+
+    await start_worker(concurrency=1)
+    [command_id] = await send(pool, max_attempts=1)
+    [other] = await send(pool, command_type="Other")
+
+    await ended(pool, command_id, expected="IN_TSQ")
+    await ended(pool, other)
+    command = await bus.get_command("test", command_id)
+    assert command.last_error_type == error_type
+    await assert_books_balance(pool)
+
+
 @pytest.fixture
 def recorded_other(registry) -> None:
     """A handler of another type, which goes on working."""
