@@ -197,9 +197,7 @@ begin
     for r in
         select c.*, m.msg_id as seen_msg_id,
             coalesce(c.max_attempts, p_max_attempts) as budget,
-            -- Whoever asks is alive.
-            case when c.worker_id = p_worker_id then v_now else w.heartbeat_at end as heartbeat_at,
-            w.heartbeat_seconds, w.stopped_at
+            w.heartbeat_at, w.heartbeat_seconds, w.stopped_at
         from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
         join command_bus_command as c
             on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
