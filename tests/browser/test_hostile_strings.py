@@ -59,7 +59,7 @@ WHAT_IS_WRONG = """() => {
     const foreign = [...document.querySelectorAll(
         `script:not([src]), iframe, base, style, math, [onerror], [onload], [onfocus],
         [onmouseover], [style], form[action^=https], a[href^='javascript:'], meta[http-equiv]`
-    )].filter((element) => !element.closest('.chart-plot'));
+    )].filter((element) => !element.closest('.chart-plot, [role=tooltip]'));
     const width = document.documentElement.clientWidth;
     if (document.documentElement.scrollWidth <= width) return foreign.map(shown);
     const isOver = (element) => element.getBoundingClientRect().right > width + 0.5;

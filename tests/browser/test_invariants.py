@@ -44,7 +44,7 @@ def test_everything_holds_and_each_invariant_is_explained(
     send(page)
     page.goto("/invariants")
 
-    expect(page.locator("#verdict")).to_contain_text("Everything holds")
+    expect(page.locator("#verdict")).to_contain_text("Everything checked holds")
     expect(page.locator("#verdict")).to_contain_text("14 invariants over 1 command,")
     for group in GROUPS:
         for invariant in group.invariants:
@@ -82,7 +82,7 @@ def test_a_violation_can_be_mended_and_checked_again(live_page: Page, conn):
     conn.execute("update command_bus_command set attempts = 0 where command_id = %s", (command_id,))
     live_page.get_by_role("button", name="Check again").click()
 
-    expect(live_page.locator("#verdict")).to_contain_text("Everything holds")
+    expect(live_page.locator("#verdict")).to_contain_text("Everything checked holds")
 
 
 def test_many_commands_are_checked_only_when_asked(live_page: Page, monkeypatch):
@@ -93,14 +93,14 @@ def test_many_commands_are_checked_only_when_asked(live_page: Page, monkeypatch)
     expect(live_page.locator("#verdict")).to_have_count(0)
     live_page.get_by_role("button", name="Check now").click()
 
-    expect(live_page.locator("#verdict")).to_contain_text("Everything holds")
+    expect(live_page.locator("#verdict")).to_contain_text("Everything checked holds")
 
 
 def test_there_is_one_check_at_a_time(live_page: Page, conn):
     conn.execute("select pg_advisory_lock(%s)", (invariants._ONE_AT_A_TIME,))
     live_page.goto("/invariants")
 
-    expect(live_page.locator("#main")).to_contain_text("Another check runs just now")
+    expect(live_page.locator("#main")).to_contain_text("Another check is running")
     refused = live_page.request.get("/api/v1/invariants")
     assert (refused.status, refused.json()["code"]) == (409, "check_running")
 

@@ -137,7 +137,7 @@ def test_all_of_it_works_without_scripts(make_live_page: Callable[..., Page], li
 
 
 def test_the_age_of_the_heartbeat_decides(live_page: Page, conn):
-    register(conn, "prompt", heartbeat_at="clock_timestamp() + interval '1 minute'")
+    register(conn, "prompt", heartbeat_at="clock_timestamp() + interval '1 second'")
     register(conn, "dull", heartbeat_at="clock_timestamp() - interval '5 seconds'")
     register(conn, "silent", heartbeat_at="clock_timestamp() - interval '1 minute'")
     conn.execute("update command_bus_worker set heartbeat_seconds = 1.5")

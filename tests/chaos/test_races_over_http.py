@@ -31,7 +31,7 @@ async def test_the_same_ids_sent_at_once_are_sent_once_and_other_content_is_refu
         def call(number: int, barrier) -> dict[UUID, int]:
             """Send every id, in an order of this caller's own; half of the callers say the same."""
             caller = http.client.HTTPConnection(place.hostname or "", place.port, timeout=60)
-            said = {}
+            said: dict[UUID, int] = {}
             barrier.wait()
             for each in random.Random(number).sample(ids, len(ids)):
                 body = {
@@ -40,10 +40,11 @@ async def test_the_same_ids_sent_at_once_are_sent_once_and_other_content_is_refu
                     "payload": {"content": number % 2},
                 }
                 headers = {"Content-Type": "application/json"}
-                caller.request("POST", "/api/v1/commands", json.dumps(body), headers)
-                with caller.getresponse() as answer:
-                    answer.read()
-                    said[each] = answer.status
+                while said.get(each, 503) == 503:  # busy: so many ask at once
+                    caller.request("POST", "/api/v1/commands", json.dumps(body), headers)
+                    with caller.getresponse() as answer:
+                        answer.read()
+                        said[each] = answer.status
             caller.close()
             return said
 
