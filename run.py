@@ -93,6 +93,7 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
             max_request_body_size=8 * MAX_REQUEST_BYTES,
             # Whom to believe them is decided in app.proxies.
             clear_untrusted_proxy_headers=not settings.trusted_proxies,
+            is_stopped=lambda: early_stop.came,
         )
         for _ in range(worker_count):
             try:
@@ -100,13 +101,13 @@ def _serve(settings: Settings, worker_count: int, early_stop: EarlyStop) -> None
             except OSError as exc:
                 raise StartError(f"No worker process can be started: {exc}") from exc
         _say_ready(settings, database, workers)
-        portal = app.extensions["portal"]
-        portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
-        with app.app_context():
-            abandoned = AbandonedWork(portal.pool, current_runner())
-        portal.start("abandoned-work", abandoned.run, is_endless=True)
-        if not early_stop.came:
-            server.run()  # returns after KeyboardInterrupt
+        with early_stop.held():
+            portal = app.extensions["portal"]
+            portal.start("database-health", HealthWatch(portal.pool).run, is_endless=True)
+            with app.app_context():
+                abandoned = AbandonedWork(portal.pool, current_runner())
+            portal.start("abandoned-work", abandoned.run, is_endless=True)
+        server.run()  # returns after KeyboardInterrupt
         server.close()
 
 

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -163,7 +164,10 @@ class Channel(HTTPChannel):
 
 
 class BoundedServer(TcpWSGIServer):
-    """Ends what comes too slowly; where connections run out, those that only wait make room."""
+    """Ends what comes too slowly; where connections run out, those that only wait make room.
+
+    Once *is_stopped* says so `run` returns, at most LOOK_SECONDS later.
+    """
 
     channel_class = Channel
     active_channels: dict[int, Channel]  # type: ignore[assignment]
@@ -176,8 +180,10 @@ class BoundedServer(TcpWSGIServer):
         head_seconds: float = HEAD_SECONDS,
         request_seconds: float = REQUEST_SECONDS,
         most_connections: int = MOST_CONNECTIONS,
+        is_stopped: Callable[[], bool] = bool,
         **options: Any,
     ) -> None:
+        self._is_stopped = is_stopped
         self._head_seconds = head_seconds
         self._request_seconds = request_seconds
         self._most_connections = min(most_connections, _open_files() // 2)
@@ -210,6 +216,8 @@ class BoundedServer(TcpWSGIServer):
 
     def maintenance(self, now: int) -> None:
         """Close what is idle, and what keeps us waiting; called every LOOK_SECONDS."""
+        if self._is_stopped():
+            raise KeyboardInterrupt
         super().maintenance(now)
         for channel in list(self.active_channels.values()):
             if channel.lingers_until is not None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 _STOP_SIGNALS = tuple(
@@ -38,17 +40,33 @@ class EarlyStop:
     """Turns stop signals into KeyboardInterrupt, and remembers that one came.
 
     An exception that a signal handler raises is lost where Python cannot pass it on (a finalizer,
-    a callback from C), so check `came` before starting something long.
+    a callback from C), so check `came` before starting something long, and now and then in it.
     """
 
     def __init__(self) -> None:
         self.came = False
+        self._is_held = False
 
     def listen(self) -> None:
         """Take the stop signals."""
         for number in stop_signals():
             signal.signal(number, self._interrupt)
 
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Let a short step come to its end: a signal that comes meanwhile is raised after it.
+
+        For what starts threads or tasks, of which nobody would know after half of the step.
+        """
+        self._is_held = True
+        try:
+            yield
+        finally:
+            self._is_held = False
+        if self.came:
+            raise KeyboardInterrupt
+
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
         self.came = True
-        raise KeyboardInterrupt
+        if not self._is_held:
+            raise KeyboardInterrupt

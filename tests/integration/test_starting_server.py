@@ -31,10 +31,8 @@ async def test_a_server_that_is_starting_up_is_waited_for(database_url, argument
         async with program(*arguments, **given) as running:
             await running.says(text)
             if arguments == ("run.py",):
-                running.process.kill()  # how it stops is test_run.py's to see
-                await running.process.wait()
-            else:
-                assert await running.ends() == code
+                running.process.terminate()
+            assert await running.ends() == code
     assert proxy.refusals == 0
     [line] = [line for line in running.lines if line.startswith("Waiting for the database")]
     assert "20 s at most" in line
