@@ -139,7 +139,8 @@ clean: ## Remove what was built; keep the data in .data
 
 # The browser tests use the Chromium of the system where there is one.
 .venv/.browser: .venv/.installed-dev
-	@command -v chromium chromium-browser google-chrome >/dev/null || $(BIN)/python -m playwright install chromium
+	@command -v chromium-headless-shell chromium chromium-browser google-chrome >/dev/null || \
+		$(BIN)/python -m playwright install --only-shell chromium
 	@touch $@
 
 $(CSS): $(CSS_SOURCES) .venv/.installed
