@@ -32,6 +32,8 @@ from app.settings.configuration import Settings
 SERVER_VARIABLE = "TEST_DATABASE_URL"
 # Names what belongs to this run; the processes that xdist starts inherit it.
 RUN_VARIABLE = "COMMANDBUS_TEST_RUN"
+# What the run's server may need: a few databases at a time, and the log of their changes.
+MEMORY_BYTES = 4 * 1024**3
 _ADVISORY_LOCK = int.from_bytes(b"tests")
 
 
@@ -104,8 +106,14 @@ def given_server() -> str | None:
 def server_home() -> Path:
     """Where the run's embedded server lives: not below pytest's folder for temporary files, which
     each new run closes to the user that the server runs as when root tests.
+
+    In memory where there is room: ext4 keeps clear of what was deleted in the last seconds, and to
+    find other room for the 450 files of the next database takes it 0.2 s.
     """
-    return Path(tempfile.gettempdir()) / f"commandbus-tests-{os.environ[RUN_VARIABLE]}"
+    memory = Path("/dev/shm")
+    has_room = memory.is_dir() and shutil.disk_usage(memory).free > MEMORY_BYTES
+    folder = memory if has_room else Path(tempfile.gettempdir())
+    return folder / f"commandbus-tests-{os.environ[RUN_VARIABLE]}"
 
 
 def template_name() -> str:
@@ -126,6 +134,7 @@ def server_url() -> Iterator[str]:
             # What a crash of the machine would cost is only the test run.
             conn.execute("alter system set fsync = off")
             conn.execute("alter system set full_page_writes = off")
+            conn.execute("alter system set max_wal_size = '1GB'")
             conn.execute("select pg_reload_conf()")
         yield url
 
