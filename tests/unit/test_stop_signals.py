@@ -27,15 +27,24 @@ def test_a_signal_interrupts(early_stop: EarlyStop) -> None:
 
 
 def test_a_step_that_is_held_comes_to_its_end_before_the_interrupt(early_stop: EarlyStop) -> None:
-    done = False
-    with pytest.raises(KeyboardInterrupt), early_stop.held():
-        signal.raise_signal(signal.SIGTERM)
-        done = True
-    assert done
+    done: list[str] = []
+
+    def step() -> None:
+        with early_stop.held():
+            signal.raise_signal(signal.SIGTERM)
+            done.append("all of it")
+
+    with pytest.raises(KeyboardInterrupt):
+        step()
+    assert done == ["all of it"]
 
 
 def test_an_error_of_the_step_counts_more_than_the_signal(early_stop: EarlyStop) -> None:
-    with pytest.raises(ValueError, match="of the step"), early_stop.held():
-        signal.raise_signal(signal.SIGTERM)
-        raise ValueError("of the step")
+    def step() -> None:
+        with early_stop.held():
+            signal.raise_signal(signal.SIGTERM)
+            raise ValueError("of the step")
+
+    with pytest.raises(ValueError, match="of the step"):
+        step()
     assert early_stop.came
