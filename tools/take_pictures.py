@@ -81,7 +81,7 @@ class Photographer:
 
     def __init__(self, playwright: Playwright, url: str, folder: Path) -> None:
         self._folder = folder
-        names = ("chromium", "chromium-browser", "google-chrome")
+        names = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome")
         self._browser = playwright.chromium.launch(
             executable_path=next(filter(None, map(shutil.which, names)), None),
             args=["--no-sandbox", "--disable-gpu"],
