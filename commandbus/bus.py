@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Iterable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
@@ -45,7 +45,7 @@ from commandbus.names import (
     check_text,
     uuid_of,
 )
-from commandbus.payload import decode_json, json_text
+from commandbus.payload import decode_json, sized_json
 from commandbus.pools import live_connection, mind_pooler
 from commandbus.texts import shown
 
@@ -60,6 +60,10 @@ T = TypeVar("T")
 
 SEND_CHUNK = 1000
 SEND_CHUNK_BYTES = 64_000_000
+VALUE_BYTES = 16
+"""What the database needs for a value beside its JSON."""
+LARGE_BYTES = 100_000
+"""Smaller JSON is never refused by the database: it holds no number that is too long, either."""
 MAX_ATTEMPTS_LIMIT = 1_000
 MAX_PAGE = 1_000
 
@@ -137,7 +141,7 @@ class CommandBus:
         row = _row(command)
         if conn is not None:
             check_connection(conn)
-            async with answered_within(self._answer_timeout):
+            async with answered_within(self._answer_timeout), _savepoint(conn, row.text):
                 return await store.send_command(conn, domain, row.text, batch_id)
         return await self._call(lambda own: store.send_command(own, domain, row.text, batch_id))
 
@@ -169,7 +173,7 @@ class CommandBus:
                 within=self._answer_timeout,
             )
         elif chunks and conn is not None:
-            async with answered_within(self._answer_timeout):
+            async with answered_within(self._answer_timeout), _savepoint(conn, chunks[0]):
                 found = await store.offer_commands(conn, domain, chunks[0], batch_id)
                 answers.update(_first_of_each(found, answers))
         elif chunks:
@@ -412,6 +416,16 @@ class _Row(NamedTuple):
     command_id: str
     text: str
     """All of it as JSON."""
+    weight: int
+    """About so many bytes the database needs to read it."""
+
+
+def _savepoint(conn: AsyncConnection[Any], text: str) -> AbstractAsyncContextManager[object]:
+    """What undoes, in the caller's transaction, a refusal of *text*, which is read outside of ours.
+
+    Not for small ones: of many savepoints in one transaction each costs more.
+    """
+    return conn.transaction() if len(text) > LARGE_BYTES else nullcontext()
 
 
 def _chunks(rows: Iterable[_Row]) -> Iterator[str]:
@@ -419,11 +433,11 @@ def _chunks(rows: Iterable[_Row]) -> Iterator[str]:
     chunk: list[str] = []
     size = 0
     for row in rows:
-        if chunk and (len(chunk) == SEND_CHUNK or size + len(row.text) > SEND_CHUNK_BYTES):
+        if chunk and (len(chunk) == SEND_CHUNK or size + row.weight > SEND_CHUNK_BYTES):
             yield f"[{','.join(chunk)}]"
             chunk, size = [], 0
         chunk.append(row.text)
-        size += len(row.text)
+        size += row.weight
     if chunk:
         yield f"[{','.join(chunk)}]"
 
@@ -473,10 +487,10 @@ def _row(command: NewCommand) -> _Row:
         raise TypeError(f"commands are NewCommands, not {shown(command)}")
     check_text("command_type", command.command_type, 1, MAX_TYPE)
     command_id = str(uuid_of("command_id", command.command_id))
-    data = json_text("data", {} if command.data is None else command.data)
+    data = sized_json("data", {} if command.data is None else command.data)
     text = (
         f'{{"command_id":"{command_id}","command_type":{store.dumps(command.command_type)}'
-        f',"data":{data}'
+        f',"data":{data.text}'
     )
     fields: dict[str, Any] = {}
     if command.correlation_id is not None:
@@ -493,7 +507,8 @@ def _row(command: NewCommand) -> _Row:
         fields["max_attempts"] = command.max_attempts
     if command.delay is not None:
         fields["delay_seconds"] = delay_in_seconds("delay", command.delay)
-    return _Row(command_id, f"{text},{store.dumps(fields)[1:]}" if fields else f"{text}}}")
+    text = f"{text},{store.dumps(fields)[1:]}" if fields else f"{text}}}"
+    return _Row(command_id, text, len(text) + VALUE_BYTES * data.values)
 
 
 def _msg_id(reply: object) -> int:

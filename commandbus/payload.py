@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from base64 import b64encode
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set, ValuesView
@@ -21,7 +22,7 @@ from ipaddress import (
 )
 from pathlib import PurePath
 from types import CoroutineType
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 from uuid import UUID
 
 from commandbus.errors import InvalidCommandError
@@ -34,9 +35,21 @@ T = TypeVar("T")
 MAX_DEPTH = 64
 MAX_DATA_DEPTH = 200
 MAX_ITEMS = 500_000
+MAX_CHARACTERS = 10_000_000
+"""Of a result's texts, before it is cut."""
 MAX_RESULT_BYTES = 1_000_000
 MAX_DATA_BYTES = 200_000_000
 """As JSON; the database takes a little more."""
+MAX_DATA_VALUES = 8_000_000
+"""PostgreSQL reads no object of more than 8,388,608 members."""
+MAX_WRITTEN = 900_000_000
+"""Characters of JSON as PostgreSQL writes it; it writes no text of more than 1 GB."""
+_LONGEST_NUMBER = 330
+"""So many characters has a float with an exponent, written out."""
+_EXPONENT = re.compile(r"\d[eE][+-]\d")
+_MANY = 1_000_000
+_MOST_BITS = 14_285
+"""Of a whole number with as many digits as Python reads, 4,300."""
 _SURE_DIGITS = 15
 """A float holds every decimal number with this many digits, and some with more."""
 
@@ -91,25 +104,98 @@ def decode_or_note(text: str | None) -> Any:
         return {"_undecodable": clean_text(exc, 200), "start": text[:1000]}
 
 
+class SizedJson(NamedTuple):
+    """JSON, and how many values are in it."""
+
+    text: str
+    values: int
+
+
 def json_text(name: str, value: Any, most: int = MAX_DATA_BYTES) -> str:
     """*value* as JSON that can be stored, and read again as it was given.
 
     Keys that are no text become text, as in all of Python's JSON. Raises InvalidCommandError for
     what JSON or PostgreSQL cannot hold, and where two keys would become the same.
     """
+    return sized_json(name, value, most).text
+
+
+def sized_json(name: str, value: Any, most: int = MAX_DATA_BYTES) -> SizedJson:
+    """What ``json_text`` says, and how many values are in it."""
     try:
+        # First: parts that stand in many places make more JSON than any memory holds.
+        values = measured(value, MAX_DATA_DEPTH, MAX_DATA_VALUES, most)
         text = _encode(value)
         if len(text) > most:
             raise ValueError(f"it takes {len(text)} bytes as JSON, and may take {most}")
-        if is_deep(text, value, MAX_DATA_DEPTH):
-            raise ValueError(f"it is nested more than {MAX_DATA_DEPTH} deep")
-        if (twice := key_given_twice(value)) is not None:
-            raise ValueError(f"two keys of one object become {shown(twice)}")
+        if len(text) > _MANY:
+            _check_written(text)
         if "\\u0000" in text or "\\ud" in text:  # perhaps: characters beyond 16 bits have \ud, too
             _check_texts(value)
     except Exception as exc:  # a value's own methods may raise anything
         raise InvalidCommandError(f"{name} cannot be stored as JSON: {_reason(exc)}") from exc
-    return text
+    return SizedJson(text, values)
+
+
+def measured(value: Any, depth: int, values: int, characters: int) -> int:
+    """How many values are in *value*, which is JSON; what stands in two places counts twice.
+
+    Raises ValueError, before it has looked at more than that, where it is nested more than *depth*
+    deep, holds more than so many *values* or (counted low) *characters*, a number that nobody
+    could read, or an object of which two keys become the same text: 1 and "1" are two keys for
+    Python, not for JSON.
+    """
+    level: list[Any] = [(value,)]
+    count = 0
+    size = 0
+    for _ in range(depth + 1):
+        below: list[Any] = []
+        for container in level:
+            count += len(container)
+            if count > values:
+                raise ValueError(f"it holds more than {values:,} values")
+            items: Iterable[Any] = container
+            if isinstance(container, dict):
+                items = container.values()
+                try:
+                    size += len("".join(container))
+                except TypeError:
+                    _check_keys(container)
+            for item in items:
+                kind = type(item)
+                if kind is str:
+                    size += len(item)
+                elif kind is dict or kind is list:
+                    below.append(item)
+                elif isinstance(item, int):
+                    if (bits := item.bit_length()) > _MOST_BITS:
+                        raise ValueError("it holds a number of more digits than can be read again")
+                    size += bits >> 2
+                elif isinstance(item, str):
+                    size += len(item)
+                elif isinstance(item, (dict, list, tuple)):
+                    below.append(item)
+            if size > characters:
+                raise ValueError(f"it takes more than {characters} bytes as JSON")
+        if not below:
+            return count
+        level = below
+    raise ValueError(f"it is nested more than {depth} deep, or holds itself")
+
+
+def _check_keys(container: dict[Any, Any]) -> None:
+    [(text, count)] = Counter(map(_key_text, container)).most_common(1)
+    if count > 1:
+        raise ValueError(f"two keys of one object become {shown(text)}")
+
+
+def _check_written(text: str) -> None:
+    """PostgreSQL writes 1e300 with all of its digits."""
+    most = (MAX_WRITTEN - len(text)) // _LONGEST_NUMBER
+    if text.count("e+") + text.count("e-") <= most:  # some may be text
+        return
+    if sum(1 for _ in _EXPONENT.finditer(text)) > most:
+        raise ValueError(f"its numbers take more than {MAX_WRITTEN} characters written out")
 
 
 def _reason(exc: Exception) -> str:
@@ -132,33 +218,6 @@ def _check_texts(value: Any) -> None:
             left.extend(item.values())
         elif isinstance(item, (list, tuple)):
             left.extend(item)
-
-
-def key_given_twice(value: Any) -> str | None:
-    """The text that two keys of one object in *value*, which is JSON, become; None: there is none.
-
-    1 and "1" are two keys for Python, and one for JSON.
-    """
-    if not isinstance(value, (dict, list, tuple)):
-        return None
-    left = [value]
-    while left:
-        container = left.pop()
-        if isinstance(container, dict):
-            for key in container:
-                if not isinstance(key, str):
-                    keys = Counter(map(_key_text, container))
-                    [(text, count)] = keys.most_common(1)
-                    if count > 1:
-                        return text
-                    break
-            items: Iterable[Any] = container.values()
-        else:
-            items = container
-        for item in items:
-            if isinstance(item, (dict, list, tuple)):
-                left.append(item)
-    return None
 
 
 def _key_text(key: object) -> str:
@@ -189,10 +248,9 @@ def plain_json(value: Any) -> Any:
 
 def _json(value: Any, *, strict: bool) -> str:
     try:
+        measured(value, MAX_DEPTH, MAX_ITEMS, MAX_CHARACTERS)
         text = _encode(value)
         plain = "\\u0000" not in text and "\\ud" not in text
-        if plain and len(text) <= MAX_RESULT_BYTES:
-            plain = not is_deep(text, value) and key_given_twice(value) is None
     except Exception:  # noqa: BLE001 - not JSON, or what a value's own methods raise
         plain = False
     if not plain:
@@ -212,23 +270,6 @@ def _copied(value: Any, *, strict: bool) -> Any:
         if strict:
             raise UnstorableValueError(f"result itself is a {name} that raises {error}") from exc
         return f"<{name} cannot be read: {error}>"
-
-
-def is_deep(text: str, value: Any, limit: int = MAX_DEPTH) -> bool:
-    """Whether *value*, whose JSON is *text*, is nested more than *limit* deep."""
-    if text.count("[") + text.count("{") <= limit:
-        return False
-    level = [value]
-    for _ in range(limit):
-        level = [
-            item
-            for container in level
-            if isinstance(container, (dict, list, tuple))
-            for item in (container.values() if isinstance(container, dict) else container)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def _other_than(taken: Mapping[str, Any], key: str) -> str:
@@ -253,6 +294,7 @@ class _Copy:
     def __init__(self, *, strict: bool) -> None:
         self._strict = strict
         self._items_left = MAX_ITEMS
+        self._characters_left = MAX_CHARACTERS
         self._holders: set[int] = set()
 
     def of(self, value: Any, depth: int, path: _Path) -> Any:
@@ -262,19 +304,20 @@ class _Copy:
             case Enum():
                 return self._inside(value, depth, lambda: self.of(value.value, depth + 1, path))
             case int():
+                self._characters_left -= value.bit_length() // 3
                 return self._whole(int(value), path)
             case float():
                 return float(value) if math.isfinite(value) else None
             case str():
-                return storable(value)
+                return self._text(value)
             case date() | time():
                 return value.isoformat()
             case timedelta():
                 return value.total_seconds()
             case bytes() | bytearray() | memoryview():
-                return b64encode(value).decode()
+                return self._text("" if self._is_spent() else b64encode(value).decode())
             case _ if isinstance(value, _AS_TEXT):
-                return clean_text(value)
+                return self._text(clean_text(value))
             case Mapping() | list() | tuple() | Set() | deque() | ValuesView():
                 return self._container(value, depth, path)
             case _ if is_dataclass(value) and not isinstance(value, type):
@@ -283,8 +326,19 @@ class _Copy:
             case _:
                 return self._other(value, path)
 
+    def _is_spent(self) -> bool:
+        return self._characters_left <= 0
+
+    def _text(self, value: str) -> str:
+        if self._is_spent():
+            return "<too large>"
+        self._characters_left -= len(value)
+        return storable(value)
+
     def _whole(self, value: int, path: _Path) -> Any:
         try:
+            if value.bit_length() > _MOST_BITS:
+                raise ValueError
             str(value)
         except ValueError:  # longer than Python would read again
             what = "a number of more digits than can be read again"
@@ -301,7 +355,7 @@ class _Copy:
         if self._strict:
             where = "".join(f"[{clean_text(repr(key), 60)}]" for key in path) or " itself"
             raise UnstorableValueError(f"result{where} is {what}, which JSON cannot hold")
-        return clean_text(instead)
+        return self._text(clean_text(instead))
 
     def _inside(self, value: Any, depth: int, read: Callable[[], Any]) -> Any:
         """What *read* makes of the inside of *value*, unless that never ends or cannot be read."""
@@ -309,7 +363,7 @@ class _Copy:
             return "<nested too deep>"
         if id(value) in self._holders:
             return "<holds itself>"
-        if self._items_left <= 0:
+        if self._items_left <= 0 or self._is_spent():
             return "<too large>"
         self._holders.add(id(value))
         try:
@@ -350,7 +404,7 @@ class _Copy:
         if isinstance(key, Enum):
             return self._name(key.value, path)
         if isinstance(key, str):
-            text = storable(key)
+            text = self._text(key)
         elif key is None or isinstance(key, (bool, int, float)):
             text = json.dumps(key)
         elif isinstance(key, (date, time)):
@@ -364,7 +418,7 @@ class _Copy:
 
     def _bounded(self, items: Iterable[T]) -> Iterator[T]:
         for item in items:
-            if self._items_left <= 0:
+            if self._items_left <= 0 or self._is_spent():
                 return
             self._items_left -= 1
             yield item

@@ -22,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from commandbus.errors import InvalidCommandError
 from commandbus.payload import (
     MAX_RESULT_BYTES,
     MAX_TEXT,
@@ -366,3 +367,41 @@ def test_a_result_at_the_limit_of_depth_is_kept():
 @pytest.mark.parametrize("value", [Poisoned(), Leaving()])
 def test_the_text_of_a_poisoned_value_says_whose_it_is(value: object):
     assert type(value).__name__ in clean_text(value)
+
+
+def shared_parts(part: Any) -> list[Any]:
+    """A billion times *part*, in a few kilobytes of memory."""
+    made = [part]
+    for _ in range(3):
+        made = made * 1000
+        made = [made]
+    return made
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        shared_parts(1),
+        {"a": shared_parts(1)},
+        ["x" * 1_000_000] * 400_000,
+        [b"x" * 1_000_000] * 400_000,
+        [{"x" * 1_000_000: 1}] * 400_000,
+        [Decimal("0." + "1" * 3_000)] * 50_000,
+        [10**4_000] * 50_000,
+        [object()] * 50_000,
+        shared_parts(date(2026, 1, 2)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+@pytest.mark.timeout(20)
+def test_parts_that_stand_in_many_places_do_not_cost_more_than_the_limit(value: Any):
+    with suppress(UnstorableValueError):
+        assert len(result_json(value)) <= MAX_RESULT_BYTES
+    assert len(json.dumps(plain_json(value))) <= MAX_RESULT_BYTES
+    assert len(clean_text(value)) <= MAX_TEXT
+
+
+def test_numbers_that_the_database_could_not_write_out_are_refused():
+    with pytest.raises(InvalidCommandError, match="written out"):
+        json_text("data", [1e300] * 2_800_000)
+    assert len(json_text("data", ["ne+1", "e-mail"] * 100_000)) == 1_600_001
