@@ -241,8 +241,14 @@ def one_line(error: BaseException | str) -> str:
 
 def refusal_error(refusal: dict[str, str]) -> CommandBusError:
     """The error that a refusal stands for; SQL answers one where it raises none."""
+    if refusal["sqlstate"] == pg.UndefinedTable.sqlstate:
+        return _missing_queue(refusal["message"])
     hint = f". {refusal['hint']}" if refusal["hint"] else ""
     return _BY_SQLSTATE[refusal["sqlstate"]](f"{refusal['message']}{hint}")
+
+
+def _missing_queue(message: str | None) -> MissingQueueError:
+    return MissingQueueError(f"{message}: somebody dropped or renamed the queue")
 
 
 @contextmanager
@@ -263,9 +269,7 @@ def translate_errors() -> Iterator[None]:
                 f"{exc.diag.message_primary}: apply the migrations to this database"
             ) from exc
         if isinstance(exc, pg.UndefinedTable) and "pgmq." in (exc.diag.message_primary or ""):
-            raise MissingQueueError(
-                f"{exc.diag.message_primary}: somebody dropped or renamed the queue"
-            ) from exc
+            raise _missing_queue(exc.diag.message_primary) from exc
         if isinstance(exc, _SHARED_SESSIONS):
             raise UnsuitableConnectionError(
                 f"{exc.diag.message_primary}: a pooler between here and the server seems to share"

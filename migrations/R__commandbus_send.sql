@@ -174,6 +174,8 @@ begin
     select d.command_queue into v_queue from command_bus_domain as d where d.domain = p_domain;
     if v_queue is null then
         refusal := command_bus.unknown_domain(p_domain);
+    elsif to_regclass(format('pgmq.%I', 'q_' || v_queue)) is null then
+        refusal := command_bus.missing_queue(v_queue);
     elsif p_command ->> 'reply_to' is not null then
         refusal := command_bus.refused_reply_queue(array[p_command ->> 'reply_to']);
     end if;
@@ -270,6 +272,15 @@ begin
             v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint;
         refusal := command_bus.refusal(sqlstate, v_message, v_hint, v_detail);
         return next;
+    when undefined_table then
+        select command_bus.missing_queue(d.command_queue) into refusal
+        from command_bus_domain as d
+        where d.domain = p_domain
+            and to_regclass(format('pgmq.%I', 'q_' || d.command_queue)) is null;
+        if refusal is null then
+            raise;
+        end if;
+        return next;
     end;
 end;
 $$;
@@ -319,7 +330,14 @@ begin
 end;
 $$;
 
--- The refusals.
+-- The refusals. A missing queue is told in the words in which PostgreSQL misses its table.
+create or replace function command_bus.missing_queue(p_queue text)
+returns jsonb
+language sql immutable parallel safe
+as $$
+    select command_bus.refusal('42P01', format('relation "pgmq.q_%s" does not exist', p_queue));
+$$;
+
 create or replace function command_bus.sent_with_other_content(p_domain text, p_ids uuid[])
 returns jsonb
 language sql immutable parallel safe

@@ -9,7 +9,14 @@ import psycopg
 import pytest
 from flask.testing import FlaskClient
 
-from commandbus import CommandBus, MissingQueueError, UnknownDomainError
+from commandbus import (
+    CommandBus,
+    MissingQueueError,
+    NewCommand,
+    UnknownDomainError,
+    UnknownReplyQueueError,
+)
+from commandbus.bus import SEND_CHUNK
 from commandbus.errors import DomainInUseError
 from commandbus.migrating import connect
 from tests.facts import (
@@ -202,3 +209,36 @@ def test_the_command_line_deletes_a_domain_whose_queue_was_dropped(database_url:
     assert "Deleted the domain old" in run("delete-domain", "old", url=database_url)
     assert "does not exist" in refusal("delete-domain", "old", url=database_url)
     assert "1 open commands" in refusal("delete-domain", "test", url=database_url)
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        "select pgmq.drop_queue('old__commands')",
+        "alter table pgmq.q_old__commands rename to q_new",
+        "select pgmq.drop_queue('old__replies')",
+    ],
+)
+async def test_a_send_that_joins_a_transaction_leaves_it_usable(pool, bus, spoil):
+    await rows(pool, "create table my_order (id int primary key)")
+    await bus.create_domain("old")
+    reply_to = await bus.get_reply_queue("old")
+    await rows(pool, spoil)
+    refused = UnknownReplyQueueError if "replies" in spoil else MissingQueueError
+
+    def new(**fields) -> NewCommand:
+        return NewCommand(command_type="A", command_id=uuid4(), reply_to=reply_to, **fields)
+
+    async with bus.transaction() as conn:
+        await conn.execute("insert into my_order values (1)")
+        with pytest.raises(refused):
+            await bus.send("old", "A", uuid4(), {}, reply_to=reply_to, conn=conn)
+        with pytest.raises(refused):
+            await bus.send("old", "A", uuid4(), {}, reply_to=reply_to, delay=60, conn=conn)
+        for commands in ([new(), new()], [new() for _ in range(SEND_CHUNK + 1)]):
+            with pytest.raises(refused):
+                await bus.send_many("old", commands, conn=conn)
+        await bus.send(DOMAIN, "A", uuid4(), {}, conn=conn)
+
+    assert await value(pool, "select count(*) from my_order") == 1
+    assert await value(pool, "select count(*) from command_bus_command") == 1
