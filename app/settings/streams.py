@@ -66,6 +66,7 @@ def run_program(main: Callable[[], int]) -> int:
             code = main()
         except SystemExit as exc:  # argparse: --help, or wrong options
             code = exc.code if isinstance(exc.code, int) else int(exc.code is not None)
+            _require_written()  # it was all that the program had to do
         sys.stdout.flush()
     except BrokenPipeError:
         _discard_output()
@@ -78,6 +79,19 @@ def run_program(main: Callable[[], int]) -> int:
         sys.stderr.write(f"error: standard output cannot be written: {exc.strerror}\n")
         return code or 1
     return code
+
+
+def _require_written() -> None:
+    """Raise what became of standard output where it is queued and could not be written."""
+    queue = queue_of(sys.stdout)
+    if queue is None:
+        return
+    sys.stdout.flush()
+    queue.drain(FLUSH_SECONDS)
+    if isinstance(queue.error, BrokenPipeError):
+        raise queue.error
+    if queue.error is not None:
+        raise OutputError(queue.error.errno, queue.error.strerror)
 
 
 def drain() -> None:
@@ -96,6 +110,8 @@ class LineQueue:
 
     def __init__(self, number: int, *, bound: int = QUEUE_BYTES) -> None:
         self.tell_dropped: Callable[[int], str] = "{} lines dropped\n".format
+        self.error: OSError | None = None
+        """Why the last line could not be written."""
         # A descriptor of its own: the number may be another file's one day.
         self._number = os.dup(number)
         self._bound = bound
@@ -147,8 +163,9 @@ class LineQueue:
             with self._changed:
                 self._changed.wait_for(lambda: bool(self._lines))
                 line = self._lines[0]
-            _write(self._number, line)
+            error = _write(self._number, line)
             with self._changed:
+                self.error = error
                 self._is_stuck = False
                 # Not before it is written: until then it counts among what waits.
                 self._lines.popleft()
@@ -228,16 +245,20 @@ def _text(raw: io.RawIOBase, like: TextIO | None, errors: str) -> TextIO:
     )
 
 
-def _write(number: int, data: bytes) -> None:
-    """Write all of *data*, however long that takes; what cannot be written is passed over."""
+def _write(number: int, data: bytes) -> OSError | None:
+    """Write all of *data*, however long that takes; what cannot be written is passed over.
+
+    Returns the reason why.
+    """
     view = memoryview(data)
     while view:
         try:
             view = view[os.write(number, view) :]
         except BlockingIOError:
             _wait_for_room(number)
-        except OSError:
-            return
+        except OSError as exc:
+            return exc
+    return None
 
 
 def _wait_for_room(number: int) -> int:
