@@ -6,14 +6,16 @@ A page and its live refresh come from one view: see rendering.render_page.
 from flask import Blueprint, Flask
 
 from app.server import access, identity
-from app.web import formats, navigation, remembered, rendering, vocabulary
+from app.web import addresses, formats, navigation, remembered, rendering, vocabulary
 
 bp = Blueprint("web", __name__)
+bp.before_request(addresses.to_the_one_spelling)
 bp.after_request(remembered.keep_few_messages)
 
 
 def init_app(app: Flask) -> None:
     """Give the templates their filters and globals."""
+    app.url_map.converters["uuid"] = addresses.IdConverter
     app.jinja_env.context_class = rendering.LazyContext
     app.jinja_env.filters.update(formats.FILTERS)
     app.jinja_env.finalize = formats.shown

@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.parse import quote
 from uuid import uuid4
 
 import psycopg
@@ -438,6 +439,21 @@ FORMS: dict[str, Callable[[str], str]] = {
     "with blanks": lambda command_id: f" {command_id}\n",
     "with what nobody sees": lambda command_id: f"\u200b{command_id}\ufeff",
 }
+
+
+@pytest.mark.parametrize("page", ["/commands/{}", "/audit/{}", "/commands/{}/cancel"])
+def test_an_id_in_an_address_has_one_spelling(
+    client: FlaskClient, send: Callable[..., str], page: str
+) -> None:
+    command_id = send()
+    for form in ("in braces", "in upper case", "as a URN", "without hyphens"):
+        asked = client.get(page.format(quote(FORMS[form](command_id))) + "?domain=test&tz=A%2FB")
+        assert asked.status_code == 302, form
+        assert asked.location == page.format(command_id) + "?domain=test&tz=A%2FB", form
+    assert client.get(page.format(command_id)).status_code in (200, 302)
+    strict = client.get(f"/api/v1/commands/{command_id.upper()}")
+    assert strict.status_code == 404
+    assert strict.is_json
 
 
 def test_a_pasted_id_is_found_everywhere(
