@@ -16,7 +16,9 @@ from pydantic import (
     ConfigDict,
     Field,
     RootModel,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -25,8 +27,12 @@ CRASH_VARIABLE = "ALLOW_CRASH_BEHAVIOR"
 """Set to "true" in the environment of tests that stage crashes; nothing else may kill a worker."""
 
 MAX_EXECUTION_MS = 3_600_000
+MAX_LEASE_SECONDS = 43_200
+"""The longest visibility timeout that can be set."""
 MAX_REPEATS = 1_000
 TIMEOUT_MARGIN_MS = 5_000
+MAX_TIMEOUT_MS = MAX_LEASE_SECONDS * 1000 + TIMEOUT_MARGIN_MS
+"""Only what outlasts its lease may run for longer than MAX_EXECUTION_MS."""
 _EXECUTION_TIME_NAMES = ("execution_time_ms", "delay_ms", "timeout_ms")
 
 
@@ -115,7 +121,11 @@ class Behavior(BaseModel):
         1, ge=0, le=MAX_REPEATS, description="How many attempts fail before one succeeds"
     )
     execution_time_ms: int = Field(
-        0, ge=0, le=MAX_EXECUTION_MS, description="How long each attempt runs, in milliseconds"
+        0,
+        ge=0,
+        le=MAX_TIMEOUT_MS,
+        description="How long each attempt runs, in milliseconds;"
+        f" more than {MAX_EXECUTION_MS:,} only where the type is timeout",
     )
     error_code: _Code | None = None
     error_message: _Message | None = None
@@ -140,6 +150,17 @@ class Behavior(BaseModel):
         rest = {name: value for name, value in given.items() if name != names[0]}
         return {**rest, "execution_time_ms": given[names[0]]}
 
+    @field_validator("execution_time_ms")
+    @classmethod
+    def _bounded_time(cls, given: int, known: ValidationInfo) -> int:
+        if given > MAX_EXECUTION_MS and known.data.get("type") != BehaviorType.TIMEOUT:
+            raise PydanticCustomError(
+                "less_than_equal",
+                "Input should be less than or equal to {le}",
+                {"le": MAX_EXECUTION_MS},
+            )
+        return given
+
     def to_json(self) -> dict[str, Any]:
         """The behaviour as it is stored and answered: what was given, without empty values."""
         return self.model_dump(mode="json", exclude_unset=True, exclude_none=True)
@@ -159,12 +180,22 @@ class Behavior(BaseModel):
 
 def default_timeout_ms(visibility_timeout: int) -> int:
     """How long a timeout runs that names no time of its own: longer than a lease, in seconds."""
-    return min(visibility_timeout * 1000 + TIMEOUT_MARGIN_MS, MAX_EXECUTION_MS)
+    return visibility_timeout * 1000 + TIMEOUT_MARGIN_MS
 
 
 DEFAULT_BEHAVIOR = Behavior(type=BehaviorType.SUCCESS)
 
-_Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
+SMALLEST_PERCENT = 0.000_001
+
+
+def _noticeable(percent: float) -> float:
+    """A share that makes a difference to a sum of 100; the sum is exact then."""
+    if 0 < percent < SMALLEST_PERCENT:
+        raise PydanticCustomError("percent_too_small", "Must be 0 or at least 0.000001")
+    return percent
+
+
+_Percent = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False), AfterValidator(_noticeable)]
 
 
 class BehaviorDistribution(RootModel[dict[_Type, _Percent]]):

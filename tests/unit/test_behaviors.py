@@ -7,7 +7,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from app.testcommand.behaviors import PUBLIC_TYPES, Behavior, BehaviorDistribution, BehaviorType
+from app.settings.configuration import WorkerConfig
+from app.settings.options import options_of
+from app.testcommand.behaviors import (
+    PUBLIC_TYPES,
+    Behavior,
+    BehaviorDistribution,
+    BehaviorType,
+    default_timeout_ms,
+)
 
 
 def parse(**values):
@@ -110,6 +118,22 @@ def test_behaviours_are_the_same_when_they_do_the_same():
 def test_a_distribution_adds_up_to_exactly_one_hundred(percentages):
     with pytest.raises(ValidationError):
         BehaviorDistribution.model_validate(percentages)
+
+
+@pytest.mark.parametrize("tiny", [1e-300, 5e-324, 9e-7])
+def test_a_share_that_is_too_small_to_count_is_refused(tiny):
+    with pytest.raises(ValidationError, match="at least"):
+        BehaviorDistribution.model_validate({"success": 100, "timeout": tiny})
+
+
+def test_a_timeout_outlasts_every_lease_that_can_be_set():
+    [longest] = [
+        each.high for each in options_of(WorkerConfig) if each.name == "visibility_timeout"
+    ]
+    running = parse(type="timeout", execution_time_ms=default_timeout_ms(int(longest or 0)))
+    assert running.execution_time_ms > int(longest or 0) * 1000
+    with pytest.raises(ValidationError, match="3600000"):
+        parse(type="success", execution_time_ms=3_600_001)
 
 
 def test_tenths_add_up_as_they_are_written():

@@ -49,7 +49,7 @@ def test_a_timeout_without_a_time_of_its_own_outlasts_the_lease(given: str, runs
 
 def test_the_time_of_a_timeout_is_above_the_visibility_timeout() -> None:
     assert default_timeout_ms(30) == 35_000
-    assert default_timeout_ms(3_600) == 3_600_000
+    assert default_timeout_ms(3_600) == 3_605_000
 
 
 @pytest.mark.parametrize("percent", ["99.9", "33.3", "0.1", "100", "66.667"])
