@@ -42,9 +42,9 @@ def parse_moment(text: str, zone: tzinfo | None = None, *, is_end: bool = False)
             " +01:00 is written %2B",
         )
     try:
-        moment = datetime.combine(
-            date.fromisoformat(found["day"]), time.fromisoformat(found["clock"] or "00:00")
-        )
+        # Not time.fromisoformat: from Python 3.13 on that takes 24:00 for a midnight.
+        hour, minute, second = map(int, f"{found['clock'] or '00:00'}:00"[:8].split(":"))
+        moment = datetime.combine(date.fromisoformat(found["day"]), time(hour, minute, second))
         if own is not None:
             zone = _offset(found)
     except ValueError as exc:

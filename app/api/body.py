@@ -18,13 +18,16 @@ from app.server.errors import Problem
 
 ModelT = TypeVar("ModelT", bound=BaseModel)
 
+JSON = "application/json"
+"""Its relatives (application/problem+json, ...) are other formats, with meanings of their own."""
+
 
 def read_body(model: type[ModelT]) -> ModelT:
     """The request's body as *model*.
 
     Raises Problem, and pydantic's ValidationError, which is answered 422.
     """
-    if not request.is_json:
+    if request.mimetype != JSON:
         raise Problem(415, detail="Send the body as application/json.")
     raw = request.get_data(cache=False)
     parse_json(raw)

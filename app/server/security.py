@@ -103,7 +103,7 @@ def _check_encoding() -> None:
     if request.method in SAFE_METHODS and not request.content_length:
         return
     coding = request.headers.get("Content-Encoding", "").strip().lower()
-    if coding not in ("", "identity"):
+    if {each.strip() for each in coding.split(",")} - {"", "identity"}:
         raise Problem(
             415,
             "encoded_body",
@@ -122,7 +122,9 @@ def _check_origin() -> None:
         abort(403, "The request comes from another site.")
     if not request.path.startswith(API_PREFIX):
         _check_token()
-    elif not request.is_json and (request.method == "POST" or request.content_length):
+    elif request.mimetype != "application/json" and (
+        request.method == "POST" or request.content_length
+    ):
         abort(415, "Send the body as application/json.")
 
 

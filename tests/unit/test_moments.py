@@ -43,6 +43,8 @@ def test_a_moment_is_taken_in_every_form(text: str) -> None:
         ("\uff12024-03-31T02:30:00Z", "time_without_zone"),
         ("2024-02-30T00:00:00Z", "time_impossible"),
         ("2024-03-31T24:00:00Z", "time_impossible"),
+        ("2024-03-31T24:00Z", "time_impossible"),
+        ("2024-03-31T24:00:00.0+01:00", "time_impossible"),
         ("2024-03-31T02:30:00+24:00", "time_impossible"),
         ("2024-03-31T02:30:00+02:60", "time_impossible"),
         ("0001-01-01T00:00:00+23:00", "time_out_of_range"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import json
 import re
 from typing import Any
 from uuid import uuid4
@@ -301,10 +302,23 @@ def test_a_body_of_another_charset_is_answered_415(client: FlaskClient, path: st
         assert (answer.status_code == 415) == (status == 415)
 
 
+@pytest.mark.parametrize(
+    "media_type", ["application/problem+json", "application/vnd.api+json", "text/json", ""]
+)
+def test_a_body_of_a_related_format_is_answered_415(client: FlaskClient, media_type: str) -> None:
+    body = json.dumps({"behavior": {"type": "success"}})
+
+    answer = client.post("/api/v1/commands", data=body, content_type=media_type)
+    assert answer.status_code == 415
+    assert_problem(answer)
+    taken = "Application/JSON; charset=utf-8"
+    assert client.post("/api/v1/commands", data=body, content_type=taken).status_code == 201
+
+
 def test_an_encoding_that_changes_nothing_is_accepted(client: FlaskClient) -> None:
     body = {"behavior": {"type": "success"}}
 
-    for coding in ("identity", "Identity", ""):
+    for coding in ("identity", "Identity", "identity, identity", "identity,", ""):
         answer = client.post("/api/v1/commands", json=body, headers={"Content-Encoding": coding})
         assert answer.status_code == 201
     assert client.get("/commands", headers={"Content-Encoding": "gzip"}).status_code == 200
