@@ -122,21 +122,27 @@ def get_worker(worker_id: int) -> WorkerRow | None:
 def setting_now(domain: str, name: str, default: int) -> int | None:
     """The value of a setting in the workers of *domain* that are alive.
 
-    None where they differ; *default*, the stored one, where there is none, or none says.
+    None where they differ; *default*, the stored one, where there is none, or none says. Workers
+    without a value of their own follow the stored one within a second, so that is theirs.
     """
     late_after = LATE_AFTER_HEARTBEATS * WorkerProcess.heartbeat_seconds
+    setting = WorkerProcess.settings[name]
+    follows = setting["source"].astext.in_(("stored", "default"))
     query = (
-        sa.select(WorkerProcess.settings[name]["value"])
+        sa.select(sa.case((follows, sa.null()), else_=setting["value"]))
         .distinct()
         .where(
-            WorkerProcess.domain == domain, WorkerProcess.stopped_at.is_(None), late_after >= _AGE
+            WorkerProcess.domain == domain,
+            WorkerProcess.stopped_at.is_(None),
+            late_after >= _AGE,
+            setting["value"].astext.is_not(None),
         )
-        .limit(2)
+        .limit(3)
     )
-    found = [each for each in db.session.scalars(query) if isinstance(each, int)]
+    found = {default if each is None else each for each in db.session.scalars(query)}
     if not found:
         return default
-    return found[0] if len(found) == 1 else None
+    return found.pop() if len(found) == 1 else None
 
 
 @dataclass(frozen=True, slots=True)

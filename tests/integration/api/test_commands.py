@@ -428,6 +428,27 @@ def test_the_send_page_tells_the_settings_of_the_workers_that_run(
     assert 'data-budget="1" data-lease-ms="2000" data-timeout-ms="7000"' in page
 
 
+def test_the_send_page_shows_a_stored_setting_as_soon_as_it_is_changed(
+    client: FlaskClient, conn: psycopg.Connection[Any]
+) -> None:
+    """A worker that follows the stored settings says so with its next heartbeat only."""
+    followed = {"visibility_timeout": {"value": 30, "source": "stored"}}
+    worker = {"domain": "test", "host": "h", "pid": 1, "version": "1", "concurrency": 1}
+    conn.execute(
+        "select command_bus.register_worker(%s)",
+        (json.dumps({**worker, "heartbeat_seconds": 60, "settings": followed}),),
+    )
+    version = got(client.get("/api/v1/config"))["version"]
+    changed = {"worker": {"visibility_timeout": 77}, "version": version}
+    answer = client.put("/api/v1/config", json=changed)
+    assert answer.status_code == 200, answer.text
+
+    page = client.get("/send").text
+
+    assert "<strong>77 s</strong>" in page
+    assert "settings of their own" not in page
+
+
 FORMS: dict[str, Callable[[str], str]] = {
     "as lists show it": short_id,
     "with three dots": lambda command_id: short_id(command_id).replace("…", "..."),
