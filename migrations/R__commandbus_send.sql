@@ -334,6 +334,8 @@ $$;
 create or replace function command_bus.missing_queue(p_queue text)
 returns jsonb
 language sql immutable parallel safe
+set search_path = public, pg_temp
+set row_security = off
 as $$
     select command_bus.refusal('42P01', format('relation "pgmq.q_%s" does not exist', p_queue));
 $$;
