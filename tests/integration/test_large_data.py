@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 
 from commandbus import InvalidCommandError, NewCommand
-from tests.facts import queued
+from tests.facts import queued, rows
 
 
 def new(data: Any) -> NewCommand:
@@ -66,3 +66,28 @@ async def test_a_number_that_nobody_could_read_is_refused(bus, pool, any_digits)
             await bus.send("test", "DoIt", uuid4(), {"n": 10**140_000}, conn=conn)
         await bus.send("test", "DoIt", uuid4(), {}, conn=conn)
     assert await queued(pool) == 1
+
+
+async def test_large_data_that_the_server_refuses_leaves_the_transaction_usable(bus, pool):
+    """As it does where all of it takes more than the server holds, which is slow to try."""
+    await rows(pool, "create table my_order (id int primary key)")
+    await rows(
+        pool,
+        "create function refuse() returns trigger language plpgsql as $$ begin"
+        " raise exception 'too large' using errcode = 'program_limit_exceeded'; end $$",
+    )
+    await rows(
+        pool,
+        "create trigger refuse before insert on command_bus_command for each row"
+        " when (new.command_type = 'DoIt') execute function refuse()",
+    )
+    async with bus.transaction() as conn:
+        await conn.execute("insert into my_order values (1)")
+        with pytest.raises(InvalidCommandError, match="too large"):
+            await bus.send("test", "DoIt", uuid4(), "x" * 200_000, conn=conn)
+        with pytest.raises(InvalidCommandError, match="too large"):
+            await bus.send_many("test", [new("x" * 200_000)], conn=conn)
+        await bus.send("test", "Other", uuid4(), {}, conn=conn)
+
+    assert await queued(pool) == 1
+    assert await rows(pool, "select id from my_order") == [(1,)]
