@@ -38,7 +38,7 @@ from app.settings.configuration import ConfigurationError, Settings
 from app.settings.logs import configure_logging
 from app.settings.options import InvalidOptionError, whole_number
 from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorDistribution
-from app.visible import one_line
+from app.visible import terminal_line
 from commandbus import CommandBusError
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
@@ -105,7 +105,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             has_begun = True
             done = asyncio.run(run_load_test(plan, pool, workers, console, lambda: stop.asked))
     except EXPECTED_ERRORS as exc:
-        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        print(f"error: {terminal_line(exc)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         text = (

@@ -43,7 +43,7 @@ from app.settings.configuration import (
 )
 from app.settings.logs import configure_logging
 from app.settings.options import whole_number
-from app.visible import one_line
+from app.visible import terminal_line
 from app.worker.supervision import Supervisor
 
 STYLE_SHEET = PROJECT_ROOT / "app/static/dist/app.css"
@@ -66,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         configure_logging(settings.log_format, settings.log_level)
         _serve(settings, options.workers, early_stop)
     except (StartError, ConfigurationError, CredentialsError, DatabaseError) as exc:
-        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        print(f"error: {terminal_line(exc)}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
         pass  # before everything was up; what was up has been taken down

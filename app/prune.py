@@ -35,7 +35,7 @@ from app.retention import (
 from app.settings.configuration import ConfigurationError, Settings, environment
 from app.settings.logs import configure_logging
 from app.settings.options import InvalidOptionError, whole_number
-from app.visible import one_line
+from app.visible import terminal_line
 from commandbus import CommandBusError, CommandStatus
 from commandbus.retention import BATCH_SIZE, FINISHED, Pruned, Pruner, RetentionRule
 
@@ -84,7 +84,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _complain(error: object, code: int) -> int:
-    sys.stderr.write(f"error: {one_line(str(error))}\n")
+    sys.stderr.write(f"error: {terminal_line(str(error))}\n")
     return code
 
 

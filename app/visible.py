@@ -11,6 +11,8 @@ from __future__ import annotations
 import json
 import re
 
+from commandbus.errors import one_line
+
 _UNSEEN = (
     r"\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\xad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180e"
     r"\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\u3164\ufeff\uffa0\ufff9-\ufffb"
@@ -37,6 +39,6 @@ def escaped(text: str) -> str:
     return _HIDDEN_OR_BREAK.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
-def one_line(text: str) -> str:
-    """*text* for a terminal: on one line, and without anything that a terminal obeys."""
-    return escaped(" ".join(text.split()))
+def terminal_line(said: BaseException | str) -> str:
+    """A text, or an error's, for a terminal: one line, without anything that a terminal obeys."""
+    return escaped(one_line(said))

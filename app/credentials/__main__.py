@@ -19,7 +19,7 @@ from pathlib import Path
 from app.credentials.file import CredentialsError, CredentialsFile
 from app.credentials.users import ROLES, User, checked_name, hash_password, new_token, token_hash
 from app.settings.configuration import ConfigurationError, Settings
-from app.visible import one_line
+from app.visible import terminal_line
 
 _ROLE_NAMES = {role: name for name, role in ROLES.items()}
 
@@ -31,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         run(CredentialsFile(_path(options)), options)
     except (ConfigurationError, CredentialsError, ValueError) as exc:
-        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        print(f"error: {terminal_line(exc)}", file=sys.stderr)
         return 1
     except (KeyboardInterrupt, EOFError):
         print("error: nothing was changed", file=sys.stderr)

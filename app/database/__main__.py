@@ -20,7 +20,7 @@ from app.database.urls import without_password
 from app.database.waiting import open_patiently
 from app.settings.configuration import ConfigurationError, LogFormat, Settings
 from app.settings.logs import configure_logging
-from app.visible import one_line
+from app.visible import terminal_line
 from commandbus.migrating import (
     connect,
     examine,
@@ -41,7 +41,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         return run(Settings.from_env(), options)
     except (ConfigurationError, DatabaseError) as exc:
-        print(f"error: {one_line(str(exc))}", file=sys.stderr)
+        print(f"error: {terminal_line(exc)}", file=sys.stderr)
         return 1
 
 

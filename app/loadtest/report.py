@@ -15,7 +15,7 @@ from app.loadtest.generating import BulkOrder, BulkResult
 from app.loadtest.recorded_runs import RecordedRun, RowCount
 from app.processes import EndedProcess
 from app.settings.options import Chosen
-from app.visible import one_line
+from app.visible import terminal_line
 from commandbus import BatchProgress, CommandStatus
 from commandbus.models import Percentiles
 
@@ -313,7 +313,7 @@ def _print_left(console: Console, run: Run) -> None:
 def _print_comparison(console: Console, run: Run) -> None:
     if run.other is None:
         return
-    other = one_line(run.other.name or str(run.other.run_id))
+    other = terminal_line(run.other.name or str(run.other.run_id))
     if run.comparison is None:
         console.print(f"Not compared with {other}: this run has no outcome yet", style="red")
         return
@@ -361,5 +361,5 @@ def _print_differences(console: Console, found: list[Difference]) -> None:
         title_style="bold yellow",
     )  # fmt: skip
     for each in found:
-        table.add_row(*map(one_line, (each.name, each.first, each.second)))
+        table.add_row(*map(terminal_line, (each.name, each.first, each.second)))
     console.print(table)

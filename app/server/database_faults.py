@@ -23,6 +23,7 @@ from commandbus.errors import (
     NoAnswerError,
     NotMigratedError,
     UnsuitableConnectionError,
+    one_line,
 )
 
 LONGEST_REASON = 300
@@ -122,11 +123,11 @@ class Failure:
 def failure_of(error: BaseException) -> Failure | None:
     """What *error* means; None where it is no failure of the database."""
     if isinstance(error, DatabaseError):
-        return Failure(AWAY, _one_line(str(error)))
+        return Failure(AWAY, _reason(error))
     if isinstance(error, NotMigratedError | MissingQueueError):
-        return Failure(INCOMPLETE, _one_line(str(error)), _sqlstate(error.__cause__))
+        return Failure(INCOMPLETE, _reason(error), _sqlstate(error.__cause__))
     if isinstance(error, UnsuitableConnectionError):
-        return Failure(UNSUITABLE, _one_line(str(error)))
+        return Failure(UNSUITABLE, _reason(error))
     if isinstance(error, sqlalchemy.exc.TimeoutError):
         return Failure(AWAY, "no connection became free")
     if isinstance(error, sqlalchemy.exc.DBAPIError):
@@ -134,7 +135,7 @@ def failure_of(error: BaseException) -> Failure | None:
     if isinstance(error, sqlalchemy.exc.PendingRollbackError | sqlalchemy.exc.ResourceClosedError):
         return Failure(AWAY, "the connection was lost")
     if isinstance(error, NoAnswerError):
-        return Failure(SILENT, _one_line(str(error)))
+        return Failure(SILENT, _reason(error))
     if isinstance(error, CommandBusError):
         return None  # an answer of the bus
     if isinstance(error, psycopg.Error):
@@ -147,19 +148,19 @@ def _answered(error: psycopg.Error) -> Failure | None:
     if sqlstate is None:
         # A connection that was not made, or was lost; anything else is the program's use of it.
         lost = isinstance(error, psycopg.OperationalError | psycopg.InterfaceError)
-        return Failure(AWAY, _one_line(str(error) or type(error).__name__)) if lost else None
+        return Failure(AWAY, _reason(error)) if lost else None
     fault = _BY_SQLSTATE.get(sqlstate, _BY_CLASS.get(sqlstate[:2], REFUSED))
     if fault is None:
         return None
-    return Failure(fault, _one_line(error.diag.message_primary or str(error)), sqlstate)
+    return Failure(fault, _reason(error), sqlstate)
 
 
 def _sqlstate(error: BaseException | None) -> str | None:
     return error.sqlstate if isinstance(error, psycopg.Error) else None
 
 
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:LONGEST_REASON]
+def _reason(error: BaseException) -> str:
+    return (one_line(error) or type(error).__name__)[:LONGEST_REASON]
 
 
 @dataclass(frozen=True, slots=True)

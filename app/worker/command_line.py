@@ -33,7 +33,7 @@ from app.settings.options import (
     whole_number,
 )
 from app.settings.signals import EarlyStop, stop_signals
-from app.visible import one_line
+from app.visible import terminal_line
 from app.worker.process import OPTIONS, run_in_loop, serve, wait_for_database
 from app.worker.supervision import Supervisor
 from commandbus import CommandBusError
@@ -144,7 +144,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _complain(error: Exception | str, code: int) -> int:
-    sys.stderr.write(f"error: {one_line(str(error))}\n")
+    sys.stderr.write(f"error: {terminal_line(error)}\n")
     return code
 
 

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.settings.logs import JsonFormatter, TextFormatter
-from app.visible import escaped, one_line, visible, visible_json
+from app.visible import escaped, terminal_line, visible, visible_json
 
 HIDDEN = (
     *("\u202e", "\u202a", "\u2066", "\u2069", "\u200e", "\u200f", "\u061c", "\u200b", "\ufeff"),
@@ -32,7 +32,7 @@ def test_what_nobody_sees_is_written_out(hidden: str) -> None:
     for shown in (
         visible_json(json.dumps(text, ensure_ascii=False)),
         escaped(text),
-        one_line(text),
+        terminal_line(text),
     ):
         assert hidden not in shown
 
@@ -50,8 +50,8 @@ def test_visible_text_is_shown_unchanged(text: str) -> None:
 @given(st.text())
 def test_a_text_is_written_out_once_and_on_one_line(text: str) -> None:
     assert visible(visible(text)) == visible(text)
-    assert len(one_line(text).splitlines()) <= 1
-    one_line(text).encode()
+    assert len(terminal_line(text).splitlines()) <= 1
+    terminal_line(text).encode()
 
 
 @pytest.mark.parametrize("hidden", HIDDEN)
