@@ -86,26 +86,6 @@ async def create_test_command(
         return cur.rowcount == 1
 
 
-async def create_test_commands(conn: Connection, rows: Iterable[Mapping[str, Any]]) -> set[UUID]:
-    """Insert test commands given as {command_id, behavior, payload?}; returns the ids created.
-
-    A known id keeps its row.
-    """
-    with translate_errors():
-        cur = await conn.execute(
-            """
-            insert into public.test_command (command_id, payload, behavior)
-            select command_id, coalesce(payload, '{}'), behavior
-            from jsonb_to_recordset(%s) as given (command_id uuid, payload jsonb, behavior jsonb)
-            order by command_id
-            on conflict (command_id) do nothing
-            returning command_id
-            """,
-            (_rows_json(rows),),
-        )
-        return {command_id for (command_id,) in await cur.fetchall()}
-
-
 async def update_test_commands(conn: Connection, rows: Iterable[Mapping[str, Any]]) -> int:
     """Change what {command_id, behavior?, payload?} name; returns how many of them exist."""
     with translate_errors():

@@ -27,9 +27,8 @@ async def create_test_command(
     command_id: UUID, behavior: dict[str, Any], payload: dict[str, Any] | None = None
 ) -> None:
     """Store what the handler shall do with the command that will be sent with this id."""
-    row = {"command_id": str(command_id), "payload": payload or {}, "behavior": behavior}
     async with _current[-1].connection() as conn:
-        await store.create_test_commands(conn, [row])
+        await store.create_test_command(conn, command_id, behavior, payload or {})
 
 
 async def update_test_command(command_id: UUID, behavior: dict[str, Any]) -> None:

@@ -23,8 +23,7 @@ async def conn(pool):
 
 async def test_a_test_command_is_created_changed_and_deleted(conn):
     command_id = uuid4()
-    row = {"command_id": command_id, "behavior": SUCCESS, "payload": {"a": 1}}
-    assert await store.create_test_commands(conn, [row]) == {command_id}
+    assert await store.create_test_command(conn, command_id, SUCCESS, {"a": 1})
     assert (
         await store.update_test_commands(
             conn, [{"command_id": command_id, "behavior": {"type": "timeout"}}]
@@ -38,15 +37,7 @@ async def test_a_test_command_is_created_changed_and_deleted(conn):
     assert await store.get_test_commands(conn, [command_id]) == {}
 
 
-async def test_a_known_id_keeps_its_row(conn):
-    command_id = uuid4()
-    await store.create_test_commands(conn, [{"command_id": command_id, "behavior": SUCCESS}])
-    again = {"command_id": command_id, "behavior": {"type": "timeout"}}
-    assert await store.create_test_commands(conn, [again]) == set()
-    assert (await store.get_test_commands(conn, [command_id]))[command_id].behavior == SUCCESS
-
-
-async def test_one_test_command_is_created_once(conn):
+async def test_a_test_command_is_created_once_and_keeps_its_row(conn):
     command_id = uuid4()
     assert await store.create_test_command(conn, command_id, SUCCESS, {"a": 1})
     assert not await store.create_test_command(conn, command_id, {"type": "timeout"}, {})
@@ -56,9 +47,8 @@ async def test_one_test_command_is_created_once(conn):
 
 async def test_attempts_are_counted_for_those_that_exist(conn):
     first, second, unknown = uuid4(), uuid4(), uuid4()
-    await store.create_test_commands(
-        conn, [{"command_id": each, "behavior": SUCCESS} for each in (first, second)]
-    )
+    for each in (first, second):
+        await store.create_test_command(conn, each, SUCCESS, {})
     await store.begin_attempts(conn, [first])
     begun = await store.begin_attempts(conn, [first, second, unknown])
     assert begun == {
@@ -69,9 +59,8 @@ async def test_attempts_are_counted_for_those_that_exist(conn):
 
 async def test_results_are_written_with_the_time(conn):
     first, second = uuid4(), uuid4()
-    await store.create_test_commands(
-        conn, [{"command_id": each, "behavior": SUCCESS} for each in (first, second)]
-    )
+    for each in (first, second):
+        await store.create_test_command(conn, each, SUCCESS, {})
     assert await store.finish_test_commands(conn, {first: {"status": "success"}}) == 1
     rows = await store.get_test_commands(conn, [first, second])
     assert rows[first].result == {"status": "success"}

@@ -31,8 +31,7 @@ async def send(pool, behavior, data=None):
     bus = CommandBus(pool)
     async with bus.transaction() as conn:
         if behavior is not None:
-            row = {"command_id": command_id, "behavior": behavior}
-            await store.create_test_commands(conn, [row])
+            await store.create_test_command(conn, command_id, behavior, {})
         await bus.send("test", "TestCommand", command_id, data or {}, conn=conn)
     return command_id
 

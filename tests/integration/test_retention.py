@@ -268,10 +268,8 @@ async def test_a_test_command_goes_with_its_command(pool, bus):
     worker_id = await register(pool)
     ids = [uuid4() for _ in range(3)]
     async with bus.transaction() as conn:
-        await store.create_test_commands(
-            conn, [{"command_id": each, "behavior": {"type": "success"}} for each in ids]
-        )
         for each in ids:
+            await store.create_test_command(conn, each, {"type": "success"}, {})
             await bus.send(DOMAIN, "TestCommand", each, {}, conn=conn)
     await end(pool, worker_id, ids[:2], "COMPLETED")
 

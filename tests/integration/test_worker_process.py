@@ -48,7 +48,7 @@ async def send(pool, behavior):
     command_id = uuid7()
     bus = CommandBus(pool)
     async with bus.transaction() as conn:
-        await store.create_test_commands(conn, [{"command_id": command_id, "behavior": behavior}])
+        await store.create_test_command(conn, command_id, behavior, {})
         await bus.send("test", "TestCommand", command_id, {}, conn=conn)
     return command_id
 
