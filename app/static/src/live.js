@@ -10,7 +10,7 @@
 
 import { ApiError, request } from './api.js';
 import { morph } from './morph.js';
-import { announce } from './shell.js';
+import { announce } from './page.js';
 import { setServerTime, span } from './times.js';
 
 const DEFAULT_SECONDS = 5;

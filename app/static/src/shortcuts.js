@@ -1,7 +1,7 @@
 // Keyboard shortcuts; none fires while one types, in a dialog, or together with Ctrl, Alt or Meta.
 
 import { refreshAll } from './live.js';
-import { basePath } from './shell.js';
+import { basePath } from './page.js';
 
 const SEQUENCE_MILLISECONDS = 1200;
 const GO = { d: '/', c: '/commands', t: '/troubleshooting' };

@@ -1,6 +1,6 @@
 // Light, system or dark: applied at once, remembered here and for the server, the same in all tabs.
 
-import { basePath } from './shell.js';
+import { basePath } from './page.js';
 
 const YEAR_SECONDS = 365 * 24 * 60 * 60;
 

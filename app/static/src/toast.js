@@ -1,6 +1,6 @@
 // Short messages over the page, read aloud politely, kept while the pointer or the focus is on them.
 
-import { icon } from './shell.js';
+import { icon } from './page.js';
 
 const LOOKS = {
   success: ['completed', 'check-circle'],
