@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import LiteralString
 from uuid import UUID
 
-from psycopg.rows import TupleRow
-
 from app.database.pools import Pool
+from app.loadtest import run_store
 from app.testcommand.store import delete_test_commands
 from commandbus import CommandNotFoundError, InvalidStateError, Pruner, TroubleshootingQueue
 from commandbus.models import OperatorVerdict
@@ -51,23 +49,7 @@ async def _cancel_troubled(pool: Pool, run_id: UUID, by: str) -> int:
     tsq = TroubleshootingQueue(pool)
     count = 0
     while True:
-        troubled = await _rows(
-            pool,
-            """
-            select t.domain, array_agg(t.command_id)
-            from (
-                select t.domain, t.command_id
-                from public.command_bus_tsq as t
-                join public.command_bus_command as c
-                    on c.command_id = t.command_id and c.domain = t.domain
-                where c.batch_id = %s
-                limit %s
-            ) as t
-            group by t.domain
-            """,
-            run_id,
-            AT_ONCE,
-        )
+        troubled = await run_store.troubled(pool, run_id, AT_ONCE)
         done = 0
         for domain, ids in troubled:
             answers = await tsq.operator_cancel_many(domain, ids, by, "its load test is deleted")
@@ -85,37 +67,17 @@ async def cancel_waiting(pool: Pool, run_id: UUID, by: str, is_stopped: Callable
     """
     tsq = TroubleshootingQueue(pool)
     count = 0
-    last: TupleRow | None = None
+    last: run_store.Waiting | None = None
     while True:
-        waiting = await _rows(
-            pool,
-            """
-            select c.created_at, c.command_id, c.domain
-            from public.load_test_run as r
-            join public.command_bus_command as c
-                on c.created_at between r.created_at - interval '1 minute'
-                    and coalesce(r.generated_at, clock_timestamp()) + interval '1 minute'
-            where r.run_id = %s and c.batch_id = r.run_id and c.status = 'PENDING'
-                and (c.created_at, c.command_id) > (
-                    coalesce(%s::timestamptz, '-infinity'),
-                    coalesce(%s::uuid, '00000000-0000-0000-0000-000000000000')
-                )
-            order by c.created_at, c.command_id
-            limit %s
-            """,
-            run_id,
-            last and last[0],
-            last and last[1],
-            AT_ONCE,
-        )
+        waiting = await run_store.waiting(pool, run_id, last, AT_ONCE)
         cancelled: set[UUID] = set()
-        for domain in {row[2] for row in waiting}:
+        for domain in {row.domain for row in waiting}:
             if is_stopped():
                 return count
-            ids = [row[1] for row in waiting if row[2] == domain]
-            cancelled |= await _cancel_queued(pool, domain, ids, by)
+            ids = [row.command_id for row in waiting if row.domain == domain]
+            cancelled |= await run_store.cancel_queued(pool, domain, ids, by, REASON)
         count += len(cancelled)
-        for _, command_id, domain in waiting:
+        for command_id, domain, _ in waiting:
             if command_id in cancelled:
                 continue
             if is_stopped():
@@ -128,17 +90,3 @@ async def cancel_waiting(pool: Pool, run_id: UUID, by: str, is_stopped: Callable
         if not waiting:
             return count
         last = waiting[-1]
-
-
-async def _cancel_queued(pool: Pool, domain: str, ids: list[UUID], by: str) -> set[UUID]:
-    """Cancel those of *ids* that wait in the queue and that nobody holds now; returns them."""
-    found = await _rows(
-        pool, "select * from command_bus.cancel_queued(%s, %s, %s, %s)", domain, ids, by, REASON
-    )
-    return {row[0] for row in found}
-
-
-async def _rows(pool: Pool, query: LiteralString, *parameters: object) -> list[TupleRow]:
-    async with autocommit(pool) as conn:
-        cur = await conn.execute(query, parameters)
-        return await cur.fetchall()

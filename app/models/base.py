@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import sqlalchemy as sa
 from flask import Flask
@@ -55,12 +56,19 @@ def _connect(portal: Portal, clock: DatabaseClock) -> Connection[TupleRow]:
     conn = connect_to_read(portal)
     try:
         conn.autocommit = True
-        clock.read(conn)
+        clock.read(lambda: server_time(conn))
     except BaseException:
         conn.close()
         raise
     set_json_loads(readable_json, conn)  # a creator's connections miss what SQLAlchemy would set
     return conn
+
+
+def server_time(conn: Connection[TupleRow]) -> datetime:
+    """What the server's clock says, on a connection in autocommit mode."""
+    row = conn.execute("select clock_timestamp()").fetchone()
+    assert row is not None  # a select without a table
+    return cast(datetime, row[0])
 
 
 def readable_json(text: str | bytes) -> Any:

@@ -6,12 +6,11 @@ This host's own clock may be wrong; it is not used after the database was asked.
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
 from flask import Flask, Response, current_app, has_app_context
-from psycopg import Connection
-from psycopg.rows import TupleRow
 
 
 class DatabaseClock:
@@ -20,13 +19,12 @@ class DatabaseClock:
     def __init__(self) -> None:
         self._read: tuple[datetime, float] | None = None
 
-    def read(self, conn: Connection[TupleRow]) -> None:
-        """Ask the database, on a connection in autocommit mode."""
+    def read(self, ask: Callable[[], datetime]) -> None:
+        """Take the time from *ask*, which asks the database."""
         asked_at = time.monotonic()
-        row = conn.execute("select clock_timestamp()").fetchone()
-        assert row is not None  # a select without a table
+        answer = ask()
         # The answer is of some moment between the question and its arrival.
-        self._read = (row[0].astimezone(UTC), (asked_at + time.monotonic()) / 2)
+        self._read = (answer.astimezone(UTC), (asked_at + time.monotonic()) / 2)
 
     def now(self) -> datetime:
         """The time in UTC; this host's as long as the database was not asked."""

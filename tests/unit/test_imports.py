@@ -1,4 +1,4 @@
-"""The application uses only what the library offers: every import of it is read here."""
+"""Who may import what of the library, and where SQL text may stand; every module is read here."""
 
 from __future__ import annotations
 
@@ -65,3 +65,52 @@ def test_every_module_and_name_that_the_page_lists_exists() -> None:
     for module in modules:
         loaded = importlib.import_module(module)
         assert {name for name in _public_names(module) if not hasattr(loaded, name)} == set()
+
+
+SQL_PLACES = (
+    "commandbus/store.py",
+    "commandbus/queries.py",
+    "commandbus/retention_store.py",
+    "commandbus/migrating/",
+    "commandbus/pools.py",  # one question to every new connection: is this a pooler?
+    "app/database/",
+    "app/models/",
+    "app/testcommand/store.py",
+    "app/actions/job_store.py",
+    "app/loadtest/run_store.py",
+    "app/loadtest/runs.py",
+    "app/loadtest/recorded_runs.py",
+)
+SQL = re.compile(
+    r"\s*(select\s.*?(\bfrom\b|\()|insert\s+into\s|update\s+[\w.]+(\s+as\s+\w+)?\s+set\s"
+    r"|delete\s+from\s|with\s+\w+\s+as\s|call\s+[\w.]+\(|truncate\s+[\w.]"
+    r"|(create|alter|drop)\s+(table|index|function|schema|role|database|extension|view)\s"
+    r"|(un)?listen\s|notify\s|lock\s+table\s|set\s+(local|session)\s)",
+    re.S,
+)
+
+
+def _texts(module: ast.Module) -> Iterator[ast.Constant]:
+    """The string constants of a module, without its docstrings."""
+    alone = {id(node.value) for node in ast.walk(module) if isinstance(node, ast.Expr)}
+    for node in ast.walk(module):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in alone:
+            yield node
+
+
+def _statements() -> Iterator[tuple[str, str]]:
+    """Every text that begins as an SQL statement: file, and how it begins."""
+    programs = [ROOT / "run.py", ROOT / "load_test.py"]
+    for path in [*(ROOT / "app").rglob("*.py"), *(ROOT / "commandbus").rglob("*.py"), *programs]:
+        for text in _texts(ast.parse(path.read_text())):
+            if SQL.match(str(text.value)):
+                yield path.relative_to(ROOT).as_posix(), " ".join(str(text.value).split())[:60]
+
+
+def test_sql_text_stands_only_in_stores_models_and_database() -> None:
+    found = set(_statements())
+
+    assert {statement for statement in found if not statement[0].startswith(SQL_PLACES)} == set()
+    # A place without SQL does not belong on the list.
+    unused = {place for place in SQL_PLACES if not any(file.startswith(place) for file, _ in found)}
+    assert unused == set()
