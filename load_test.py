@@ -34,12 +34,13 @@ from app.loadtest.report import Plan, Run, print_results, results
 from app.loadtest.runner import ComparisonError, cancel_run, load_test_pool, run_load_test
 from app.loadtest.runs import LONGEST_NAME, RunGivenUpError, is_name
 from app.processes import WorkerProcesses
-from app.settings.configuration import ConfigurationError, Settings
+from app.settings.configuration import MAX_WIDTH, ConfigurationError, Settings
 from app.settings.logs import configure_logging
 from app.settings.options import InvalidOptionError, whole_number
-from app.testcommand.behaviors import PUBLIC_TYPES, BehaviorDistribution
+from app.testcommand.behaviors import MAX_EXECUTION_MS, PUBLIC_TYPES, BehaviorDistribution
 from app.visible import terminal_line
 from commandbus import CommandBusError
+from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.errors import INFRASTRUCTURE_ERRORS
 
 # A worker of a load test is one of few on its machine and has short commands: it is run wider than
@@ -211,7 +212,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--workers", whole_number(0, 64), 4, "how many worker processes; 0: those that run already")
     add(
         "--delay-ms",
-        whole_number(0, 3_600_000),
+        whole_number(0, MAX_EXECUTION_MS),
         0,
         "how long each command runs, in milliseconds; those of the type timeout complete at once"
         " unless it exceeds the visibility timeout",
@@ -226,7 +227,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add(
         "--max-attempts",
-        whole_number(1, 1_000),
+        whole_number(1, MAX_ATTEMPTS_LIMIT),
         None,
         "the budget of each command",
         shown="that of the workers' stored settings",
@@ -300,7 +301,7 @@ def _number_or_stored(text: str) -> int | str:
     if text == STORED:
         return STORED
     try:
-        return whole_number(1, 1_000)(text)
+        return whole_number(1, MAX_WIDTH)(text)
     except argparse.ArgumentTypeError as exc:
         raise argparse.ArgumentTypeError(f"{exc}, nor `{STORED}`") from None
 

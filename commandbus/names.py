@@ -22,7 +22,7 @@ def check_domain(domain: object) -> None:
     """*domain* is a name that a domain can have; raises InvalidDomainError otherwise."""
     if not isinstance(domain, str) or DOMAIN_PATTERN.fullmatch(domain) is None:
         raise InvalidDomainError(
-            f"domain name {shown(domain)} is not allowed: it must match ^[a-z][a-z0-9_]{{0,39}}$"
+            f"domain name {shown(domain)} is not allowed: it must match ^{DOMAIN_PATTERN.pattern}$"
         )
 
 

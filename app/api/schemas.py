@@ -14,9 +14,11 @@ from app.api.routing import WHOLE, Body, Id, Moment, Query
 from app.loadtest.generating import MAX_COUNT
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.models.paging import LARGEST_ID, TOTAL_LIMIT
+from app.models.search_texts import LONGEST_TEXT
 from app.testcommand.behaviors import MAX_EXECUTION_MS, Behavior, BehaviorDistribution
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.models import AuditEventType, CommandStatus
+from commandbus.names import DOMAIN_PATTERN
 
 
 def _run_name(text: str) -> str:
@@ -25,12 +27,12 @@ def _run_name(text: str) -> str:
     return text
 
 
-DomainName = Annotated[str, StringConstraints(pattern=r"^[a-z][a-z0-9_]{0,39}$")]
+DomainName = Annotated[str, StringConstraints(pattern=f"^{DOMAIN_PATTERN.pattern}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 RunName = Annotated[
     str, StringConstraints(min_length=1, max_length=LONGEST_NAME), AfterValidator(_run_name)
 ]
-Search = Annotated[str, StringConstraints(max_length=200)]
+Search = Annotated[str, StringConstraints(max_length=LONGEST_TEXT)]
 CursorText = Annotated[str, StringConstraints(min_length=1, max_length=200)]
 OperatorName = Annotated[str, StringConstraints(min_length=1, max_length=100)]
 Reason = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REASON)]

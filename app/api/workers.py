@@ -16,12 +16,13 @@ from app.processes import request_stop
 from app.server import access
 from app.server.errors import Problem
 from app.server.portal import call, current_portal
+from app.settings.configuration import MAX_WIDTH
 
 
 class StartWorker(Body):
     """A worker process to start on this host."""
 
-    concurrency: int | None = Field(None, ge=1, le=1000, description="Default: the stored one")
+    concurrency: int | None = Field(None, ge=1, le=MAX_WIDTH, description="Default: the stored one")
 
 
 class StopWorkers(Body):

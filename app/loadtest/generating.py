@@ -23,6 +23,12 @@ from commandbus.deadlines import ANSWER_SECONDS, answered_within
 CHUNK = 1_000
 MAX_COUNT = 1_000_000
 FIRST_IDS = 100
+MIXED = {
+    BehaviorType.SUCCESS: 90,
+    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: 5,
+    BehaviorType.FAIL_PERMANENT: 5,
+}
+"""Percentages of a load test in which some commands fail."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from uuid import UUID
 
 LONGEST_ID = 32
+LONGEST_TEXT = 200
+"""How many characters a filter or a search may have."""
 SHORTEST_TAIL = 4
 """The end of an id identifies it from this many digits on."""
 

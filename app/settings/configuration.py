@@ -22,10 +22,13 @@ from app.settings.environment import environment as environment
 from app.settings.options import checked, option, options_of
 from app.testcommand import store
 from commandbus import RetryPolicy
+from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.pools import autocommit
 
 LOG_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 SECRET_KEY_MIN_LENGTH = 32
+MAX_WIDTH = 1_000
+"""The most commands that a worker runs, or a claim takes, at once."""
 
 
 class LogFormat(StrEnum):
@@ -154,7 +157,7 @@ class WorkerConfig:
         "Concurrency",
         unit="commands",
         low=1,
-        high=1_000,
+        high=MAX_WIDTH,
         variable="WORKER_CONCURRENCY",
         help="How many commands each worker process runs at once.",
     )
@@ -172,7 +175,7 @@ class WorkerConfig:
         "Batch size",
         unit="commands",
         low=1,
-        high=1_000,
+        high=MAX_WIDTH,
         variable="WORKER_BATCH_SIZE",
         help="The most commands that one claim takes.",
     )
@@ -196,7 +199,7 @@ class RetryConfig:
         "Max attempts",
         unit="attempts",
         low=1,
-        high=1_000,
+        high=MAX_ATTEMPTS_LIMIT,
         variable="RETRY_MAX_ATTEMPTS",
         help="Attempts before a command goes to the TSQ, unless it has its own budget.",
     )

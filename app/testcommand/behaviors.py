@@ -30,6 +30,8 @@ MAX_EXECUTION_MS = 3_600_000
 MAX_LEASE_SECONDS = 43_200
 """The longest visibility timeout that can be set."""
 MAX_REPEATS = 1_000
+MAX_CODE = 200
+MAX_MESSAGE = 2_000
 TIMEOUT_MARGIN_MS = 5_000
 MAX_TIMEOUT_MS = MAX_LEASE_SECONDS * 1000 + TIMEOUT_MARGIN_MS
 """Only what outlasts its lease may run for longer than MAX_EXECUTION_MS."""
@@ -104,8 +106,8 @@ _Type = Annotated[
     BeforeValidator(_offered),
     WithJsonSchema({"type": "string", "enum": [kind.value for kind in PUBLIC_TYPES]}),
 ]
-_Code = Annotated[str, Field(min_length=1, max_length=200), AfterValidator(_storable)]
-_Message = Annotated[str, Field(min_length=1, max_length=2_000), AfterValidator(_storable)]
+_Code = Annotated[str, Field(min_length=1, max_length=MAX_CODE), AfterValidator(_storable)]
+_Message = Annotated[str, Field(min_length=1, max_length=MAX_MESSAGE), AfterValidator(_storable)]
 
 
 class Behavior(BaseModel):

@@ -6,7 +6,7 @@ A page and its live refresh come from one view: see rendering.render_page.
 from flask import Blueprint, Flask
 
 from app.server import access, identity
-from app.web import addresses, formats, navigation, remembered, rendering, vocabulary
+from app.web import addresses, formats, limits, navigation, remembered, rendering, vocabulary
 
 bp = Blueprint("web", __name__)
 bp.before_request(addresses.to_the_one_spelling)
@@ -26,6 +26,7 @@ def init_app(app: Flask) -> None:
         event_of=vocabulary.event_of,
         explained=vocabulary.explained,
         has_tooltips=vocabulary.has_tooltips,
+        limits=limits.LIMITS,
         navigation=navigation.groups,
         current_theme=remembered.current_theme,
         current_operator=remembered.current_operator,

@@ -13,13 +13,12 @@ from flask import request
 
 from app.actions.moments import MomentError, is_repeated, is_skipped, parse_moment
 from app.models import Cursor, CursorError, Listing, Window
-from app.models.search_texts import trimmed
+from app.models.search_texts import LONGEST_TEXT, trimmed
 from app.web.formats import count_text
 from app.web.rendering import url_with
 
 LIMITS = (10, 20, 50, 100)
 DEFAULT_LIMIT = 20
-MAX_TEXT = 200
 _LARGEST_PAGE = 10**9
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
@@ -28,7 +27,7 @@ T = TypeVar("T")
 
 def text_arg(name: str) -> str | None:
     """A text without what surrounds it unseen, or None where there is nothing in it."""
-    return trimmed(request.args.get(name, "").replace("\x00", ""))[:MAX_TEXT] or None
+    return trimmed(request.args.get(name, "").replace("\x00", ""))[:LONGEST_TEXT] or None
 
 
 def choice_arg(name: str, choices: type[EnumT]) -> EnumT | None:

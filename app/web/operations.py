@@ -23,6 +23,7 @@ from app.actions.orders import MAX_REASON, UNDO_SECONDS, Action, CommandKey, Ord
 from app.models import TROUBLED_FILTER_NAMES, TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
+from app.models.search_texts import LONGEST_TEXT
 from app.server import access
 from app.server.clock import now
 from app.server.errors import Problem, wants_json
@@ -199,7 +200,7 @@ def read_selection(form: Any) -> Selection:
     given = {
         name: text
         for name in TROUBLED_FILTER_NAMES
-        if (text := text_value(form, FILTER_PREFIX + name, 200)) is not None
+        if (text := text_value(form, FILTER_PREFIX + name, LONGEST_TEXT)) is not None
     }
     try:
         filters = TroubledFilters.from_texts(given, _entered_until(form))

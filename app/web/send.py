@@ -10,7 +10,7 @@ from flask.typing import ResponseReturnValue
 from markupsafe import Markup
 
 from app.actions import load_tests
-from app.loadtest.generating import MAX_COUNT
+from app.loadtest.generating import MAX_COUNT, MIXED
 from app.loadtest.runs import Origin
 from app.models import send_test_command, setting_now
 from app.server import access
@@ -20,9 +20,14 @@ from app.testcommand.behaviors import LABELS, PUBLIC_TYPES, BehaviorType, defaul
 from app.web import bp
 from app.web.remembered import current_operator
 from app.web.rendering import render_page
-from app.web.send_form import ERROR_TYPES, MIXED, Form, read_load, read_single
+from app.web.send_form import ERROR_TYPES, MIXES, Form, read_load, read_single
 from commandbus import CommandBusError
 
+MIXED_WORDS = {
+    BehaviorType.SUCCESS: "success",
+    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: "retried",
+    BehaviorType.FAIL_PERMANENT: "permanent",
+}
 EMPTY_SINGLE = {"type": BehaviorType.SUCCESS.value, "execution_time_ms": "0", "payload": ""}
 EMPTY_LOAD = {
     "name": "",
@@ -32,6 +37,9 @@ EMPTY_LOAD = {
     "timeout_ms": "",
     **{f"share_{kind.value}": str(MIXED.get(kind, 0)) for kind in PUBLIC_TYPES},
 }
+MIXED_TEXT = ", ".join(
+    f"{share}\N{NO-BREAK SPACE}% {MIXED_WORDS[kind]}" for kind, share in MIXED.items()
+)
 
 
 @bp.get("/send")
@@ -147,4 +155,6 @@ def send_context(single: Form, load: Form) -> dict[str, Any]:
         "shares": [(kind.value, LABELS[kind][0]) for kind in PUBLIC_TYPES],
         "error_types": ERROR_TYPES,
         "most": MAX_COUNT,
+        "mixes": MIXES,
+        "mixed_text": MIXED_TEXT,
     }

@@ -11,10 +11,11 @@ from uuid import UUID
 
 from pydantic import ValidationError
 
-from app.loadtest.generating import MAX_COUNT, BulkOrder
+from app.loadtest.generating import MAX_COUNT, MIXED, BulkOrder
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.testcommand.behaviors import (
     MAX_EXECUTION_MS,
+    MAX_REPEATS,
     PUBLIC_TYPES,
     Behavior,
     BehaviorDistribution,
@@ -24,11 +25,8 @@ from app.web.form_values import FormError, json_value
 from commandbus import uuid7
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 
-MIXED = {
-    BehaviorType.SUCCESS: 90,
-    BehaviorType.FAIL_TRANSIENT_THEN_SUCCEED: 5,
-    BehaviorType.FAIL_PERMANENT: 5,
-}
+MIXES = {"success": {BehaviorType.SUCCESS: 100}, "mixed": MIXED}
+"""The mixes on offer beside one of the user's own; percentages."""
 MOST_DIGITS = 12
 _PERCENT = re.compile(r"[0-9]{1,12}(\.[0-9]{0,3})?|\.[0-9]{1,3}")
 # Which behaviours use which field; the others do not show it.
@@ -114,7 +112,8 @@ def read_single(form: Form, *, timeout_ms: int) -> SingleCommand | None:
 def _behavior(form: Form, timeout_ms: int) -> Behavior | None:
     given: dict[str, Any] = {"type": form.text("type")}
     for name in ("execution_time_ms", "transient_failures"):
-        number = form.number(name, 0, MAX_EXECUTION_MS)
+        most = MAX_EXECUTION_MS if name == "execution_time_ms" else MAX_REPEATS
+        number = form.number(name, 0, most)
         if number is not None:
             given[name] = number
     if given["type"] == BehaviorType.TIMEOUT and not given.get("execution_time_ms"):
@@ -172,14 +171,11 @@ def read_load(form: Form, *, timeout_ms: int) -> BulkOrder | None:
 
 def _distribution(form: Form) -> BehaviorDistribution | None:
     shares: Mapping[BehaviorType, int | Decimal]
-    match form.text("mix"):
-        case "mixed":
-            shares = dict(MIXED)
-        case "custom":
-            typed = {kind: form.percent(f"share_{kind.value}") for kind in PUBLIC_TYPES}
-            shares = {kind: share for kind, share in typed.items() if share}
-        case _:
-            shares = {BehaviorType.SUCCESS: 100}
+    if form.text("mix") == "custom":
+        typed = {kind: form.percent(f"share_{kind.value}") for kind in PUBLIC_TYPES}
+        shares = {kind: share for kind, share in typed.items() if share}
+    else:
+        shares = dict(MIXES.get(form.text("mix"), MIXES["success"]))
     if any(name.startswith("share_") for name in form.errors):
         return None
     try:

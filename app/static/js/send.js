@@ -8,10 +8,7 @@ const configured = Number(sentence.dataset.budget);
 const leaseMs = Number(sentence.dataset.leaseMs);
 const defaultTimeoutMs = Number(sentence.dataset.timeoutMs);
 
-const MIXES = {
-  success: { success: 100 },
-  mixed: { success: 90, fail_transient_then_succeed: 5, fail_permanent: 5 },
-};
+const MIXES = JSON.parse(sentence.dataset.mixes);
 // Every kind, in the order in which the server deals out what is left over by rounding.
 const KINDS = [...load.querySelectorAll("[data-share]")].map((field) => field.dataset.share);
 const ENDS = {
