@@ -16,8 +16,14 @@ class FormError(ValueError):
 
 
 def text_value(form: Mapping[str, Any], name: str, limit: int) -> str | None:
-    """A text of at most *limit* characters; None where there is nothing in it."""
-    return _UNSTORABLE.sub("", str(form.get(name, ""))).strip()[:limit] or None
+    """A text; None where there is nothing in it. Raises FormError above *limit* characters.
+
+    A line break counts as one character, as browsers count it, though they send two.
+    """
+    text = _UNSTORABLE.sub("", str(form.get(name, ""))).replace("\r\n", "\n").strip()
+    if len(text) > limit:
+        raise FormError(f"At most {limit:,} characters, not {len(text):,}.")
+    return text or None
 
 
 def json_value(form: Mapping[str, Any], name: str) -> Any:

@@ -7,7 +7,7 @@ dialog; otherwise it is done, and one is back where one was.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -197,11 +197,14 @@ def read_selection(form: Any) -> Selection:
         keys = list(dict.fromkeys(keys))[: troubled.AT_ONCE]
         fields = [("keys", f"{domain}:{command_id}") for domain, command_id in keys]
         return Selection(keys, None, Total(len(keys), is_exact=True), back + fields)
-    given = {
-        name: text
-        for name in TROUBLED_FILTER_NAMES
-        if (text := text_value(form, FILTER_PREFIX + name, LONGEST_TEXT)) is not None
-    }
+    try:
+        given = {
+            name: text
+            for name in TROUBLED_FILTER_NAMES
+            if (text := text_value(form, FILTER_PREFIX + name, LONGEST_TEXT)) is not None
+        }
+    except FormError as exc:
+        raise Problem(422, detail=f"A filter is too long. {exc}") from exc
     try:
         filters = TroubledFilters.from_texts(given, _entered_until(form))
     except ValueError as exc:
@@ -240,17 +243,25 @@ def _read_arguments(action: Action) -> tuple[dict[str, Any], dict[str, str]]:
     """What the action needs besides, and what is wrong with it, by field."""
     values: dict[str, Any] = {}
     errors: dict[str, str] = {}
+    readers: dict[str, Callable[[], Any]] = {}
     if action is Action.CANCEL:
-        values["reason"] = text_value(request.form, "reason", MAX_REASON)
-        if values["reason"] is None:
-            errors["reason"] = "Say why; the reason is kept in the audit trail."
+        readers["reason"] = lambda: _reason(request.form)
     elif action is Action.COMPLETE:
-        values["notes"] = text_value(request.form, "notes", MAX_REASON)
+        readers["notes"] = lambda: text_value(request.form, "notes", MAX_REASON)
+        readers["result"] = lambda: json_value(request.form, "result")
+    for name, read in readers.items():
         try:
-            values["result"] = json_value(request.form, "result")
+            values[name] = read()
         except FormError as exc:
-            errors["result"] = str(exc)
+            errors[name] = str(exc)
     return values, errors
+
+
+def _reason(form: Mapping[str, Any]) -> str:
+    reason = text_value(form, "reason", MAX_REASON)
+    if reason is None:
+        raise FormError("Say why; the reason is kept in the audit trail.")
+    return reason
 
 
 def _ask(action: Action, selection: Selection, errors: dict[str, str]) -> str:

@@ -184,6 +184,30 @@ def test_a_number_that_cannot_be_counted_in_time_is_a_lower_bound(
     assert commands_text(TOTAL_LIMIT, is_exact=False) == words
 
 
+@pytest.mark.parametrize(("action", "field"), [("cancel", "reason"), ("complete", "notes")])
+def test_a_text_that_is_too_long_is_refused_at_its_field_and_nothing_is_done(
+    app: Flask, client: FlaskClient, action: str, field: str
+) -> None:
+    """It was cut off silently, where the API refuses it."""
+    fields = {**hidden(ask(client, action, filter_error_code="OTHER")), "operator": "Ada"}
+    fields["csrf_token"] = token_of(client)
+    fields[field] = "x" * 2_001
+
+    answer = client.post(f"/troubleshooting/{action}", data=fields)
+
+    assert "At most 2,000 characters, not 2,001." in answer.text
+    assert got(client.get("/api/v1/tsq?error_code=OTHER"))["total"] == 5
+
+
+def test_a_filter_that_is_too_long_acts_on_no_other_set(client: FlaskClient) -> None:
+    data = {"csrf_token": token_of(client), "scope": "filter", "filter_q": "x" * 201}
+
+    answer = client.post("/troubleshooting/cancel", data=data)
+
+    assert answer.status_code == 422
+    assert "A filter is too long." in answer.text
+
+
 def test_a_job_says_how_many_it_was_meant_for_and_leaves_later_ones_alone(
     filled: tuple[str, str],
 ) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from app.api.body import MAX_DEPTH, parse_json
 from app.server.errors import Problem
-from app.web.form_values import FormError, json_value
+from app.web.form_values import FormError, json_value, text_value
 from app.web.send_form import Form, read_single
 
 STORABLE = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
@@ -135,3 +135,9 @@ def test_a_form_without_a_payload_sends_an_empty_one() -> None:
 def test_the_result_of_a_form_is_refused_likewise(text: str) -> None:
     with pytest.raises(FormError):
         json_value({"result": text}, "result")
+
+
+def test_a_line_break_of_a_form_counts_as_one_character() -> None:
+    assert text_value({"reason": "a\r\nb"}, "reason", 3) == "a\nb"
+    with pytest.raises(FormError, match="At most 3 characters, not 4"):
+        text_value({"reason": "a\r\nbc"}, "reason", 3)
