@@ -44,10 +44,7 @@ BEHIND_SECONDS = 0.05
 # How many rejected messages of a claim are logged one by one.
 TOLD_REJECTED = 10
 
-Claim = Callable[
-    [AsyncConnection[TupleRow], int, int],
-    Awaitable[tuple[list[ClaimedCommand], list[store.RejectedMessage]]],
-]
+Claiming = Callable[[AsyncConnection[TupleRow], int, int], Awaitable[store.Claim]]
 
 
 class ClaimLoop:
@@ -94,11 +91,13 @@ class ClaimLoop:
             if room < 1:
                 await self._pause(self._state.poll_interval)
                 continue
-            claimed = await self._claim_commands(room)
-            if claimed:
+            claim = await self._claim_commands(room)
+            if claim is None:
+                continue
+            if claim.commands:
                 self._held_seconds = HELD_SECONDS
-            if claimed is not None and claimed < room:
-                await self._pause(await self._idle_seconds())
+            if len(claim.commands) < room:
+                await self._pause(await self._idle_seconds(claim))
 
     async def _wait_for_outcomes(self) -> None:
         """Claim nothing while outcomes wait to be recorded: their leases are held, more would end.
@@ -120,8 +119,8 @@ class ClaimLoop:
             async with asyncio.timeout(seconds):
                 await self._state.woken.wait()
 
-    async def _claim_commands(self, limit: int) -> int | None:
-        """Claim up to *limit* commands into the slots; how many, None after a fault."""
+    async def _claim_commands(self, limit: int) -> store.Claim | None:
+        """Claim up to *limit* commands into the slots; None after a fault."""
         domain, worker_id = self._state.domain, self._state.registered_id
         return await self._claim(
             lambda conn, seconds, max_attempts: store.claim_or_reject(
@@ -129,22 +128,20 @@ class ClaimLoop:
             )
         )
 
-    async def _claim_suspect(self) -> int | None:
-        """Claim a suspect into the slots, if there is any; how many, None after a fault."""
+    async def _claim_suspect(self) -> store.Claim | None:
+        """Claim a suspect into the slots, if there is any; None after a fault."""
         domain, worker_id = self._state.domain, self._state.registered_id
 
         async def claim(
             conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
-        ) -> tuple[list[ClaimedCommand], list[store.RejectedMessage]]:
-            return (
-                await store.claim_suspect(conn, domain, worker_id, seconds, max_attempts),
-                [],
-            )
+        ) -> store.Claim:
+            found = await store.claim_suspect(conn, domain, worker_id, seconds, max_attempts)
+            return store.Claim(found, rejected=[], left=0)
 
         return await self._claim(claim)
 
-    async def _claim(self, claim: Claim) -> int | None:
-        """Put what *claim* returns into the slots; how many, or None after a fault and a pause.
+    async def _claim(self, claiming: Claiming) -> store.Claim | None:
+        """Put what *claiming* finds into the slots; None after a fault and a pause.
 
         It is tried once: the leases count from the moment before the call.
         """
@@ -157,9 +154,9 @@ class ClaimLoop:
                 self._leases.doubted_if_broken(conn),
             ):
                 await self._leases.give_back_unknown(conn)
-                claimed, rejected = await claim(conn, seconds, state.retry_policy.max_attempts)
+                claim = await claiming(conn, seconds, state.retry_policy.max_attempts)
                 # Before anything is waited for: a stop in that moment must find them.
-                self._slots.add(self._attempts(claimed, asked_at, seconds))
+                self._slots.add(self._attempts(claim.commands, asked_at, seconds))
         except SETUP_ERRORS:
             raise
         except DATABASE_ERRORS as exc:
@@ -175,8 +172,8 @@ class ClaimLoop:
             return None
         self._backoff.reset()
         self._telling.reset()
-        self._tell_rejected(rejected)
-        return len(claimed)
+        self._tell_rejected(claim.rejected)
+        return claim
 
     def _tell_rejected(self, rejected: list[store.RejectedMessage]) -> None:
         for message in rejected[:TOLD_REJECTED]:
@@ -217,8 +214,8 @@ class ClaimLoop:
             for command in claimed
         ]
 
-    async def _idle_seconds(self) -> float:
-        """How long an idle worker may sleep, unless it is woken; the alarm does when one is due."""
+    async def _idle_seconds(self, claim: store.Claim) -> float:
+        """How long a worker may sleep after *claim*, unless it is woken; by the alarm, for one."""
         state = self._state
         # Messages of others are looked for by the heartbeat; it may be late only for the leases
         # that just ended here.
@@ -235,7 +232,9 @@ class ClaimLoop:
         self._looking.reset()
         seconds = min(state.poll_interval, self._seconds_to_suspects())
         if due is not None and due <= 0:
-            # It was due before the claim, too, or came a moment later; or somebody has locked it.
+            if claim.left:
+                return 0.0  # what was left is not due for a moment: there are others behind it
+            # It was due before the claim, too, or came a moment later; or its message is locked.
             held = self._held_seconds
             self._held_seconds = min(held * 2, LONGEST_HELD_SECONDS)
             return min(seconds, held)
@@ -266,14 +265,15 @@ class ClaimLoop:
         await self.wait_until_idle(
             lambda: self._heartbeat.suspects_wait and not self._state.is_stopping, patience
         )
-        claimed: int | None = 0
+        failed = False
         while not self._slots.running_count and not self._state.is_stopping:
-            claimed = await self._claim_suspect()
-            if not claimed or self._state.is_stopping:
+            claim = await self._claim_suspect()
+            failed = claim is None
+            if claim is None or not claim.commands or self._state.is_stopping:
                 break
             self._slots.start_alone()
             await self.wait_until_idle(lambda: not self._state.is_stopping)
-        if claimed is not None:
+        if not failed:
             # One that has nothing to wait for loses nothing by looking again soon.
             pause = min(SUSPECT_SECONDS, patience) if idle else patience
             self._suspects_after = time.monotonic() + pause

@@ -219,7 +219,10 @@ async def delete_domain(conn: Connection, domain: str, *, with_replies: bool) ->
 
 
 class _ClaimedRow(NamedTuple):
-    """A row of a claim; one without a claim number tells of a rejected message."""
+    """A row of a claim; one without a claim number tells of a message that was rejected.
+
+    One without a message tells how many were left for later, as its attempt.
+    """
 
     command_id: UUID
     command_type: str
@@ -230,8 +233,18 @@ class _ClaimedRow(NamedTuple):
     created_at: datetime
     attempt: int
     max_attempts: int
-    msg_id: int
+    msg_id: int | None
     claim_no: int | None
+
+
+class Claim(NamedTuple):
+    """What a claim found."""
+
+    commands: list[ClaimedCommand]
+    rejected: list[RejectedMessage]
+    """Messages that no command explains; they are in the archive."""
+    left: int
+    """How many messages come again soon, since somebody has locked what they need."""
 
 
 _CLAIMED = ", ".join(_ClaimedRow._fields)
@@ -241,14 +254,14 @@ async def claim_commands(
     conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
 ) -> list[ClaimedCommand]:
     """Claim up to *limit* commands, each until *lease_seconds* from now."""
-    claimed, _ = await claim_or_reject(conn, domain, worker_id, limit, lease_seconds, max_attempts)
-    return claimed
+    claim = await claim_or_reject(conn, domain, worker_id, limit, lease_seconds, max_attempts)
+    return claim.commands
 
 
 async def claim_or_reject(
     conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
-) -> tuple[list[ClaimedCommand], list[RejectedMessage]]:
-    """The same, and the messages that were rejected since no command explains them."""
+) -> Claim:
+    """The same, and what became of the other messages."""
     return await _claim(
         conn,
         f"select {_CLAIMED} from command_bus.claim_commands_v2"  # nosec B608
@@ -262,28 +275,28 @@ async def claim_suspect(
     conn: Connection, domain: str, worker_id: int, lease_seconds: int, max_attempts: int
 ) -> list[ClaimedCommand]:
     """Claim one command that may have killed its worker, if there is any."""
-    claimed, _ = await _claim(
+    claim = await _claim(
         conn,
         f"select {_CLAIMED} from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",  # nosec B608
         (domain, worker_id, lease_seconds, max_attempts),
         domain,
     )
-    return claimed
+    return claim.commands
 
 
-async def _claim(
-    conn: Connection, query: str, params: tuple[Any, ...], domain: str
-) -> tuple[list[ClaimedCommand], list[RejectedMessage]]:
+async def _claim(conn: Connection, query: str, params: tuple[Any, ...], domain: str) -> Claim:
     _refuse_unreadable(conn)
     with translate_errors():
         rows = await fetch(conn, query, params)
-    claimed, rejected = [], []
+    commands, rejected, left = [], [], 0
     for row in map(_ClaimedRow._make, rows):
-        if row.claim_no is None:
+        if row.msg_id is None:
+            left += row.attempt
+        elif row.claim_no is None:
             rejected.append(RejectedMessage(row.msg_id, row.command_id, reason=row.data))
         else:
-            claimed.append(_claimed_command(domain, row, row.claim_no))
-    return claimed, rejected
+            commands.append(_claimed_command(domain, row, row.msg_id, row.claim_no))
+    return Claim(commands, rejected, left)
 
 
 def _refuse_unreadable(conn: Connection) -> None:
@@ -297,7 +310,7 @@ def _refuse_unreadable(conn: Connection) -> None:
         raise UnsuitableConnectionError(f"client_encoding is {encoding}, and has to be UTF8")
 
 
-def _claimed_command(domain: str, row: _ClaimedRow, claim_no: int) -> ClaimedCommand:
+def _claimed_command(domain: str, row: _ClaimedRow, msg_id: int, claim_no: int) -> ClaimedCommand:
     """Read one claimed row; data that cannot be decoded spoils this command only."""
     undecodable = None
     try:
@@ -318,7 +331,7 @@ def _claimed_command(domain: str, row: _ClaimedRow, claim_no: int) -> ClaimedCom
         command=command,
         attempt=row.attempt,
         max_attempts=row.max_attempts,
-        msg_id=row.msg_id,
+        msg_id=msg_id,
         claim_no=claim_no,
         undecodable=undecodable,
     )

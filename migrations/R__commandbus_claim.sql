@@ -14,7 +14,9 @@
 -- Claim up to p_limit commands for a worker, each until p_lease_seconds from now; promote what is
 -- due first. p_max_attempts is the budget of commands that have none of their own.
 -- A row without a claim_no is a message that was rejected: its id, the id it names, and the reason
--- as data. Raises QB001 for an unknown domain, 55P03 where a table is locked.
+-- as data. One without a msg_id, too, says how many messages were left for later, as its attempt,
+-- since somebody has locked what they need. Raises QB001 for an unknown domain, 55P03 where the
+-- queue itself is locked, or the table of commands.
 create or replace function command_bus.claim_commands_v2(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
     p_max_attempts integer
@@ -46,9 +48,13 @@ declare
     v_claimed integer := 0;
     v_rows integer;
 begin
-    if command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000)) > p_limit then
-        perform command_bus.wake_workers(p_domain);  -- there is something for others
-    end if;
+    begin
+        if command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000)) > p_limit then
+            perform command_bus.wake_workers(p_domain);  -- there is something for others
+        end if;
+    exception when lock_not_available then
+        null;  -- what waits is locked as a whole; what is in the queue can be claimed
+    end;
 
     select array_agg(r.msg_id), array_agg(r.message ->> 'command_id')
     into v_msg_ids, v_texts
@@ -114,7 +120,7 @@ begin
                 on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
             where c.msg_id = m.msg_id and c.status = 'PENDING'
             order by m.command_id
-            for update of c skip locked
+            for no key update of c skip locked
         );
         exit when cardinality(v_held) = 0;
     end loop;
@@ -152,8 +158,10 @@ as $$
 $$;
 
 -- Deal with messages that the fast path left: reject what belongs to no command, drop what is old,
--- end what has no budget left, park suspects, claim again what is only late. p_more says whether
--- there may be messages behind these. The form with eight parameters was there before.
+-- end what has no budget left, park suspects, claim again what is only late. What needs a table that
+-- somebody has locked is left for later, and so is what is locked itself; a row without a msg_id says
+-- how many (as its attempt). p_more says whether there may be messages behind these. The form with
+-- eight parameters was there before.
 drop function if exists command_bus.claim_exceptions(
     text, text, bigint, integer, integer, bigint[], uuid[], timestamptz
 );
@@ -185,9 +193,16 @@ declare
     v_lease_end timestamptz;
     v_decidable_at timestamptz;
     v_parked boolean := false;
+    v_is_spent boolean;
+    v_is_suspect boolean;
+    v_is_locked boolean := false;  -- a table that more of the rows will need
     r record;
 begin
-    v_seen := command_bus.reject_messages(p_domain, p_queue, p_msg_ids, p_ids);
+    begin
+        v_seen := command_bus.reject_messages(p_domain, p_queue, p_msg_ids, p_ids);
+    exception when lock_not_available then
+        v_seen := '{}';
+    end;
     return query
     select m.command_id, null::text, command_bus.rejection(m.command_id), null::uuid, null::text,
         null::uuid, null::timestamptz, null::integer, null::integer, m.msg_id, null::integer
@@ -203,7 +218,7 @@ begin
             on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
         left join command_bus_worker as w on w.worker_id = c.worker_id
         order by m.command_id
-        for update of c skip locked
+        for no key update of c skip locked
     loop
         v_seen := v_seen || r.seen_msg_id;
         if r.started_at = p_claimed_at and r.worker_id is not distinct from p_worker_id
@@ -214,19 +229,18 @@ begin
             or r.status not in ('PENDING', 'IN_PROGRESS')
         then
             v_drop := v_drop || r.seen_msg_id;
-        elsif r.status = 'PENDING' then
-            if r.attempts >= r.budget then
-                perform command_bus.exhaust(p_domain, r.command_id, r.budget);
-                v_drop := v_drop || r.seen_msg_id;
-            else
-                perform command_bus.show_messages(
-                    p_queue, array[r.seen_msg_id], clock_timestamp()
-                );
-            end if;
-        else
+            continue;
+        end if;
+        v_is_spent := r.attempts >= r.budget;
+        v_is_suspect := false;
+        if r.status = 'PENDING' and not v_is_spent then
+            perform command_bus.show_messages(p_queue, array[r.seen_msg_id], clock_timestamp());
+            continue;
+        elsif r.status = 'IN_PROGRESS' then
             v_lease_end := least(r.lease_until, v_now);
+            v_is_suspect := r.heartbeat_at < v_lease_end and r.stopped_at is null;
             v_decidable_at := v_lease_end + make_interval(secs => r.heartbeat_seconds);
-            if r.heartbeat_at < v_lease_end and r.stopped_at is null and v_now < v_decidable_at then
+            if v_is_suspect and v_now < v_decidable_at then
                 -- Its worker may be dead or about to send its next heartbeat: ask again then.
                 update command_bus_command as c set lease_until = v_lease_end
                 where c.command_id = r.command_id and c.domain = p_domain;
@@ -235,14 +249,24 @@ begin
                 );
                 continue;
             end if;
-            insert into command_bus_audit (
-                command_id, created_at, msg_id, worker_id, attempt, event_type, domain
-            )
-            values (r.command_id, v_now, r.msg_id, r.worker_id, r.attempts, 'LEASE_EXPIRED', p_domain);
-            if r.attempts >= r.budget then
+        end if;
+        if v_is_locked and (v_is_spent or v_is_suspect) then
+            v_seen := trim_array(v_seen, 1);
+            continue;
+        end if;
+        begin
+            if r.status = 'IN_PROGRESS' then
+                insert into command_bus_audit (
+                    command_id, created_at, msg_id, worker_id, attempt, event_type, domain
+                )
+                values (
+                    r.command_id, v_now, r.msg_id, r.worker_id, r.attempts, 'LEASE_EXPIRED', p_domain
+                );
+            end if;
+            if v_is_spent then
                 perform command_bus.exhaust(p_domain, r.command_id, r.budget);
                 v_drop := v_drop || r.seen_msg_id;
-            elsif r.heartbeat_at < v_lease_end and r.stopped_at is null then
+            elsif v_is_suspect then
                 insert into command_bus_suspect (command_id, domain, parked_at, from_worker_id)
                 values (r.command_id, p_domain, v_now, r.worker_id);
                 update command_bus_command as c
@@ -258,7 +282,10 @@ begin
                     p_domain, p_worker_id, p_lease_seconds, p_max_attempts, r.command_id, r.msg_id
                 );
             end if;
-        end if;
+        exception when lock_not_available then
+            v_is_locked := true;
+            v_seen := trim_array(v_seen, 1);
+        end;
     end loop;
 
     if cardinality(v_drop) > 0 then
@@ -266,11 +293,19 @@ begin
     end if;
     v_again := array(select unnest(p_msg_ids) except select unnest(v_seen));
     if cardinality(v_again) > 0 then
-        -- Somebody has locked their commands. A claim reads the oldest first, and would find nothing
-        -- but these where they are many: those behind them come before.
-        perform command_bus.show_messages(
-            p_queue, v_again, v_now + case when p_more then interval '250 ms' else '0' end
-        );
+        -- A claim reads the oldest first, and would find nothing but these where they are many. So
+        -- they are away for longer each time, for long enough that those behind them come first.
+        execute format(
+            $query$
+            update pgmq.%1$I
+            set vt = $2 + least(interval '50 ms' * 2 ^ least(read_ct - 1, 10), $3)
+            where msg_id = any ($1)
+            $query$, 'q_' || p_queue
+        ) using v_again, v_now,
+            case when p_more then interval '8 seconds' else interval '500 ms' end;
+        return query
+        select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
+            null::timestamptz, cardinality(v_again), null::integer, null::bigint, null::integer;
     end if;
     if v_parked then
         perform command_bus.wake_workers(p_domain);
@@ -449,7 +484,8 @@ begin
     where s.domain = p_domain and c.status = 'PENDING'
     order by s.parked_at
     limit 1
-    for update of s, c skip locked;
+    for update of s skip locked
+    for no key update of c skip locked;
     if v_command_id is null then
         return;
     end if;

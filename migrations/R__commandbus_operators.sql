@@ -67,7 +67,7 @@ begin
         from command_bus_command as c
         where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'IN_TSQ'
         order by c.command_id
-        for update
+        for no key update
     )
     select coalesce(array_agg(h.command_id order by h.command_id), '{}') into v_ids
     from held as h;
@@ -261,7 +261,7 @@ begin
         where k.command_id = p_command_id and k.domain = p_domain;
         continue when c.status = 'PENDING' and c.msg_id is distinct from v_msg_id;
         select k.* into c from command_bus_command as k
-        where k.command_id = p_command_id and k.domain = p_domain for update;
+        where k.command_id = p_command_id and k.domain = p_domain for no key update;
         if c.status = 'PENDING' and c.msg_id is not distinct from v_msg_id then
             delete from command_bus_waiting as w
             where w.command_id = p_command_id and w.domain = p_domain;
@@ -320,7 +320,7 @@ begin
         where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'PENDING'
             and c.msg_id = any (v_msg_ids)
         order by c.command_id
-        for update skip locked
+        for no key update skip locked
     );
     if cardinality(v_ids) > 0 then
         perform pgmq.delete(v_queue, array(

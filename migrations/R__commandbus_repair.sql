@@ -59,7 +59,7 @@ begin
         where c.msg_id is not distinct from l.msg_id and c.claim_no = l.claim_no
             and (c.status = 'PENDING' or c.status = 'IN_PROGRESS' and c.lease_until < v_now)
         order by c.command_id
-        for update of c skip locked
+        for no key update of c skip locked
     loop
         if r.status = 'IN_PROGRESS' then
             insert into command_bus_audit (
@@ -123,7 +123,7 @@ declare
     v_awaited bigint;
 begin
     perform pg_advisory_xact_lock(hashtextextended('command_bus.create_domain', 0));
-    select * into d from command_bus_domain where domain = p_domain for update;
+    select * into d from command_bus_domain where domain = p_domain for no key update;
     if d.domain is null then
         raise exception 'domain "%" does not exist', p_domain using errcode = 'QB001';
     end if;
@@ -195,7 +195,7 @@ begin
         perform from command_bus_command as c
         where c.domain = r.domain and c.command_id = any (r.ids)
         order by c.command_id
-        for update;
+        for no key update;
         r.ids := array(
             select c.command_id from command_bus_command as c
             where c.domain = r.domain and c.command_id = any (r.ids) and c.status = 'IN_TSQ'
@@ -578,7 +578,7 @@ begin
         join command_bus_command as c on c.command_id = q.command_id and c.domain = q.domain
         where q.due_at > v_from and c.updated_at > v_from
         order by q.command_id
-        for update skip locked
+        for no key update skip locked
     ),
     -- Else it would look late once more, and be shifted again.
     entered as (

@@ -532,7 +532,7 @@ begin
             on command_bus.has_key(c.command_id, c.domain, d.command_id, p_domain)
         where c.status = 'PENDING'
         order by d.command_id
-        for update of c skip locked
+        for no key update of c skip locked
     ) as h;
     delete from command_bus_waiting as w
     using unnest(v_due) as d (command_id)

@@ -267,7 +267,7 @@ begin
         join command_bus_command as c
             on command_bus.has_key(c.command_id, c.domain, o.command_id, p_domain)
         where c.msg_id = o.msg_id and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
-        for update of c skip locked
+        for no key update of c skip locked
     )
     select coalesce(array_agg(h.command_id), '{}') into v_ids from held as h;
     return v_ids;
@@ -316,7 +316,7 @@ begin
         retried = retried + p_retried, moved_to_tsq = moved_to_tsq + p_moved_to_tsq
     where worker_id = (
         select worker_id from command_bus_worker where worker_id = p_worker_id
-        for update skip locked
+        for no key update skip locked
     );
     if not found then
         perform command_bus.count_for_locked_worker(

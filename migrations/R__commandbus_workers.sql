@@ -123,7 +123,7 @@ begin
         from command_bus_worker as w
         where w.worker_id in (select d.worker_id from command_bus_worker_delta as d)
         order by w.worker_id
-        for update skip locked
+        for no key update skip locked
     ),
     gone as (
         delete from command_bus_worker_delta as d

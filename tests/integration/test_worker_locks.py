@@ -322,3 +322,65 @@ async def test_a_due_command_that_somebody_has_locked_lets_the_others_pass(pool)
     [taken] = await claim(pool, worker_id)
     assert taken.command.command_id == ids[0]
     await assert_books_balance(pool)
+
+
+@pytest.mark.parametrize("lock", ["for update", "for no key update"])
+@pytest.mark.parametrize("count", [15, 60, 400])
+@pytest.mark.parametrize("batch_size", [1, 10])
+async def test_any_number_of_locked_commands_holds_up_none_behind_them(
+    pool, slow, start_worker, lock, count, batch_size
+):
+    locked = await send(pool, count, max_attempts=1)
+    async with held(pool, f"select from command_bus_command {lock}"):
+        behind = await send(pool, 20, max_attempts=1)
+        await start_worker(batch_size=batch_size)
+
+        await ended(pool, *behind)
+
+        left = "select count(*) from command_bus_command where status = 'PENDING'"
+        assert await value(pool, left) == count
+    await ended(pool, *locked)
+    await assert_books_balance(pool)
+
+
+async def test_a_reference_that_is_not_committed_holds_up_nothing(bus, pool, slow, start_worker):
+    """An insert with a foreign key to a command locks it for key share."""
+    await start_worker()
+    async with bus.transaction() as conn:
+        [command_id] = await send(pool, reply_to=REPLIES)
+        await conn.execute(
+            "select from command_bus_command where command_id = %s for key share", (command_id,)
+        )
+        await ended(pool, command_id)
+
+
+ODD = {
+    "somebody else's": "select pgmq.send('test__commands', '{\"hello\": \"world\"}')",
+    "no attempt left": "update command_bus_command set attempts = 9 where command_type = 'Odd'",
+    "left by a crash": "update command_bus_command set status = 'IN_PROGRESS', attempts = 1,"
+    " worker_id = 1, started_at = now() - interval '1 h', lease_until = now() - interval '1 h'"
+    " where command_type = 'Odd'",
+}
+TABLES = [
+    "command_bus_rejected",
+    "pgmq.a_test__commands",
+    "command_bus_waiting",
+    "command_bus_tsq",
+    "command_bus_tsq_group",
+    "command_bus_suspect",
+]
+
+
+@pytest.mark.parametrize("odd", ODD)
+@pytest.mark.parametrize("table", TABLES)
+async def test_a_message_that_needs_a_locked_table_holds_up_no_other(
+    pool, slow, start_worker, odd, table
+):
+    await send(pool, 3, command_type="Odd", max_attempts=5)
+    await register(pool)
+    await rows(pool, ODD[odd])
+    behind = await send(pool, 20, max_attempts=1)
+    async with held(pool, f"lock table {table}"):
+        await start_worker()
+        await ended(pool, *behind, seconds=30)
+    await eventually(lambda: queued(pool), lambda left: left == 0)
