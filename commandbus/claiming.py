@@ -87,6 +87,7 @@ class ClaimLoop:
                 await self._run_suspects()
             self._state.woken.clear()
             await self._leases.give_back(self._slots.take_stale())
+            await self._leases.end(self._slots.take_over())
             room = self._slots.room()
             if room < 1:
                 await self._pause(self._state.poll_interval)

@@ -153,6 +153,26 @@ class Leases:
                 self._doubted_at = time.monotonic()
             logger.info("commands_released", extra={**state.ids, "count": count})
 
+    async def end(self, claimed: list[ClaimedCommand]) -> None:
+        """Let the next attempts begin of commands whose handlers were cancelled at the lease's end.
+
+        Where it fails they begin a heartbeat later: nobody knows until then that this worker lives,
+        and that the command has not killed it.
+        """
+        if not claimed:
+            return
+        state = self._state
+        try:
+            async with self._connections.autocommit("leases", within=state.call_seconds) as conn:
+                await store.end_leases(
+                    conn, state.domain, state.registered_id, store.tokens_of(claimed)
+                )
+        except DATABASE_ERRORS as exc:
+            logger.warning(
+                "leases_not_ended",
+                extra={**state.ids, "count": len(claimed), "error": one_line(exc)},
+            )
+
     async def settle_doubt(self) -> None:
         """`give_back_unknown` on a connection of its own; where that fails, leases do it later."""
         if self._doubted_at is None:

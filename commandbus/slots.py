@@ -48,6 +48,7 @@ class Slots:
         self._held: dict[tuple[int, int], Attempt] = {}
         self._given_up: dict[tuple[int, int], float] = {}
         self._stale: list[Attempt] = []
+        self._over: list[Attempt] = []
         self._mean_run_seconds: float | None = None
         self._look_planned = False
         self._context = contextvars.copy_context()
@@ -187,6 +188,8 @@ class Slots:
         now = time.monotonic()
         self._given_up = {token: until for token, until in self._given_up.items() if until > now}
         self._given_up[attempt.token] = now + attempt.lease_seconds
+        if not self._state.is_stopping:
+            self._over.append(attempt)
 
     def recorded(self, outcome: Outcome) -> None:
         """The outcome is in the database: the attempt is not held any more."""
@@ -196,6 +199,11 @@ class Slots:
         """What waited here until its lease was nearly over, and has to be given back."""
         stale, self._stale = self._stale, []
         return self._forget(stale)
+
+    def take_over(self) -> list[ClaimedCommand]:
+        """What outlasted its lease and has come to an end since."""
+        over, self._over = self._over, []
+        return [attempt.claimed for attempt in over]
 
     def take_ready(self) -> list[ClaimedCommand]:
         """Everything that has not started."""

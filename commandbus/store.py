@@ -425,6 +425,17 @@ async def renew_leases(
         return {(command_id, claim_no) for command_id, claim_no in await cur.fetchall()}
 
 
+async def end_leases(
+    conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]
+) -> None:
+    """Make leases end now, by the word of a living worker: the next attempts may begin."""
+    with translate_errors():
+        await conn.execute(
+            "select command_bus.end_leases(%s, %s, %s)",
+            (domain, worker_id, _tokens_json(tokens)),
+        )
+
+
 async def release_commands(
     conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]
 ) -> int:

@@ -196,3 +196,15 @@ async def test_a_worker_at_rest_asks_three_things_a_second(database_url, pool, r
     # A beat is a heartbeat, folding, and a look ahead; now and then a connection is opened.
     assert asked <= 3 * 4 + 3
     assert await events(pool, command_id) == ["SENT", "RECEIVED"]
+
+
+async def test_a_command_that_outlasts_its_lease_begins_again_right_then(pool, flaky, start_worker):
+    """Not a heartbeat (one second) later, as where its worker may have died."""
+    await start_worker(poll_interval=HOUR, concurrency=2, visibility_timeout=2)
+    hung = await send(pool, 2, data="hang")
+
+    await ended(pool, *hung)
+
+    for command_id in hung:
+        # A busy machine may start it late; a heartbeat's wait would take longer still.
+        assert await seconds_between(pool, command_id, "RECEIVED", "LEASE_EXPIRED") < 2.7
