@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 
 import pytest
 from psycopg import AsyncConnection
@@ -76,11 +77,14 @@ async def test_handlers_that_hold_the_whole_pool_keep_their_leases(pool, small, 
 
 
 async def test_connections_come_from_the_pool_while_it_has_any(pool, small):
+    await small.wait()  # its first connection is open
     connections = WorkerConnections(small)
-    for task in ("leases", "heartbeat", "settling"):
-        async with connections.autocommit(task, within=5) as conn:
-            assert conn.autocommit
-    assert await value(pool, SESSIONS) <= SIZE
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(connections.close)
+        for task in ("leases", "heartbeat", "settling"):
+            async with connections.autocommit(task, within=5) as conn:
+                assert conn.autocommit
+        assert await value(pool, SESSIONS) <= SIZE
 
 
 async def test_a_connection_of_its_own_is_configured_as_the_pools_and_replaced_when_it_is_lost(
