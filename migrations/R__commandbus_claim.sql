@@ -298,7 +298,7 @@ begin
         execute format(
             $query$
             update pgmq.%1$I
-            set vt = $2 + least(interval '50 ms' * 2 ^ least(read_ct - 1, 10), $3)
+            set vt = $2 + least(interval '100 ms' * 4 ^ least(read_ct - 1, 5), $3)
             where msg_id = any ($1)
             $query$, 'q_' || p_queue
         ) using v_again, v_now,

@@ -125,4 +125,5 @@ async def test_an_attempt_that_was_given_up_is_not_taken_for_a_claim_whose_answe
         await ended(watch, *await send(watch))
     await ended(watch, *await send(watch))
 
-    assert await events(watch, hanging) == ["SENT", "RECEIVED"]
+    # Released, it would have begun once more without the end of its lease.
+    assert await events(watch, hanging) == ["SENT", "RECEIVED", "LEASE_EXPIRED", "RECEIVED"]
