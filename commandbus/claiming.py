@@ -97,7 +97,9 @@ class ClaimLoop:
                 continue
             if claim.commands:
                 self._held_seconds = HELD_SECONDS
-            if len(claim.commands) < room:
+            read = len(claim.commands) + len(claim.rejected) + claim.left
+            # A full set of which some were left: others are behind it.
+            if len(claim.commands) < room and not (claim.left and read >= room):
                 await self._pause(await self._idle_seconds(claim))
 
     async def _wait_for_outcomes(self) -> None:

@@ -298,11 +298,12 @@ begin
         execute format(
             $query$
             update pgmq.%1$I
-            set vt = $2 + least(interval '100 ms' * 4 ^ least(read_ct - 1, 5), $3)
+            set vt = $2 + least(interval '100 ms' * 4 ^ least(read_ct - 1, 5),
+                case when $3 and exists (select from pgmq.%1$I where vt <= $2)
+                    then interval '10 s' else interval '500 ms' end)
             where msg_id = any ($1)
             $query$, 'q_' || p_queue
-        ) using v_again, v_now,
-            case when p_more then interval '8 seconds' else interval '500 ms' end;
+        ) using v_again, v_now, p_more;
         return query
         select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
             null::timestamptz, cardinality(v_again), null::integer, null::bigint, null::integer;

@@ -530,7 +530,7 @@ begin
                     where q.domain = $1 and q.status = 'IN_PROGRESS' and q.started_at > $2
                         and m.vt > $2
                     order by q.command_id
-                    for update of q skip locked
+                    for no key update of q skip locked
                 ) as held
                 where c.command_id = held.command_id and c.domain = held.domain
                 returning c.msg_id, c.lease_until

@@ -424,8 +424,10 @@ begin
             cross join lateral (
                 select 1, 'FAILED'::command_bus.audit_event, jsonb_strip_nulls(jsonb_build_object(
                     'error_type', s.error_type, 'error_code', s.error_code,
-                    'error_message', s.error_message, 'error_details', s.error_details,
-                    'max_attempts', s.budget))
+                    'error_message', s.error_message, 'max_attempts', s.budget))
+                    -- Nulls in them are the handler's.
+                    || case when s.error_details is null then '{}'
+                            else jsonb_build_object('error_details', s.error_details) end
                 union all
                 select 2, 'RETRY_SCHEDULED', jsonb_build_object(
                     'delay_ms', s.retry_delay_ms,

@@ -191,7 +191,7 @@ async def test_what_an_error_said_is_kept_in_row_trail_and_list(bus, tsq, pool):
             "permanent",
             error_code="INVALID_ACCOUNT",
             error_message="Account 5 does not exist",
-            error_details={"account": 5},
+            error_details={"account": 5, "limit": None},
         ),
     )
 
@@ -201,13 +201,13 @@ async def test_what_an_error_said_is_kept_in_row_trail_and_list(bus, tsq, pool):
     assert command.last_error_code == "INVALID_ACCOUNT"
     assert command.last_error_message == "Account 5 does not exist"
     by_type = {each.event_type: each.details for each in await bus.get_audit_trail(command_id)}
-    assert by_type["FAILED"]["error_details"] == {"account": 5}
+    assert by_type["FAILED"]["error_details"] == {"account": 5, "limit": None}
     moved = by_type["MOVED_TO_TSQ"]
     assert {name: value for name, value in moved.items() if name.startswith("error_")} == {
         "error_type": "PERMANENT",
         "error_code": "INVALID_ACCOUNT",
         "error_message": "Account 5 does not exist",
-        "error_details": {"account": 5},
+        "error_details": {"account": 5, "limit": None},
     }
     [troubled] = await tsq.list("test")
     assert (troubled.error_code, troubled.attempts) == ("INVALID_ACCOUNT", 1)
