@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
 from app.actions import strict_json
-
-_UNSTORABLE = re.compile("[\x00\ud800-\udfff]")
 
 
 class FormError(ValueError):
@@ -16,11 +13,14 @@ class FormError(ValueError):
 
 
 def text_value(form: Mapping[str, Any], name: str, limit: int) -> str | None:
-    """A text; None where there is nothing in it. Raises FormError above *limit* characters.
+    """A text; None where there is nothing in it.
 
-    A line break counts as one character, as browsers count it, though they send two.
+    Raises FormError above *limit* characters, and where the database cannot hold the text. A line
+    break counts as one character, as browsers count it, though they send two.
     """
-    text = _UNSTORABLE.sub("", str(form.get(name, ""))).replace("\r\n", "\n").strip()
+    text = str(form.get(name, "")).replace("\r\n", "\n").strip()
+    if not strict_json.is_storable(text):
+        raise FormError(str(strict_json.unstorable(name)))
     if len(text) > limit:
         raise FormError(f"At most {limit:,} characters, not {len(text):,}.")
     return text or None

@@ -204,7 +204,7 @@ def read_selection(form: Any) -> Selection:
             if (text := text_value(form, FILTER_PREFIX + name, LONGEST_TEXT)) is not None
         }
     except FormError as exc:
-        raise Problem(422, detail=f"A filter is too long. {exc}") from exc
+        raise Problem(422, detail=f"A filter cannot be used. {exc}") from exc
     try:
         filters = TroubledFilters.from_texts(given, _entered_until(form))
     except ValueError as exc:

@@ -185,27 +185,46 @@ def test_a_number_that_cannot_be_counted_in_time_is_a_lower_bound(
 
 
 @pytest.mark.parametrize(("action", "field"), [("cancel", "reason"), ("complete", "notes")])
-def test_a_text_that_is_too_long_is_refused_at_its_field_and_nothing_is_done(
-    app: Flask, client: FlaskClient, action: str, field: str
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x" * 2_001, "At most 2,000 characters, not 2,001."),
+        ("no\x00thing", "Text must not hold NUL characters or lone surrogates."),
+    ],
+    ids=["too long", "not storable"],
+)
+def test_a_text_that_the_api_refuses_is_refused_at_its_field_and_nothing_is_done(
+    app: Flask, client: FlaskClient, action: str, field: str, text: str, said: str
 ) -> None:
-    """It was cut off silently, where the API refuses it."""
+    """It was changed silently, where the API refuses it."""
     fields = {**hidden(ask(client, action, filter_error_code="OTHER")), "operator": "Ada"}
     fields["csrf_token"] = token_of(client)
-    fields[field] = "x" * 2_001
+    fields[field] = text
 
     answer = client.post(f"/troubleshooting/{action}", data=fields)
 
-    assert "At most 2,000 characters, not 2,001." in answer.text
+    assert said in answer.text
     assert got(client.get("/api/v1/tsq?error_code=OTHER"))["total"] == 5
 
 
-def test_a_filter_that_is_too_long_acts_on_no_other_set(client: FlaskClient) -> None:
-    data = {"csrf_token": token_of(client), "scope": "filter", "filter_q": "x" * 201}
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("x" * 201, "At most 200 characters, not 201."),
+        ("no\x00thing", "Text must not hold NUL characters or lone surrogates."),
+        ("\x00", "Text must not hold NUL characters or lone surrogates."),
+    ],
+    ids=["too long", "not storable", "nothing else"],
+)
+def test_a_filter_that_the_api_refuses_acts_on_no_other_set(
+    client: FlaskClient, text: str, said: str
+) -> None:
+    data = {"csrf_token": token_of(client), "scope": "filter", "filter_q": text}
 
     answer = client.post("/troubleshooting/cancel", data=data)
 
     assert answer.status_code == 422
-    assert "A filter is too long." in answer.text
+    assert f"A filter cannot be used. {said}" in answer.text
 
 
 def test_a_job_says_how_many_it_was_meant_for_and_leaves_later_ones_alone(
