@@ -15,7 +15,12 @@ from app.loadtest.generating import MAX_COUNT
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.models.paging import LARGEST_ID, TOTAL_LIMIT
 from app.models.search_texts import LONGEST_TEXT
-from app.testcommand.behaviors import MAX_EXECUTION_MS, Behavior, BehaviorDistribution
+from app.testcommand.behaviors import (
+    LONGEST_QUEUE_NAME,
+    MAX_EXECUTION_MS,
+    Behavior,
+    BehaviorDistribution,
+)
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 from commandbus.models import AuditEventType, CommandStatus
 from commandbus.names import DOMAIN_PATTERN
@@ -29,6 +34,7 @@ def _run_name(text: str) -> str:
 
 DomainName = Annotated[str, StringConstraints(pattern=f"^{DOMAIN_PATTERN.pattern}$")]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=200)]
+QueueName = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_QUEUE_NAME)]
 RunName = Annotated[
     str, StringConstraints(min_length=1, max_length=LONGEST_NAME), AfterValidator(_run_name)
 ]
@@ -122,7 +128,7 @@ class SendCommand(Body):
     max_attempts: MaxAttempts | None = None
     command_id: Id | None = None
     correlation_id: Id | None = None
-    reply_to: Name | None = Field(None, description="An existing queue, for the one reply")
+    reply_to: QueueName | None = Field(None, description="An existing queue, for the one reply")
 
 
 class Empty(Body):

@@ -26,6 +26,8 @@ from pydantic_core import PydanticCustomError
 CRASH_VARIABLE = "ALLOW_CRASH_BEHAVIOR"
 """Set to "true" in the environment of tests that stage crashes; nothing else may kill a worker."""
 
+LONGEST_QUEUE_NAME = 200
+"""How long the name of a reply queue may be, in characters."""
 MAX_EXECUTION_MS = 3_600_000
 MAX_LEASE_SECONDS = 43_200
 """The longest visibility timeout that can be set."""

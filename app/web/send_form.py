@@ -14,6 +14,7 @@ from pydantic import ValidationError
 from app.loadtest.generating import MAX_COUNT, MIXED, BulkOrder
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.testcommand.behaviors import (
+    LONGEST_QUEUE_NAME,
     MAX_EXECUTION_MS,
     MAX_REPEATS,
     PUBLIC_TYPES,
@@ -21,7 +22,7 @@ from app.testcommand.behaviors import (
     BehaviorDistribution,
     BehaviorType,
 )
-from app.web.form_values import FormError, json_value
+from app.web.form_values import FormError, json_value, text_value
 from commandbus import uuid7
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
 
@@ -103,7 +104,7 @@ def read_single(form: Form, *, timeout_ms: int) -> SingleCommand | None:
         payload=_payload(form),
         command_id=form.uuid("command_id"),
         correlation_id=form.uuid("correlation_id"),
-        reply_to=form.text("reply_to") or None,
+        reply_to=_reply_to(form),
         max_attempts=form.number("max_attempts", 1, MAX_ATTEMPTS_LIMIT),
     )
     return None if form.errors else command
@@ -126,6 +127,14 @@ def _behavior(form: Form, timeout_ms: int) -> Behavior | None:
     except ValidationError as exc:
         for error in exc.errors():
             form.errors.setdefault(str(error["loc"][0]) if error["loc"] else "type", error["msg"])
+        return None
+
+
+def _reply_to(form: Form) -> str | None:
+    try:
+        return text_value(form.values, "reply_to", LONGEST_QUEUE_NAME)
+    except FormError as exc:
+        form.errors["reply_to"] = str(exc)
         return None
 
 

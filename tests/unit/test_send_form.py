@@ -60,3 +60,18 @@ def test_the_rest_of_any_success_percentage_fails(percent: str) -> None:
 
     succeed = plan.order.types()[BehaviorType.SUCCESS]
     assert succeed == round(float(percent) * 1000)
+
+
+@pytest.mark.parametrize(
+    ("queue", "said"),
+    [
+        ("x" * 201, "At most 200 characters, not 201."),
+        ("a\x00b", "Text must not hold NUL characters or lone surrogates."),
+    ],
+    ids=["too long", "not storable"],
+)
+def test_a_reply_queue_that_the_api_refuses_is_refused_at_its_field(queue: str, said: str) -> None:
+    form = Form({"type": "success", "reply_to": queue})
+
+    assert read_single(form, timeout_ms=35_000) is None
+    assert form.errors == {"reply_to": said}
