@@ -106,20 +106,20 @@ async def test_connections_lost_again_and_again_cost_no_command_its_budget(
 async def test_an_attempt_that_was_given_up_is_not_taken_for_a_claim_whose_answer_got_lost(
     pool, watch, cut, registry, start_worker, caplog
 ):
-    started = asyncio.Event()
+    started: list[int] = []
 
     @registry.handler("test", "DoIt")
     async def handle(command, context):
         if command.data == "hang":
-            started.set()
+            started.append(context.attempt)
             await asyncio.Event().wait()
 
     [hanging] = await send(pool, data="hang")
     worker: Worker = await start_worker(visibility_timeout=60)
-    await started.wait()
+    await until(lambda: started == [1])
     # The worker's clock says that the lease is over, a little before the database's.
     worker._slots.running[0].deadline = 0.0
-    await until(lambda: not worker.running_count)
+    await until(lambda: started == [1, 2])
     while "claim_retried" not in caplog.messages:
         cut()
         await ended(watch, *await send(watch))
