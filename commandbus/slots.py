@@ -188,7 +188,7 @@ class Slots:
         now = time.monotonic()
         self._given_up = {token: until for token, until in self._given_up.items() if until > now}
         self._given_up[attempt.token] = now + attempt.lease_seconds
-        if not self._state.is_stopping:
+        if attempt.abandoned and attempt.deadline <= now and not self._state.is_stopping:
             self._over.append(attempt)
 
     def recorded(self, outcome: Outcome) -> None:

@@ -185,3 +185,21 @@ async def test_a_limit_of_time_ends_an_attempt_as_its_own_error_does_not(
     assert codes == {own: "TimeoutError", limited: "HANDLER_TIMEOUT"}
     trail = await events(pool, limited)
     assert trail == ["SENT", "RECEIVED", "FAILED", "RETRY_EXHAUSTED", "MOVED_TO_TSQ"]
+
+
+async def test_only_a_lease_that_is_over_is_said_to_be(pool, registry, start_worker):
+    """What ends without an outcome in any other way keeps its lease to the end."""
+
+    @registry.handler("test", "DoIt")
+    async def handle(command, context):
+        if command.data == "exit":
+            raise GeneratorExit
+
+    [command_id] = await send(pool, data="exit")
+    worker = await start_worker(visibility_timeout=30)
+    await eventually(lambda: events(pool, command_id), lambda seen: "RECEIVED" in seen)
+    await until(lambda: worker.running_count == 0)
+    for _ in range(3):
+        await ended(pool, *await send(pool))
+
+    assert await events(pool, command_id) == ["SENT", "RECEIVED"]
