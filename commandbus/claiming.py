@@ -268,15 +268,19 @@ class ClaimLoop:
         await self.wait_until_idle(
             lambda: self._heartbeat.suspects_wait and not self._state.is_stopping, patience
         )
-        failed = False
+        failed, ran = False, 0
         while not self._slots.running_count and not self._state.is_stopping:
             claim = await self._claim_suspect()
             failed = claim is None
             if claim is None or not claim.commands or self._state.is_stopping:
                 break
             self._slots.start_alone()
+            ran += 1
             await self.wait_until_idle(lambda: not self._state.is_stopping)
-        if not failed:
+        if ran and not failed:
+            # Those that are parked in a moment are told by the next look ahead, and not waited for.
+            self._heartbeat.suspects_wait = False
+        elif not failed:
             # One that has nothing to wait for loses nothing by looking again soon.
             pause = min(SUSPECT_SECONDS, patience) if idle else patience
             self._suspects_after = time.monotonic() + pause

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from commandbus import store
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
-from commandbus.errors import DATABASE_ERRORS, one_line
+from commandbus.errors import DATABASE_ERRORS, LOCK_ERRORS, one_line
 from commandbus.models import ClaimedCommand
 from commandbus.slots import Slots
 from commandbus.worker_connections import WorkerConnections
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+# How often it is tried to end leases that somebody else has locked, and after what pause.
+END_ATTEMPTS = 3
+END_SECONDS = 0.02
 # How long after a broken call its effects may still appear, where its session cannot be seen.
 DOUBT_SECONDS = 2.0
 # A renewal is given up in time for another one, but not before this.
@@ -162,15 +165,27 @@ class Leases:
         if not claimed:
             return
         state = self._state
-        try:
-            async with self._connections.autocommit("leases", within=state.call_seconds) as conn:
-                await store.end_leases(
-                    conn, state.domain, state.registered_id, store.tokens_of(claimed)
-                )
-        except DATABASE_ERRORS as exc:
+        tokens = list(store.tokens_of(claimed))
+        error: Exception | None = None
+        for _ in range(END_ATTEMPTS):
+            try:
+                async with self._connections.autocommit(
+                    "leases", within=state.call_seconds
+                ) as conn:
+                    ended = await store.end_leases(conn, state.domain, state.registered_id, tokens)
+                if ended == len(tokens):
+                    return
+            except LOCK_ERRORS as exc:
+                error = exc
+            except DATABASE_ERRORS as exc:
+                error = exc
+                break
+            # Another worker is just looking at them, since their leases are over.
+            await asyncio.sleep(END_SECONDS)
+        if error is not None:
             logger.warning(
                 "leases_not_ended",
-                extra={**state.ids, "count": len(claimed), "error": one_line(exc)},
+                extra={**state.ids, "count": len(claimed), "error": one_line(error)},
             )
 
     async def settle_doubt(self) -> None:

@@ -48,8 +48,9 @@ _LONGEST_NUMBER = 330
 """So many characters has a float with an exponent, written out."""
 _EXPONENT = re.compile(r"\d[eE][+-]\d")
 _MANY = 1_000_000
-_MOST_BITS = 14_285
-"""Of a whole number with as many digits as Python reads, 4,300."""
+_TOO_LONG = 10**4_300
+"""The first whole number with more digits than Python reads, 4,300."""
+_MOST_BITS = _TOO_LONG.bit_length()
 _SURE_DIGITS = 15
 """A float holds every decimal number with this many digits, and some with more."""
 
@@ -168,7 +169,7 @@ def measured(value: Any, depth: int, values: int, characters: int) -> int:
                 elif kind is dict or kind is list:
                     below.append(item)
                 elif isinstance(item, int):
-                    if (bits := item.bit_length()) > _MOST_BITS:
+                    if (bits := item.bit_length()) >= _MOST_BITS and abs(item) >= _TOO_LONG:
                         raise ValueError("it holds a number of more digits than can be read again")
                     size += bits >> 2
                 elif isinstance(item, str):
@@ -337,7 +338,7 @@ class _Copy:
 
     def _whole(self, value: int, path: _Path) -> Any:
         try:
-            if value.bit_length() > _MOST_BITS:
+            if value.bit_length() >= _MOST_BITS and abs(value) >= _TOO_LONG:
                 raise ValueError
             str(value)
         except ValueError:  # longer than Python would read again

@@ -425,15 +425,18 @@ async def renew_leases(
         return {(command_id, claim_no) for command_id, claim_no in await cur.fetchall()}
 
 
-async def end_leases(
-    conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]
-) -> None:
-    """Make leases end now, by the word of a living worker: the next attempts may begin."""
+async def end_leases(conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]) -> int:
+    """Make leases end now, by the word of a living worker: the next attempts may begin.
+
+    Returns how many; left out are those that somebody has locked, or has begun again.
+    """
     with translate_errors():
-        await conn.execute(
+        cur = await conn.execute(
             "select command_bus.end_leases(%s, %s, %s)",
             (domain, worker_id, _tokens_json(tokens)),
         )
+        row = await cur.fetchone()
+        return int(row[0]) if row else 0
 
 
 async def release_commands(

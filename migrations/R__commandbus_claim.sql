@@ -300,10 +300,13 @@ begin
             update pgmq.%1$I
             set vt = $2 + least(interval '100 ms' * 4 ^ least(read_ct - 1, 5),
                 case when $3 and exists (select from pgmq.%1$I where vt <= $2)
-                    then interval '10 s' else interval '500 ms' end)
+                    then interval '2 s' else interval '500 ms' end)
             where msg_id = any ($1)
             $query$, 'q_' || p_queue
         ) using v_again, v_now, p_more;
+        if p_more and cardinality(v_again) = cardinality(p_msg_ids) then
+            perform command_bus.put_off_locked(p_domain, p_queue, v_now);
+        end if;
         return query
         select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
             null::timestamptz, cardinality(v_again), null::integer, null::bigint, null::integer;
@@ -311,6 +314,58 @@ begin
     if v_parked then
         perform command_bus.wake_workers(p_domain);
     end if;
+end;
+$$;
+
+-- Put off the next thousand messages as far as somebody has locked their commands: one claim after
+-- another would read them all, and find nothing else where they are many.
+create or replace function command_bus.put_off_locked(
+    p_domain text, p_queue text, p_now timestamptz
+)
+returns void
+language plpgsql
+set search_path = public, pg_temp
+set row_security = off
+set enable_hashjoin = off
+set enable_mergejoin = off
+set enable_seqscan = off
+set enable_bitmapscan = off
+set jit = off
+as $$
+begin
+    execute format(
+        $query$
+        with next as materialized (
+            select q.msg_id, case
+                    when q.message ->> 'command_id' ~ '^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$'
+                        then (q.message ->> 'command_id')::uuid
+                end as command_id
+            from pgmq.%1$I as q
+            where q.vt <= $2
+            order by q.msg_id
+            limit 1000
+            for update skip locked
+        ),
+        free as materialized (
+            select c.command_id
+            from next as n
+            join command_bus_command as c
+                on command_bus.has_key(c.command_id, c.domain, n.command_id, $1)
+            order by c.command_id
+            for no key update of c skip locked
+        )
+        update pgmq.%1$I as q
+        set vt = $2 + least(interval '100 ms' * 4 ^ least(q.read_ct, 5), interval '2 s'),
+            read_ct = q.read_ct + 1
+        where q.msg_id = any (array(
+            select n.msg_id
+            from next as n
+            join command_bus_command as c
+                on command_bus.has_key(c.command_id, c.domain, n.command_id, $1)
+            where n.command_id not in (select f.command_id from free as f)
+        ))
+        $query$, 'q_' || p_queue
+    ) using p_domain, p_now;
 end;
 $$;
 

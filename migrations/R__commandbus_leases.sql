@@ -85,21 +85,26 @@ $$;
 
 -- End the leases of attempts that outlasted them and are over, by the word of their worker. It lives,
 -- so the next claim need not wait for its heartbeat. Elements: {command_id, msg_id, claim_no}.
--- Raises 55P03 where all of them, or the worker's row, are locked.
+-- Returns how many: those that somebody has locked, or has begun again, are left out. Raises 55P03
+-- where all of them, or the worker's row, are locked.
 create or replace function command_bus.end_leases(
     p_domain text, p_worker_id bigint, p_tokens jsonb
 )
-returns void
+returns integer
 language plpgsql
 set search_path = public, pg_temp
 set row_security = off
 set lock_timeout = '250ms'
 as $$
+declare
+    v_count integer;
 begin
-    perform command_bus.renew_leases(p_domain, p_worker_id, p_tokens, 0);
+    select count(*) into v_count
+    from command_bus.renew_leases(p_domain, p_worker_id, p_tokens, 0);
     update command_bus_worker set heartbeat_at = clock_timestamp()
     where worker_id = p_worker_id and stopped_at is null;
     perform command_bus.wake_workers(p_domain);
+    return v_count;
 end;
 $$;
 

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection, AsyncCursor
 from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
-from commandbus import RetryPolicy, TransientCommandError, Worker, store
+from commandbus import RetryPolicy, TransientCommandError, Worker, claiming, heartbeat, store
 from commandbus.ops import TroubleshootingQueue
 from tests.facts import (
     DOMAIN,
@@ -27,7 +27,7 @@ from tests.facts import (
     settle,
     value,
 )
-from tests.waiting import POLL_SECONDS, until
+from tests.waiting import POLL_SECONDS, eventually, until
 
 # What is due is started within 0.1 s on an idle machine; this tells it from the poll interval.
 SOON = 3.0
@@ -134,7 +134,8 @@ async def test_what_was_delayed_or_given_back_starts_at_its_time(
 
     assert 0.3 <= await seconds_between(pool, delayed, "SENT", "RECEIVED") < SOON
     assert await seconds_between(pool, given_back, "RELEASED", "RECEIVED") < SOON
-    assert 0.3 <= await seconds_between(pool, failing, "OPERATOR_RETRY", "RECEIVED") < SOON
+    # The event is written a moment after the time is computed at which it is due.
+    assert 0.29 <= await seconds_between(pool, failing, "OPERATOR_RETRY", "RECEIVED") < SOON
 
 
 async def test_what_is_due_is_found_without_notifications(pool, flaky, start_worker):
@@ -198,13 +199,28 @@ async def test_a_worker_at_rest_asks_three_things_a_second(database_url, pool, r
     assert await events(pool, command_id) == ["SENT", "RECEIVED"]
 
 
-async def test_a_command_that_outlasts_its_lease_begins_again_right_then(pool, flaky, start_worker):
-    """Not a heartbeat (one second) later, as where its worker may have died."""
-    await start_worker(poll_interval=HOUR, concurrency=2, visibility_timeout=2)
-    hung = await send(pool, 2, data="hang")
+@pytest.mark.parametrize("workers", [1, 3])
+async def test_a_command_that_outlasts_its_lease_waits_for_no_heartbeat(
+    pool, flaky, start_worker, monkeypatch, workers
+):
+    monkeypatch.setattr(heartbeat, "HEARTBEAT_SECONDS", 60.0)
+    for _ in range(workers):
+        await start_worker(poll_interval=HOUR, concurrency=4, visibility_timeout=1)
 
-    await ended(pool, *hung)
+    for _ in range(3):
+        await ended(pool, *await send(pool, 4, data="hang"))
 
-    for command_id in hung:
-        # A busy machine may start it late; a heartbeat's wait would take longer still.
-        assert await seconds_between(pool, command_id, "RECEIVED", "LEASE_EXPIRED") < 2.7
+
+async def test_suspects_that_are_parked_one_after_the_other_are_run_at_once(
+    pool, flaky, start_worker, monkeypatch
+):
+    monkeypatch.setattr(claiming, "SUSPECT_SECONDS", 60.0)
+    dead = await register(pool)
+    for _ in range(5):
+        await send(pool)
+        await claim_one(pool, dead, seconds=1)
+        await asyncio.sleep(0.05)
+    await start_worker(poll_interval=HOUR)
+
+    left = "select count(*) from command_bus_command where status <> 'COMPLETED'"
+    await eventually(lambda: value(pool, left), lambda count: count == 0)

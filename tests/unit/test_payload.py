@@ -6,6 +6,7 @@ import inspect
 import json
 import math
 import re
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import suppress
@@ -405,3 +406,14 @@ def test_numbers_that_the_database_could_not_write_out_are_refused():
     with pytest.raises(InvalidCommandError, match="written out"):
         json_text("data", [1e300] * 2_800_000)
     assert len(json_text("data", ["ne+1", "e-mail"] * 100_000)) == 1_600_001
+
+
+def test_a_number_has_as_many_digits_as_python_reads():
+    before = sys.get_int_max_str_digits()
+    sys.set_int_max_str_digits(0)
+    try:
+        assert len(json_text("data", 10**4_300 - 1)) == 4_300
+        with pytest.raises(InvalidCommandError, match="more digits"):
+            json_text("data", 10**4_300)
+    finally:
+        sys.set_int_max_str_digits(before)
