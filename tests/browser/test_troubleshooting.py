@@ -523,7 +523,7 @@ def test_a_phone_can_do_it_all(make_live_page: MakePage, live_worker):
         {},
         {"keys": "test:no-id"},
         {"keys": "nowhere:01900000-0000-7000-8000-000000000000"},
-        {"scope": "filter", "filter_q": "\x00nothing"},
+        {"scope": "filter", "filter_q": "nothing"},
     ],
 )
 def test_a_form_that_chooses_nothing_changes_nothing(live_page: Page, form):
