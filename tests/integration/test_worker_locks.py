@@ -324,8 +324,15 @@ async def test_a_due_command_that_somebody_has_locked_lets_the_others_pass(pool)
     await assert_books_balance(pool)
 
 
-@pytest.mark.parametrize("lock", ["for update", "for no key update"])
-@pytest.mark.parametrize(("batch_size", "count"), [(1, 15), (1, 3_000), (10, 60), (10, 3_000)])
+@pytest.mark.parametrize(
+    ("batch_size", "count", "lock"),
+    [
+        (1, 15, "for no key update"),
+        (1, 3_000, "for update"),
+        (10, 60, "for update"),
+        (10, 3_000, "for no key update"),
+    ],
+)
 async def test_thousands_of_locked_commands_hold_up_none_behind_them(
     pool, slow, start_worker, lock, count, batch_size
 ):
