@@ -347,12 +347,15 @@ begin
             for update skip locked
         ),
         free as materialized (
-            select c.command_id
-            from next as n
-            join command_bus_command as c
-                on command_bus.has_key(c.command_id, c.domain, n.command_id, $1)
-            order by c.command_id
-            for no key update of c skip locked
+            -- Laterally: else a plan may read the commands first, and compare each with each.
+            select held.command_id
+            from (select * from next order by command_id) as n
+            cross join lateral (
+                select c.command_id
+                from command_bus_command as c
+                where c.command_id = n.command_id and c.domain = $1
+                for no key update skip locked
+            ) as held
         )
         update pgmq.%1$I as q
         set vt = $2 + least(interval '100 ms' * 4 ^ least(q.read_ct, 5), interval '2 s'),
@@ -360,8 +363,11 @@ begin
         where q.msg_id = any (array(
             select n.msg_id
             from next as n
-            join command_bus_command as c
-                on command_bus.has_key(c.command_id, c.domain, n.command_id, $1)
+            cross join lateral (
+                select from command_bus_command as c
+                where c.command_id = n.command_id and c.domain = $1
+                limit 1
+            ) as known
             where n.command_id not in (select f.command_id from free as f)
         ))
         $query$, 'q_' || p_queue
