@@ -15,7 +15,7 @@ from commandbus import store
 from commandbus.attempt import Attempt
 from commandbus.backoff import Backoff
 from commandbus.errors import DATABASE_ERRORS, LOCK_ERRORS, one_line
-from commandbus.models import ClaimedCommand
+from commandbus.models import ClaimedCommand, first_ids
 from commandbus.slots import Slots
 from commandbus.worker_connections import WorkerConnections
 from commandbus.worker_state import WorkerState
@@ -185,7 +185,12 @@ class Leases:
         if error is not None:
             logger.warning(
                 "leases_not_ended",
-                extra={**state.ids, "count": len(claimed), "error": one_line(error)},
+                extra={
+                    **state.ids,
+                    "count": len(claimed),
+                    "command_ids": first_ids(claimed),
+                    "error": one_line(error),
+                },
             )
 
     async def settle_doubt(self) -> None:

@@ -123,7 +123,7 @@ declare
     v_awaited bigint;
 begin
     perform pg_advisory_xact_lock(hashtextextended('command_bus.create_domain', 0));
-    select * into d from command_bus_domain where domain = p_domain for no key update;
+    select * into d from command_bus_domain where domain = p_domain for update;
     if d.domain is null then
         raise exception 'domain "%" does not exist', p_domain using errcode = 'QB001';
     end if;
