@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -45,7 +45,7 @@ from commandbus.names import (
     check_text,
     uuid_of,
 )
-from commandbus.payload import decode_json, sized_json
+from commandbus.payload import checked_headers, decode_json, sized_json
 from commandbus.pools import live_connection, mind_pooler
 from commandbus.texts import shown
 
@@ -110,6 +110,7 @@ class CommandBus:
         delay: float | timedelta | None = None,
         conn: AsyncConnection[Any] | None = None,
         batch_id: UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
     ) -> SendResult:
         """Send one command; it is durable when this returns.
 
@@ -120,6 +121,9 @@ class CommandBus:
         that gets one reply when the command ends; ``get_reply_queue`` names a domain's own. The
         queue in which workers look for the commands of a domain takes no replies.
         *batch_id* counts the command among others, for ``get_batch``.
+        *headers* go along with the command, to its handler and its reply: a trace
+        (``traceparent``), a tenant. They are no part of its content, and take at most 8,192 bytes
+        as JSON.
 
         The same *command_id* with the same content again is answered with the first one
         (``created`` is False).
@@ -137,6 +141,7 @@ class CommandBus:
             reply_to=reply_to,
             max_attempts=max_attempts,
             delay=delay,
+            headers=headers,
         )
         row = _row(command)
         if conn is not None:
@@ -507,6 +512,8 @@ def _row(command: NewCommand) -> _Row:
         fields["max_attempts"] = command.max_attempts
     if command.delay is not None:
         fields["delay_seconds"] = delay_in_seconds("delay", command.delay)
+    if command.headers is not None and (headers := checked_headers(command.headers)):
+        fields["headers"] = headers
     text = f"{text},{store.dumps(fields)[1:]}" if fields else f"{text}}}"
     return _Row(command_id, text, len(text) + VALUE_BYTES * data.values)
 
@@ -541,4 +548,5 @@ def _reply(msg_id: int, message: Any) -> Reply:
         error=message.get("error"),
         operator=message.get("operator"),
         reason=message.get("reason"),
+        headers=message.get("headers") or {},
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
@@ -61,6 +61,8 @@ class Command:
     reply_to: str | None = None
     batch_id: UUID | None = None
     created_at: datetime
+    headers: dict[str, Any] = field(default_factory=dict)
+    """What goes along with the command and is no part of its content; empty: nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +87,8 @@ class CommandRecord(Command):
     """When the latest attempt was claimed."""
     finished_at: datetime | None
     lease_until: datetime | None
+    causation_id: UUID | None = None
+    """The command whose handler sent this one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +115,7 @@ class NewCommand:
     reply_to: str | None = None
     max_attempts: int | None = None
     delay: float | timedelta | None = None
+    headers: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -265,6 +270,8 @@ class Reply:
     """Who cancelled the command, where it is CANCELLED."""
     reason: str | None = None
     """Why it was cancelled, where somebody said it."""
+    headers: dict[str, Any] = field(default_factory=dict)
+    """Those of the command."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

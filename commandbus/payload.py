@@ -40,6 +40,8 @@ MAX_CHARACTERS = 10_000_000
 MAX_RESULT_BYTES = 1_000_000
 MAX_DATA_BYTES = 200_000_000
 """As JSON; the database takes a little more."""
+MAX_HEADERS_BYTES = 8_192
+"""As JSON."""
 MAX_DATA_VALUES = 8_000_000
 """PostgreSQL reads no object of more than 8,388,608 members."""
 MAX_WRITTEN = 900_000_000
@@ -136,6 +138,21 @@ def sized_json(name: str, value: Any, most: int = MAX_DATA_BYTES) -> SizedJson:
     except Exception as exc:  # a value's own methods may raise anything
         raise InvalidCommandError(f"{name} cannot be stored as JSON: {_reason(exc)}") from exc
     return SizedJson(text, values)
+
+
+def checked_headers(headers: object) -> dict[str, Any]:
+    """The headers of a command, which are JSON by themselves.
+
+    Raises InvalidCommandError unless they are a mapping from text to what JSON holds, of at most
+    MAX_HEADERS_BYTES.
+    """
+    if not isinstance(headers, Mapping) or not all(isinstance(name, str) for name in headers):
+        raise InvalidCommandError(
+            f"headers must be a mapping with text as keys, not {shown(headers)}"
+        )
+    given = dict(headers)
+    json_text("headers", given, MAX_HEADERS_BYTES)
+    return given
 
 
 def measured(value: Any, depth: int, values: int, characters: int) -> int:

@@ -36,7 +36,8 @@ _SELECT_COMMAND = sql.SQL(
     select command_id, domain, command_type, data::text as data, correlation_id, reply_to, batch_id,
         created_at, status, attempts, max_attempts, msg_id, claim_no, worker_id,
         result::text as result, last_error_type, last_error_code, last_error_message, updated_at,
-        started_at, finished_at, lease_until
+        started_at, finished_at, lease_until,
+        headers::text as headers, causation_id
     from public.command_bus_command
     """
 )
@@ -64,6 +65,7 @@ def _record(row: dict[str, Any]) -> CommandRecord:
             "status": CommandStatus(row["status"]),
             "data": decode_or_note(row["data"]),
             "result": decode_or_note(row["result"]),
+            "headers": decode_or_note(row["headers"]) or {},
         }
     )
 

@@ -235,6 +235,7 @@ class _ClaimedRow(NamedTuple):
     max_attempts: int
     msg_id: int | None
     claim_no: int | None
+    headers: str | None
 
 
 class Claim(NamedTuple):
@@ -264,7 +265,7 @@ async def claim_or_reject(
     """The same, and what became of the other messages."""
     return await _claim(
         conn,
-        f"select {_CLAIMED} from command_bus.claim_commands_v2"  # nosec B608
+        f"select {_CLAIMED} from command_bus.claim_commands_v3"  # nosec B608
         "(%s, %s, %s::integer, %s::integer, %s::integer)",
         (domain, worker_id, limit, lease_seconds, max_attempts),
         domain,
@@ -277,7 +278,7 @@ async def claim_suspect(
     """Claim one command that may have killed its worker, if there is any."""
     claim = await _claim(
         conn,
-        f"select {_CLAIMED} from command_bus.claim_suspect(%s, %s, %s::integer, %s::integer)",  # nosec B608
+        f"select {_CLAIMED} from command_bus.claim_suspect_v2(%s, %s, %s::integer, %s::integer)",  # nosec B608
         (domain, worker_id, lease_seconds, max_attempts),
         domain,
     )
@@ -312,9 +313,11 @@ def _refuse_unreadable(conn: Connection) -> None:
 
 def _claimed_command(domain: str, row: _ClaimedRow, msg_id: int, claim_no: int) -> ClaimedCommand:
     """Read one claimed row; data that cannot be decoded spoils this command only."""
-    undecodable = None
+    undecodable, headers = None, {}
     try:
         data = decode_json(row.data)
+        if row.headers is not None:
+            headers = decode_json(row.headers)
     except (ValueError, RecursionError) as exc:
         data, undecodable = None, f"{type(exc).__name__}: {exc}"
     command = Command(
@@ -326,6 +329,7 @@ def _claimed_command(domain: str, row: _ClaimedRow, msg_id: int, claim_no: int) 
         reply_to=row.reply_to,
         batch_id=row.batch_id,
         created_at=row.created_at,
+        headers=headers,
     )
     return ClaimedCommand(
         command=command,

@@ -17,14 +17,14 @@
 -- as data. One without a msg_id, too, says how many messages were left for later, as its attempt,
 -- since somebody has locked what they need. Raises QB001 for an unknown domain, 55P03 where the
 -- queue itself is locked, or the table of commands.
-create or replace function command_bus.claim_commands_v2(
+create or replace function command_bus.claim_commands_v3(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
     p_max_attempts integer
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer
+    claim_no integer, headers text
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -106,7 +106,8 @@ begin
             group by batch_id
         )
         select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
-            c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
+            c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no,
+            c.headers::text
         from claimed as c
         order by c.msg_id;
 
@@ -136,7 +137,28 @@ begin
 end;
 $$;
 
--- What workers of the release before call: they expect claimed commands only.
+-- What workers of releases before call: the first expect claimed commands only, the second no
+-- headers.
+create or replace function command_bus.claim_commands_v2(
+    p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
+    p_max_attempts integer
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language sql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select c.command_id, c.command_type, c.data, c.correlation_id, c.reply_to, c.batch_id,
+        c.created_at, c.attempt, c.max_attempts, c.msg_id, c.claim_no
+    from command_bus.claim_commands_v3(
+        p_domain, p_worker_id, p_limit, p_lease_seconds, p_max_attempts
+    ) as c;
+$$;
+
 create or replace function command_bus.claim_commands(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
     p_max_attempts integer
@@ -160,12 +182,15 @@ $$;
 -- Deal with messages that the fast path left: reject what belongs to no command, drop what is old,
 -- end what has no budget left, park suspects, claim again what is only late. What needs a table that
 -- somebody has locked is left for later, and so is what is locked itself; a row without a msg_id says
--- how many (as its attempt). p_more says whether there may be messages behind these. The form with
--- eight parameters was there before.
+-- how many (as its attempt). p_more says whether there may be messages behind these. Other forms were
+-- there before.
 drop function if exists command_bus.claim_exceptions(
     text, text, bigint, integer, integer, bigint[], uuid[], timestamptz
 );
-create or replace function command_bus.claim_exceptions(
+drop function if exists command_bus.claim_exceptions(
+    text, text, bigint, integer, integer, bigint[], uuid[], timestamptz, boolean
+);
+create function command_bus.claim_exceptions(
     p_domain text, p_queue text, p_worker_id bigint, p_lease_seconds integer,
     p_max_attempts integer, p_msg_ids bigint[], p_ids uuid[], p_claimed_at timestamptz,
     p_more boolean
@@ -173,7 +198,7 @@ create or replace function command_bus.claim_exceptions(
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer
+    claim_no integer, headers text
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -205,7 +230,8 @@ begin
     end;
     return query
     select m.command_id, null::text, command_bus.rejection(m.command_id), null::uuid, null::text,
-        null::uuid, null::timestamptz, null::integer, null::integer, m.msg_id, null::integer
+        null::uuid, null::timestamptz, null::integer, null::integer, m.msg_id, null::integer,
+        null::text
     from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
     where m.msg_id = any (v_seen);
 
@@ -309,7 +335,8 @@ begin
         end if;
         return query
         select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
-            null::timestamptz, cardinality(v_again), null::integer, null::bigint, null::integer;
+            null::timestamptz, cardinality(v_again), null::integer, null::bigint, null::integer,
+            null::text;
     end if;
     if v_parked then
         perform command_bus.wake_workers(p_domain);
@@ -375,15 +402,17 @@ begin
 end;
 $$;
 
--- Begin the next attempt of one locked command under the message that the caller holds for it.
-create or replace function command_bus.begin_attempt(
+-- Begin the next attempt of one locked command under the message that the caller holds for it. A form
+-- without headers was there before.
+drop function if exists command_bus.begin_attempt(text, bigint, integer, integer, uuid, bigint);
+create function command_bus.begin_attempt(
     p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer,
     p_command_id uuid, p_msg_id bigint
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer
+    claim_no integer, headers text
 )
 language sql
 set search_path = public, pg_temp
@@ -408,7 +437,8 @@ as $$
         from claimed as c
     )
     select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
-        c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no
+        c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no,
+        c.headers::text
     from claimed as c;
 $$;
 
@@ -519,13 +549,13 @@ $$;
 -- Claim one suspect, which the worker will run alone; its message says what it is, for a release
 -- to park it again. One that somebody has locked is left for later. Returns no row when there is none
 -- to take, or when its budget turns out to be spent. Raises QB001 for an unknown domain.
-create or replace function command_bus.claim_suspect(
+create or replace function command_bus.claim_suspect_v2(
     p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer
+    claim_no integer, headers text
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -575,6 +605,26 @@ begin
         p_domain, p_worker_id, p_lease_seconds, p_max_attempts, v_command_id, v_msg_id
     );
 end;
+$$;
+
+-- What workers of the release before call.
+create or replace function command_bus.claim_suspect(
+    p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
+)
+returns table (
+    command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
+    batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
+    claim_no integer
+)
+language sql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select c.command_id, c.command_type, c.data, c.correlation_id, c.reply_to, c.batch_id,
+        c.created_at, c.attempt, c.max_attempts, c.msg_id, c.claim_no
+    from command_bus.claim_suspect_v2(
+        p_domain, p_worker_id, p_lease_seconds, p_max_attempts
+    ) as c;
 $$;
 
 -- What an idle worker wants to know: in how many seconds something is due (null: nothing is), and

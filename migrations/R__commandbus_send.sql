@@ -10,7 +10,8 @@
 -- it. What send_command and send_commands refuse they raise.
 
 -- Send a set of commands: all of them or none. Elements: {command_id, command_type, data,
--- correlation_id?, reply_to?, max_attempts?, delay_seconds?}. A known command_id with the same
+-- correlation_id?, reply_to?, max_attempts?, delay_seconds?, headers?, causation_id?}. The last two
+-- are not compared with those of a known id. A known command_id with the same
 -- content is answered (created = false) and not sent again. A pruned one is not known any more.
 -- Raises QB001 unknown domain, QB003 known id with other content, QB004 unknown reply queue.
 create or replace function command_bus.send_commands(
@@ -64,35 +65,33 @@ begin
         from rows from (
             jsonb_to_recordset(p_commands) as (
                 command_id uuid, command_type text, data jsonb, correlation_id uuid,
-                reply_to text, max_attempts integer, delay_seconds float8
+                reply_to text, max_attempts integer, delay_seconds float8, headers jsonb,
+                causation_id uuid
             )
         ) with ordinality as c (
             command_id, command_type, data, correlation_id, reply_to, max_attempts,
-            delay_seconds, ordinality
+            delay_seconds, headers, causation_id, ordinality
         )
     ),
     sent as (
         insert into command_bus_command (
             command_id, created_at, updated_at, msg_id, max_attempts, batch_id, correlation_id,
-            domain, command_type, reply_to, data
+            domain, command_type, reply_to, data, headers, causation_id
         )
         select i.command_id, v_now, v_now, case when not i.waits then v_msg_ids[i.position] end,
             i.max_attempts, p_batch_id, i.correlation_id, p_domain, i.command_type, i.reply_to,
-            coalesce(i.data, '{}')
+            coalesce(i.data, '{}'), i.headers, i.causation_id
         from input as i
         order by i.command_id, i.ordinality
         on conflict do nothing
-        returning command_id, msg_id, command_type, correlation_id
+        returning command_id, msg_id, command_type, correlation_id, causation_id
     ),
     audited as (
         insert into command_bus_audit (
             command_id, created_at, msg_id, event_type, domain, details
         )
         select command_id, v_now, msg_id, 'SENT', p_domain,
-            case when correlation_id is null
-                 then jsonb_build_object('command_type', command_type)
-                 else jsonb_build_object(
-                     'command_type', command_type, 'correlation_id', correlation_id) end
+            command_bus.sent_details(command_type, correlation_id, causation_id)
         from sent
     ),
     put_to_wait as (
@@ -166,6 +165,7 @@ declare
     v_command_id uuid := p_command ->> 'command_id';
     v_command_type text := p_command ->> 'command_type';
     v_correlation_id uuid := p_command ->> 'correlation_id';
+    v_causation_id uuid := p_command ->> 'causation_id';
     v_delay_seconds float8 := p_command ->> 'delay_seconds';
     v_waits boolean := coalesce(v_delay_seconds > 0, false);
     v_msg_id bigint;
@@ -190,12 +190,13 @@ begin
         end if;
         insert into command_bus_command (
             command_id, created_at, updated_at, msg_id, max_attempts, batch_id, correlation_id,
-            domain, command_type, reply_to, data
+            domain, command_type, reply_to, data, headers, causation_id
         )
         values (
             v_command_id, v_now, v_now, v_msg_id, (p_command ->> 'max_attempts')::integer,
             p_batch_id, v_correlation_id, p_domain, v_command_type, p_command ->> 'reply_to',
-            coalesce(nullif(p_command -> 'data', 'null'), '{}')
+            coalesce(nullif(p_command -> 'data', 'null'), '{}'), p_command -> 'headers',
+            v_causation_id
         )
         on conflict do nothing;
         exit when found;
@@ -223,10 +224,7 @@ begin
     insert into command_bus_audit (command_id, created_at, msg_id, event_type, domain, details)
     values (
         v_command_id, v_now, v_msg_id, 'SENT', p_domain,
-        case when v_correlation_id is null
-             then jsonb_build_object('command_type', v_command_type)
-             else jsonb_build_object(
-                 'command_type', v_command_type, 'correlation_id', v_correlation_id) end
+        command_bus.sent_details(v_command_type, v_correlation_id, v_causation_id)
     );
     if v_waits then
         insert into command_bus_waiting (command_id, domain, due_at, kind)
@@ -303,6 +301,22 @@ begin
     perform command_bus.raise_refusal(r.refusal);
     return query select r.command_id, r.msg_id, r.created, r.status;
 end;
+$$;
+
+-- What the trail says of a command that was sent.
+create or replace function command_bus.sent_details(
+    p_command_type text, p_correlation_id uuid, p_causation_id uuid
+)
+returns jsonb
+language sql stable parallel safe
+as $$
+    select case
+        when p_correlation_id is null and p_causation_id is null
+            then jsonb_build_object('command_type', p_command_type)
+        else jsonb_strip_nulls(jsonb_build_object(
+            'command_type', p_command_type, 'correlation_id', p_correlation_id,
+            'causation_id', p_causation_id))
+    end;
 $$;
 
 -- A refusal as offer_command answers it: the SQLSTATE, and what goes with it.

@@ -655,7 +655,10 @@ begin
                 'error', case when c.status = 'FAILED' then jsonb_build_object(
                     'type', c.last_error_type, 'code', c.last_error_code,
                     'message', c.last_error_message) end
-            ) || coalesce(cancelled.by_whom, '{}') order by c.command_id) as replies
+            ) || coalesce(cancelled.by_whom, '{}')
+            || case when c.headers is null then '{}'
+                    else jsonb_build_object('headers', c.headers) end
+            order by c.command_id) as replies
         from command_bus_command as c
         left join lateral (
             select jsonb_build_object(
