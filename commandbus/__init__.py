@@ -33,6 +33,7 @@ from commandbus.errors import (
     UnsuitableDatabaseError,
 )
 from commandbus.handlers import HandlerContext, HandlerRegistry, default_registry, handler
+from commandbus.handoff import FollowUpId
 from commandbus.ids import uuid7
 from commandbus.migrating import DatabaseSetup, setup_database
 from commandbus.models import (
@@ -45,6 +46,7 @@ from commandbus.models import (
     NewCommand,
     OperatorResult,
     OperatorVerdict,
+    OutboxEvent,
     Page,
     Percentiles,
     Reply,
@@ -74,6 +76,7 @@ __all__ = [
     "DatabaseSetupError",
     "DomainInUseError",
     "DuplicateCommandError",
+    "FollowUpId",
     "HandlerAlreadyRegisteredError",
     "HandlerContext",
     "HandlerError",
@@ -89,6 +92,7 @@ __all__ = [
     "NotMigratedError",
     "OperatorResult",
     "OperatorVerdict",
+    "OutboxEvent",
     "Page",
     "Percentiles",
     "PermanentCommandError",

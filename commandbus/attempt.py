@@ -12,6 +12,7 @@ from commandbus import outcomes
 from commandbus.errors import HandlerError, LeaseLostError
 from commandbus.failures import as_text, deciding, describe, explains_more, leaves
 from commandbus.handlers import HandlerContext, RegisteredHandler, awaited_result
+from commandbus.handoff import FollowUps
 from commandbus.models import ClaimedCommand, Outcome
 from commandbus.retry import RetryPolicy
 
@@ -104,8 +105,12 @@ class Attempt:
             return outcomes.undecodable(claimed, policy)
         if self.handler is None:
             return outcomes.no_handler(claimed, policy)
+        follow_ups = FollowUps(claimed.command)
         context = HandlerContext(
-            attempt=claimed.attempt, max_attempts=claimed.max_attempts, extend=self.extend
+            attempt=claimed.attempt,
+            max_attempts=claimed.max_attempts,
+            extend=self.extend,
+            follow_ups=follow_ups,
         )
         try:
             if self.timeout:
@@ -115,8 +120,10 @@ class Attempt:
                 result = await self._result(self.handler, context)
         except BaseException as exc:  # noqa: BLE001 - a handler may raise anything
             return self._failure(exc, policy)
+        finally:
+            follow_ups.close()
         try:
-            return outcomes.success(claimed, self._run_us(), result)
+            return outcomes.success(claimed, self._run_us(), result, follow_ups)
         except (KeyboardInterrupt, GeneratorExit):
             raise
         except BaseException as exc:  # noqa: BLE001 - a result's own methods may raise anything

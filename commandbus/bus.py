@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
 from psycopg import AsyncConnection
@@ -17,21 +17,21 @@ from commandbus import queries, store
 from commandbus.checks import (
     MAX_BIGINT,
     MAX_LEASE_SECONDS,
-    MAX_SECONDS,
     check_positive,
     check_whole,
-    is_number,
     utc,
 )
 from commandbus.cursors import decode_cursor, encode_cursor
 from commandbus.deadlines import ANSWER_SECONDS, answered_within
-from commandbus.errors import InvalidCommandError
+from commandbus.handoff import event_row
+from commandbus.ids import uuid7
 from commandbus.models import (
     AuditEvent,
     BatchProgress,
     CommandRecord,
     CommandStatus,
     NewCommand,
+    OutboxEvent,
     Page,
     Reply,
     SendResult,
@@ -39,14 +39,16 @@ from commandbus.models import (
 from commandbus.names import (
     MAX_OPERATOR,
     MAX_REASON,
-    MAX_TYPE,
     check_domain,
     check_storable,
     check_text,
     uuid_of,
 )
-from commandbus.payload import checked_headers, decode_json, sized_json
+from commandbus.payload import decode_json
 from commandbus.pools import live_connection, mind_pooler
+from commandbus.rows import MAX_ATTEMPTS_LIMIT as MAX_ATTEMPTS_LIMIT
+from commandbus.rows import SEND_CHUNK as SEND_CHUNK
+from commandbus.rows import chunked, command_row
 from commandbus.texts import shown
 
 if TYPE_CHECKING:
@@ -58,13 +60,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-SEND_CHUNK = 1000
-SEND_CHUNK_BYTES = 64_000_000
-VALUE_BYTES = 16
-"""What the database needs for a value beside its JSON."""
 LARGE_BYTES = 100_000
 """Smaller JSON is never refused by the database: it holds no number that is too long, either."""
-MAX_ATTEMPTS_LIMIT = 1_000
 MAX_PAGE = 1_000
 
 
@@ -143,7 +140,7 @@ class CommandBus:
             delay=delay,
             headers=headers,
         )
-        row = _row(command)
+        row = command_row(command)
         if conn is not None:
             check_connection(conn)
             async with answered_within(self._answer_timeout), _savepoint(conn, row.text):
@@ -164,9 +161,9 @@ class CommandBus:
         """
         check_domain(domain)
         batch_id = None if batch_id is None else uuid_of("batch_id", batch_id)
-        rows = [_row(command) for command in commands]
+        rows = [command_row(command) for command in commands]
         # Sorted across the chunks too: two who send the same ids must not wait for each other.
-        chunks = list(_chunks(sorted(rows, key=attrgetter("command_id"))))
+        chunks = list(chunked(sorted(rows, key=attrgetter("command_id"))))
         answers: dict[UUID, SendResult] = {}
         if conn is not None:
             check_connection(conn)
@@ -361,6 +358,54 @@ class CommandBus:
         msg_ids = [_msg_id(reply) for reply in replies]
         return len(await self._call(lambda conn: queries.delete_messages(conn, queue, msg_ids)))
 
+    async def publish(
+        self,
+        event_type: str,
+        data: Any,
+        key: str | None = None,
+        *,
+        event_id: UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+        conn: AsyncConnection[Any] | None = None,
+    ) -> UUID:
+        """Write an event into the outbox, from which a relay hands it on; returns its id.
+
+        With *conn* it joins the caller's transaction: the event exists if and when that commits. Of
+        events with the same *key* (text of 1 to 200 characters) those that are committed first are
+        read first; for this a second writer of a key waits until the first one's transaction ends.
+        Without *event_id* a call whose connection breaks may have published: then it is repeated,
+        with the same id.
+
+        Raises InvalidCommandError for values that cannot be stored.
+        """
+        given = uuid7() if event_id is None else uuid_of("event_id", event_id)
+        events = f"[{event_row(given, event_type, data, key, headers)}]"
+        if conn is None:
+            await self._call(lambda own: store.publish_events(own, events))
+            return given
+        check_connection(conn)
+        async with answered_within(self._answer_timeout), _savepoint(conn, events):
+            await store.publish_events(conn, events)
+        return given
+
+    async def read_outbox(self, *, limit: int = 100) -> list[OutboxEvent]:
+        """The events that wait in the outbox, the first ones first; they stay there.
+
+        A relay reads, hands on, waits until that is acknowledged, and calls ``delete_events``; an
+        event is handed on again where it dies in between. What is read is what is committed, so an
+        event whose transaction commits late is read late and never skipped. Events of one key stay
+        in order while one relay at a time does this.
+
+        *limit* is 1 to 1,000; ValueError otherwise.
+        """
+        check_whole("limit", limit, 1, MAX_PAGE)
+        return await self._call(lambda conn: queries.read_outbox(conn, limit))
+
+    async def delete_events(self, events: Iterable[OutboxEvent]) -> int:
+        """Delete events that were handed on; returns how many of them were still there."""
+        positions = [_position(event) for event in events]
+        return await self._call(lambda conn: store.delete_events(conn, positions))
+
     async def request_stop(self, worker_id: int | None, by: str) -> int:
         """Ask one worker (None: every one) to stop, whatever its host; returns how many were asked.
 
@@ -415,36 +460,12 @@ class CommandBus:
                 limit.renew()
 
 
-class _Row(NamedTuple):
-    """A command on its way to the SQL functions."""
-
-    command_id: str
-    text: str
-    """All of it as JSON."""
-    weight: int
-    """About so many bytes the database needs to read it."""
-
-
 def _savepoint(conn: AsyncConnection[Any], text: str) -> AbstractAsyncContextManager[object]:
     """What undoes, in the caller's transaction, a refusal of *text*, which is read outside of ours.
 
     Not for small ones: of many savepoints in one transaction each costs more.
     """
     return conn.transaction() if len(text) > LARGE_BYTES else nullcontext()
-
-
-def _chunks(rows: Iterable[_Row]) -> Iterator[str]:
-    """Sets that the database takes at once, each as a JSON array."""
-    chunk: list[str] = []
-    size = 0
-    for row in rows:
-        if chunk and (len(chunk) == SEND_CHUNK or size + row.weight > SEND_CHUNK_BYTES):
-            yield f"[{','.join(chunk)}]"
-            chunk, size = [], 0
-        chunk.append(row.text)
-        size += row.weight
-    if chunk:
-        yield f"[{','.join(chunk)}]"
 
 
 def _first_of_each(
@@ -486,36 +507,11 @@ _FILTERS: dict[str, Callable[[str, Any], Any]] = {
 """How each filter's value is checked, and made what the database knows."""
 
 
-def _row(command: NewCommand) -> _Row:
-    """The command as the SQL functions take it; raises InvalidCommandError for bad values."""
-    if not isinstance(command, NewCommand):
-        raise TypeError(f"commands are NewCommands, not {shown(command)}")
-    check_text("command_type", command.command_type, 1, MAX_TYPE)
-    command_id = str(uuid_of("command_id", command.command_id))
-    data = sized_json("data", {} if command.data is None else command.data)
-    text = (
-        f'{{"command_id":"{command_id}","command_type":{store.dumps(command.command_type)}'
-        f',"data":{data.text}'
-    )
-    fields: dict[str, Any] = {}
-    if command.correlation_id is not None:
-        fields["correlation_id"] = str(uuid_of("correlation_id", command.correlation_id))
-    if command.reply_to is not None:
-        check_storable("reply_to", command.reply_to)
-        fields["reply_to"] = command.reply_to
-    if command.max_attempts is not None:
-        if (
-            type(command.max_attempts) is not int
-            or not 1 <= command.max_attempts <= MAX_ATTEMPTS_LIMIT
-        ):
-            raise InvalidCommandError(f"max_attempts must be between 1 and {MAX_ATTEMPTS_LIMIT}")
-        fields["max_attempts"] = command.max_attempts
-    if command.delay is not None:
-        fields["delay_seconds"] = delay_in_seconds("delay", command.delay)
-    if command.headers is not None and (headers := checked_headers(command.headers)):
-        fields["headers"] = headers
-    text = f"{text},{store.dumps(fields)[1:]}" if fields else f"{text}}}"
-    return _Row(command_id, text, len(text) + VALUE_BYTES * data.values)
+def _position(event: object) -> int:
+    if not isinstance(event, OutboxEvent):
+        raise TypeError(f"events are what read_outbox gave, not {shown(event)}")
+    check_whole("position", event.position, 1, MAX_BIGINT)
+    return event.position
 
 
 def _msg_id(reply: object) -> int:
@@ -523,16 +519,6 @@ def _msg_id(reply: object) -> int:
         raise TypeError(f"replies are what read_replies gave, not {shown(reply)}")
     check_whole("msg_id", reply.msg_id, 1, MAX_BIGINT)
     return reply.msg_id
-
-
-def delay_in_seconds(name: str, delay: object) -> float:
-    """*delay* in seconds; raises InvalidCommandError where it is none."""
-    seconds = delay.total_seconds() if isinstance(delay, timedelta) else delay
-    if not is_number(seconds) or not 0 <= seconds <= MAX_SECONDS:
-        raise InvalidCommandError(
-            f"{name} must be seconds or a timedelta from 0 to ten years, not {shown(delay)}"
-        )
-    return seconds
 
 
 def _reply(msg_id: int, message: Any) -> Reply:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
+from datetime import timedelta
 from functools import wraps
 from typing import Any, TypeVar
+from uuid import UUID
 
 from commandbus.checks import MAX_INTEGER, MAX_LEASE_SECONDS, MAX_SECONDS, check_number, check_whole
 from commandbus.errors import HandlerAlreadyRegisteredError, PermanentCommandError
+from commandbus.handoff import FollowUpId, FollowUps
 from commandbus.models import Command
 from commandbus.names import MAX_TYPE, check_domain, check_text
 from commandbus.texts import shown
@@ -23,9 +26,16 @@ ExtendVisibility = Callable[[float], Awaitable[None]]
 class HandlerContext:
     """What a handler knows of the attempt it runs in."""
 
-    __slots__ = ("_extend", "attempt", "max_attempts")
+    __slots__ = ("_extend", "_follow_ups", "attempt", "max_attempts")
 
-    def __init__(self, *, attempt: int, max_attempts: int, extend: ExtendVisibility) -> None:
+    def __init__(
+        self,
+        *,
+        attempt: int,
+        max_attempts: int,
+        extend: ExtendVisibility,
+        follow_ups: FollowUps | None = None,
+    ) -> None:
         check_whole("attempt", attempt, 1, MAX_INTEGER)
         check_whole("max_attempts", max_attempts, 1, MAX_INTEGER)
         if not callable(extend):
@@ -33,6 +43,66 @@ class HandlerContext:
         self.attempt = attempt
         self.max_attempts = max_attempts
         self._extend = extend
+        self._follow_ups = FollowUps(None) if follow_ups is None else follow_ups
+
+    def send(
+        self,
+        domain: str,
+        command_type: str,
+        command_id: UUID | None = None,
+        data: Any = None,
+        *,
+        correlation_id: UUID | None = None,
+        reply_to: str | None = None,
+        max_attempts: int | None = None,
+        delay: float | timedelta | None = None,
+        batch_id: UUID | None = None,
+        headers: Mapping[str, Any] | None = None,
+    ) -> FollowUpId:
+        """Send a command when, and only if, this attempt's success is recorded: with it, at once.
+
+        After a failure, a late result or a crash nothing was sent. The arguments are those of
+        ``CommandBus.send``. A *command_id* left out is made of this command's id and the number of
+        the call, so that another run of the same command sends the same one. Without
+        *correlation_id* and *headers* those of this command go along (``headers={}``: none). Its
+        ``causation_id`` is this command's id. Returns the id; there is nothing to wait for, but it
+        may be awaited.
+
+        A command that is refused then (a known id with other content, an unknown domain, a queue
+        that is gone) sends this command to the troubleshooting queue with the code
+        FOLLOW_UP_REFUSED, and nothing of what it sent is there. Raises InvalidDomainError and
+        InvalidCommandError for what can never be sent, and RuntimeError once the handler has
+        returned.
+        """
+        return self._follow_ups.send(
+            domain,
+            command_type,
+            command_id,
+            data,
+            correlation_id,
+            reply_to,
+            max_attempts,
+            delay,
+            batch_id,
+            headers,
+        )
+
+    def publish(
+        self,
+        event_type: str,
+        data: Any,
+        key: str | None = None,
+        *,
+        headers: Mapping[str, Any] | None = None,
+    ) -> FollowUpId:
+        """Publish an event when, and only if, this attempt's success is recorded: with it, at once.
+
+        It goes into the outbox, as with ``CommandBus.publish``, which says what *key* is. Without
+        *headers* those of this command go along. Returns the event's id, which is the same when
+        this command runs again. Raises InvalidCommandError for what cannot be stored, and
+        RuntimeError once the handler has returned.
+        """
+        return self._follow_ups.publish(event_type, data, key, headers)
 
     @property
     def is_last_attempt(self) -> bool:

@@ -187,6 +187,13 @@ class Outcome:
     error_message: str | None = None
     error_details: Any = None
     retry_delay_ms: int = 0
+    follow_ups: str = ""
+    """What the handler sent and published, as JSON; empty: nothing."""
+
+    @property
+    def size(self) -> int:
+        """About so many bytes it takes until it is recorded."""
+        return len(self.result) + len(self.follow_ups)
 
 
 class Verdict(StrEnum):
@@ -272,6 +279,24 @@ class Reply:
     """Why it was cancelled, where somebody said it."""
     headers: dict[str, Any] = field(default_factory=dict)
     """Those of the command."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OutboxEvent:
+    """An event that was published and waits in the outbox to be handed on."""
+
+    position: int
+    """Its place; of events with the same key a later one has a higher number."""
+    event_id: UUID
+    """The same however often it is handed on, so that receivers can tell."""
+    event_type: str
+    key: str | None
+    data: Any
+    headers: dict[str, Any]
+    created_at: datetime
+    domain: str | None
+    command_id: UUID | None
+    """The command whose handler published it, in *domain*; None: ``CommandBus.publish`` did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -10,7 +10,7 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus import queries, store
-from commandbus.bus import MAX_PAGE, check_connection, delay_in_seconds
+from commandbus.bus import MAX_PAGE, check_connection
 from commandbus.checks import check_positive, check_whole
 from commandbus.cursors import decode_cursor
 from commandbus.deadlines import ANSWER_SECONDS, answered_within
@@ -30,6 +30,7 @@ from commandbus.names import (
     uuid_of,
 )
 from commandbus.payload import MAX_RESULT_BYTES, json_text
+from commandbus.rows import delay_in_seconds
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool

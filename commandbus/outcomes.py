@@ -19,6 +19,7 @@ from commandbus.failures import (
     message_of,
     type_name,
 )
+from commandbus.handoff import FollowUps
 from commandbus.models import ClaimedCommand, Outcome, OutcomeKind
 from commandbus.payload import UnstorableValueError, clean_text, plain_json, result_json
 from commandbus.retry import RetryPolicy
@@ -35,7 +36,9 @@ _KINDS: tuple[tuple[type[HandlerError], OutcomeKind], ...] = (
 )
 
 
-def success(claimed: ClaimedCommand, run_us: int, result: object) -> Outcome:
+def success(
+    claimed: ClaimedCommand, run_us: int, result: object, follow_ups: FollowUps | None = None
+) -> Outcome:
     """The handler returned *result*; one that cannot be stored is a permanent failure."""
     try:
         text = result_json(result)
@@ -49,7 +52,15 @@ def success(claimed: ClaimedCommand, run_us: int, result: object) -> Outcome:
             code=UNSTORABLE_RESULT,
             message=f"The handler has run, but its {exc}",
         )
-    return Outcome(claimed=claimed, kind=OutcomeKind.SUCCESS, run_us=run_us, result=text)
+    if not follow_ups:
+        return Outcome(claimed=claimed, kind=OutcomeKind.SUCCESS, run_us=run_us, result=text)
+    return Outcome(
+        claimed=claimed,
+        kind=OutcomeKind.SUCCESS,
+        run_us=run_us,
+        result=text,
+        follow_ups=follow_ups.json(),
+    )
 
 
 def failure(

@@ -25,6 +25,7 @@ from commandbus.models import (
     BatchProgress,
     CommandRecord,
     CommandStatus,
+    OutboxEvent,
     Percentiles,
     TroubledCommand,
 )
@@ -79,6 +80,29 @@ async def get_command(conn: Connection, domain: str, command_id: UUID) -> Comman
         await cur.execute(query, (command_id, domain))
         row = await cur.fetchone()
         return None if row is None else _record(row)
+
+
+async def read_outbox(conn: Connection, limit: int) -> list[OutboxEvent]:
+    """The first *limit* events of the outbox."""
+    query = sql.SQL(
+        """
+        select position, event_id, event_type, key, data::text as data, headers::text as headers,
+            created_at, domain, command_id
+        from public.command_bus_outbox order by position limit %s {}
+        """
+    ).format(_none_hidden("public.command_bus_outbox"))
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute(query, (limit,))
+        return [
+            OutboxEvent(
+                **{
+                    **row,
+                    "data": decode_or_note(row["data"]),
+                    "headers": decode_or_note(row["headers"]) or {},
+                }
+            )
+            for row in await cur.fetchall()
+        ]
 
 
 async def query_commands(

@@ -88,7 +88,7 @@ class Settler:
         if not self._pending:
             self._pending_since = time.monotonic()
         self._pending.append(outcome)
-        self._bytes += len(outcome.result)
+        self._bytes += outcome.size
         self._arrived.set()
 
     def close(self) -> None:
@@ -170,7 +170,7 @@ class Settler:
         while waiting and len(group) < GROUP_SIZE and size < GROUP_BYTES:
             outcome = waiting.popleft()
             group.append(outcome)
-            size += len(outcome.result)
+            size += outcome.size
         return group
 
     def _put_aside(self, outcomes_left: Sequence[Outcome]) -> None:
@@ -260,23 +260,38 @@ class Settler:
         note = outcomes.unstorable(outcome, reason, self._state.retry_policy)
         if self._report([note], await self._settle(task, [note], apart=True)):
             return [outcome]
-        self._bytes -= len(outcome.result) - len(note.result)
+        self._bytes -= outcome.size - note.size
         return []
 
     async def _settle(
         self, task: str, group: Sequence[Outcome], *, apart: bool
     ) -> list[Settlement]:
-        completed = [o for o in group if o.kind is OutcomeKind.SUCCESS]
+        completed = [o for o in group if o.kind is OutcomeKind.SUCCESS and not o.follow_ups]
         failed = [o for o in group if o.kind is not OutcomeKind.SUCCESS]
+        handed = [o for o in group if o.follow_ups]
+        domain, worker_id = self._state.domain, self._state.registered_id
         settle = store.settle_commands_apart if apart else store.settle_commands
+        settled: list[Settlement] = []
         async with self._connections.autocommit(task, within=self._state.recording_seconds) as conn:
-            return await settle(
-                conn,
-                self._state.domain,
-                self._state.registered_id,
-                f"[{','.join(map(_completed_json, completed))}]",
-                store.dumps([_failed_row(outcome) for outcome in failed]),
-            )
+            if completed or failed:
+                settled += await settle(
+                    conn,
+                    domain,
+                    worker_id,
+                    f"[{','.join(map(_completed_json, completed))}]",
+                    store.dumps([_failed_row(outcome) for outcome in failed]),
+                )
+            if handed:
+                # In a transaction of its own. When it fails, all of the group is recorded again:
+                # what is there already is answered so.
+                settled += await store.settle_and_hand_off(
+                    conn,
+                    domain,
+                    worker_id,
+                    f"[{','.join(map(_completed_json, handed))}]",
+                    apart=apart,
+                )
+        return settled
 
     def _tell(
         self,
@@ -318,7 +333,7 @@ class Settler:
                     logger.log(level, event, extra=_fields(outcome))
                 if settlement.status is CommandStatus.PENDING:
                     self._due_in(outcome.retry_delay_ms / 1000)
-            self._bytes -= len(outcome.result)
+            self._bytes -= outcome.size
             self._settled(outcome)
         return locked
 
@@ -350,7 +365,8 @@ def _completed_json(outcome: Outcome) -> str:
     claimed = outcome.claimed
     return (
         f'{{"command_id":"{claimed.command.command_id}","msg_id":{claimed.msg_id},'
-        f'"claim_no":{claimed.claim_no},"run_us":{outcome.run_us},"result":{outcome.result}}}'
+        f'"claim_no":{claimed.claim_no},"run_us":{outcome.run_us},"result":{outcome.result}'
+        f"{',' if outcome.follow_ups else ''}{outcome.follow_ups}}}"
     )
 
 

@@ -383,6 +383,14 @@ async def settle_commands_apart(
     return await _settle(conn, query, (domain, worker_id, completed, failed))
 
 
+async def settle_and_hand_off(
+    conn: Connection, domain: str, worker_id: int, handed: str, *, apart: bool
+) -> list[Settlement]:
+    """Record successes that have follow-ups, and these with them; returns as settle_commands."""
+    query = f"select {_SETTLED} from command_bus.settle_commands_v3(%s, %s, %s::jsonb, %s)"  # nosec B608
+    return await _settle(conn, query, (domain, worker_id, handed, apart))
+
+
 _SETTLED = "command_id, claim_no, verdict, status"
 
 
@@ -394,6 +402,19 @@ async def _settle(conn: Connection, query: str, params: tuple[Any, ...]) -> list
             )
             for command_id, claim_no, verdict, status in await fetch(conn, query, params)
         ]
+
+
+async def publish_events(conn: AsyncConnection[Any], events: str) -> None:
+    """Write *events*, a JSON array, into the outbox, inside the caller's transaction."""
+    with translate_errors():
+        await fetch(conn, "select command_bus.publish_events(%s::jsonb)", (events,))
+
+
+async def delete_events(conn: Connection, positions: list[int]) -> int:
+    """Delete events from the outbox; returns how many were there."""
+    with translate_errors():
+        [(count,)] = await fetch(conn, "select command_bus.delete_events(%s)", (positions,))
+    return int(count)
 
 
 class Token(NamedTuple):

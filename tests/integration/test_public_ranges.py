@@ -82,7 +82,8 @@ EXTREMES: tuple[Any, ...] = (
 # Reply are checked where they are sent and acknowledged; see the walk over fields.
 MADE_BY_THE_LIBRARY = {
     "AuditEvent", "BatchProgress", "Command", "CommandNotFoundError", "CommandRecord",
-    "DatabaseSetup", "InvalidStateError", "NewCommand", "OperatorResult", "Page", "Percentiles",
+    "DatabaseSetup", "FollowUpId", "InvalidStateError", "NewCommand", "OperatorResult",
+    "OutboxEvent", "Page", "Percentiles",
     "Pruned", "Reply",
     "SendResult", "TroubledCommand",
 }  # fmt: skip
@@ -123,6 +124,8 @@ ORDINARY: dict[str, Any] = {
     "conninfo": "host=/nowhere",
     "data": {},
     "domain": DOMAIN,
+    "event_type": "Done",
+    "events": [],
     "batch_id": lambda: uuid4(),
     "extend": extend,
     "force": False,

@@ -28,7 +28,7 @@ MODULES = [
     ),
 ]
 # What the parts of a worker ask each other for.
-INTERNAL = {"RegisteredHandler"}
+INTERNAL = {"FollowUps", "RegisteredHandler"}
 # Grows while it is told to whoever follows.
 GROWING = commandbus.Pruned
 
