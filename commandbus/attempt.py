@@ -8,15 +8,26 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import psycopg
+from psycopg import AsyncConnection
+
 from commandbus import outcomes
-from commandbus.errors import HandlerError, LeaseLostError
+from commandbus.errors import (
+    INFRASTRUCTURE_ERRORS,
+    REFUSED_TRANSACTIONS,
+    HandlerError,
+    LeaseLostError,
+)
 from commandbus.failures import as_text, deciding, describe, explains_more, leaves
 from commandbus.handlers import HandlerContext, RegisteredHandler, awaited_result
 from commandbus.handoff import FollowUps
-from commandbus.models import ClaimedCommand, Outcome
+from commandbus.models import ClaimedCommand, Outcome, OutcomeKind
 from commandbus.retry import RetryPolicy
+from commandbus.transactions import HandlerTransactions, TransactionFaultError
 
 logger = logging.getLogger(__name__)
+
+_FAULTS: tuple[type[Exception], ...] = (TransactionFaultError, *INFRASTRUCTURE_ERRORS)
 
 # Types of results that are nothing to await, as nearly all are.
 _PLAIN = {type(None), bool, int, float, str, list, dict, tuple}
@@ -39,12 +50,14 @@ class Attempt:
         "claimed",
         "deadline",
         "ended",
+        "gives_back",
         "handler",
         "lease_seconds",
         "started",
         "task",
         "timeout",
         "token",
+        "transactions",
     )
 
     def __init__(
@@ -55,6 +68,7 @@ class Attempt:
         deadline: float,
         lease_seconds: int,
         renew: Renew,
+        transactions: HandlerTransactions,
         timeout: float = 0.0,
     ) -> None:
         self.claimed = claimed
@@ -65,12 +79,15 @@ class Attempt:
         self.started: float | None = None
         self.task: asyncio.Task[None] | None = None
         self.abandoned = False
+        self.gives_back = False
+        """Whether a fault of the database undid it, so that it shall spend no attempt."""
         self.ended = False
         """Whether there is an outcome, which is recorded or will be."""
         own = None if handler is None else handler.timeout
         self.timeout = timeout if own is None else own
         self._limit: asyncio.Timeout | None = None
         self._renew = renew
+        self.transactions = transactions
 
     @property
     def auto_renew(self) -> bool:
@@ -105,20 +122,31 @@ class Attempt:
             return outcomes.undecodable(claimed, policy)
         if self.handler is None:
             return outcomes.no_handler(claimed, policy)
+        if self.handler.transactional:
+            return await self._run_in_transaction(self.handler, policy)
+        return await self._run(self.handler, policy, None)
+
+    async def _run(
+        self, handler: RegisteredHandler, policy: RetryPolicy, conn: AsyncConnection[Any] | None
+    ) -> Outcome | None:
+        claimed = self.claimed
         follow_ups = FollowUps(claimed.command)
         context = HandlerContext(
             attempt=claimed.attempt,
             max_attempts=claimed.max_attempts,
             extend=self.extend,
             follow_ups=follow_ups,
+            conn=conn,
         )
         try:
             if self.timeout:
                 async with asyncio.timeout(self.timeout) as self._limit:
-                    result = await self._result(self.handler, context)
+                    result = await self._result(handler, context)
             else:
-                result = await self._result(self.handler, context)
-        except BaseException as exc:  # noqa: BLE001 - a handler may raise anything
+                result = await self._result(handler, context)
+        except BaseException as exc:
+            if conn is not None and (conn.broken or isinstance(exc, REFUSED_TRANSACTIONS)):
+                raise TransactionFaultError from exc
             return self._failure(exc, policy)
         finally:
             follow_ups.close()
@@ -128,6 +156,33 @@ class Attempt:
             raise
         except BaseException as exc:  # noqa: BLE001 - a result's own methods may raise anything
             return outcomes.unreadable_result(claimed, self._run_us(), exc)
+
+    async def _run_in_transaction(
+        self, handler: RegisteredHandler, policy: RetryPolicy
+    ) -> Outcome | None:
+        """Run the handler in a transaction that is committed with its success, or undone.
+
+        None: abandoned, or undone by a fault that is not the handler's.
+        """
+        outcome = None
+        try:
+            async with self.transactions.connection() as conn, conn.transaction() as block:
+                ran = await self._run(handler, policy, conn)
+                if ran is not None and ran.kind is OutcomeKind.SUCCESS:
+                    ran = await self.transactions.settle(conn, ran, policy, until=self.deadline)
+                outcome = ran  # a success only if it is recorded
+                if outcome is None or not outcome.is_recorded:
+                    raise psycopg.Rollback(block)
+        except _FAULTS as exc:
+            if outcome is not None and not outcome.is_recorded:
+                return outcome  # only the rollback failed
+            if not self.abandoned:
+                await self.transactions.back_off(self.claimed.log_fields, exc)
+                self.gives_back = True
+            return None
+        except psycopg.Error as exc:  # what is checked at the end, a deferred constraint
+            return self._failure(exc, policy)
+        return outcome
 
     async def _result(self, handler: RegisteredHandler, context: HandlerContext) -> Any:
         result = await handler.run(self.claimed.command, context)

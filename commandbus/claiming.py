@@ -25,6 +25,7 @@ from commandbus.models import ClaimedCommand
 from commandbus.pools import autocommit
 from commandbus.slots import Slots
 from commandbus.telling import Telling
+from commandbus.transactions import HandlerTransactions
 from commandbus.worker_state import WorkerState
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ class ClaimLoop:
         *,
         slots: Slots,
         leases: Leases,
+        transactions: HandlerTransactions,
         heartbeat: Heartbeat,
         alarm: Alarm,
         is_behind: Callable[[], bool],
@@ -67,6 +69,7 @@ class ClaimLoop:
         self._registry = registry
         self._slots = slots
         self._leases = leases
+        self._transactions = transactions
         self._heartbeat = heartbeat
         self._alarm = alarm
         self._is_behind = is_behind
@@ -212,6 +215,7 @@ class ClaimLoop:
                 deadline=deadline,
                 lease_seconds=seconds,
                 renew=renew,
+                transactions=self._transactions,
                 timeout=self._state.handler_timeout,
             )
             for command in claimed

@@ -9,6 +9,8 @@ from functools import wraps
 from typing import Any, TypeVar
 from uuid import UUID
 
+from psycopg import AsyncConnection
+
 from commandbus.checks import MAX_INTEGER, MAX_LEASE_SECONDS, MAX_SECONDS, check_number, check_whole
 from commandbus.errors import HandlerAlreadyRegisteredError, PermanentCommandError
 from commandbus.handoff import FollowUpId, FollowUps
@@ -26,7 +28,7 @@ ExtendVisibility = Callable[[float], Awaitable[None]]
 class HandlerContext:
     """What a handler knows of the attempt it runs in."""
 
-    __slots__ = ("_extend", "_follow_ups", "attempt", "max_attempts")
+    __slots__ = ("_conn", "_extend", "_follow_ups", "attempt", "max_attempts")
 
     def __init__(
         self,
@@ -35,6 +37,7 @@ class HandlerContext:
         max_attempts: int,
         extend: ExtendVisibility,
         follow_ups: FollowUps | None = None,
+        conn: AsyncConnection[Any] | None = None,
     ) -> None:
         check_whole("attempt", attempt, 1, MAX_INTEGER)
         check_whole("max_attempts", max_attempts, 1, MAX_INTEGER)
@@ -43,7 +46,19 @@ class HandlerContext:
         self.attempt = attempt
         self.max_attempts = max_attempts
         self._extend = extend
+        self._conn = conn
         self._follow_ups = FollowUps(None) if follow_ups is None else follow_ups
+
+    @property
+    def conn(self) -> AsyncConnection[Any]:
+        """The open transaction of a handler that is registered with ``transactional=True``.
+
+        It commits with the success of this attempt, and is undone with everything else. Raises
+        RuntimeError for other handlers.
+        """
+        if self._conn is None:
+            raise RuntimeError("the handler is not registered with transactional=True")
+        return self._conn
 
     def send(
         self,
@@ -122,12 +137,20 @@ class HandlerContext:
 class RegisteredHandler:
     """A handler with the way it wants to be run."""
 
-    __slots__ = ("auto_renew", "run", "timeout")
+    __slots__ = ("auto_renew", "run", "timeout", "transactional")
 
-    def __init__(self, run: Handler, *, auto_renew: bool, timeout: float | None = None) -> None:
+    def __init__(
+        self,
+        run: Handler,
+        *,
+        auto_renew: bool,
+        timeout: float | None = None,
+        transactional: bool = False,
+    ) -> None:
         self.run = run
         self.auto_renew = auto_renew
         self.timeout = timeout
+        self.transactional = transactional
 
 
 class HandlerRegistry:
@@ -143,6 +166,7 @@ class HandlerRegistry:
         *,
         auto_renew: bool = False,
         timeout: float | None = None,
+        transactional: bool = False,
     ) -> Callable[[H], H]:
         """Register the decorated coroutine function for commands of this type.
 
@@ -152,13 +176,26 @@ class HandlerRegistry:
         error; 0 means no limit, None the worker's ``handler_timeout``. What a plain function
         returns cannot be awaited, nor can a generator: the command goes to the troubleshooting
         queue, which says so.
+
+        With *transactional* the handler gets ``context.conn``, an open transaction on a connection
+        of its own, which is committed together with the command's success: what it writes there
+        counts exactly once, so it need not be idempotent. After anything else (an error, a late
+        result, a crash) the transaction is undone. It costs a commit for each command.
+
         Raises HandlerAlreadyRegisteredError for a second handler of the same type, ValueError for a
         timeout that is no number of seconds and for names that no domain or command can have, and
         TypeError for what cannot be called.
         """
 
         def register(function: H) -> H:
-            self.register(domain, command_type, function, auto_renew=auto_renew, timeout=timeout)
+            self.register(
+                domain,
+                command_type,
+                function,
+                auto_renew=auto_renew,
+                timeout=timeout,
+                transactional=transactional,
+            )
             return function
 
         return register
@@ -171,6 +208,7 @@ class HandlerRegistry:
         *,
         auto_renew: bool = False,
         timeout: float | None = None,
+        transactional: bool = False,
     ) -> None:
         """The same as :meth:`handler` without the decorator."""
         if not callable(function):
@@ -186,7 +224,9 @@ class HandlerRegistry:
             )
         if not _is_async(function):
             function = _awaited(function)
-        self._handlers[key] = RegisteredHandler(function, auto_renew=auto_renew, timeout=timeout)
+        self._handlers[key] = RegisteredHandler(
+            function, auto_renew=auto_renew, timeout=timeout, transactional=transactional
+        )
 
     def get(self, domain: str, command_type: str) -> RegisteredHandler | None:
         """The handler for a command type, or None."""

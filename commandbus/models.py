@@ -189,6 +189,8 @@ class Outcome:
     retry_delay_ms: int = 0
     follow_ups: str = ""
     """What the handler sent and published, as JSON; empty: nothing."""
+    is_recorded: bool = False
+    """Whether it was committed with its handler's transaction."""
 
     @property
     def size(self) -> int:

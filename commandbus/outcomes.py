@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -28,6 +29,8 @@ NO_HANDLER = "NO_HANDLER"
 UNDECODABLE_PAYLOAD = "UNDECODABLE_PAYLOAD"
 UNSTORABLE_RESULT = "UNSTORABLE_RESULT"
 HANDLER_TIMEOUT = "HANDLER_TIMEOUT"
+TRANSACTION_UNDONE = "TRANSACTION_UNDONE"
+FOLLOW_UP_REFUSED = "FOLLOW_UP_REFUSED"
 
 _KINDS: tuple[tuple[type[HandlerError], OutcomeKind], ...] = (
     (BusinessRuleError, OutcomeKind.BUSINESS),
@@ -200,6 +203,42 @@ def unstorable(outcome: Outcome, reason: str, policy: RetryPolicy) -> Outcome:
         error_type="PERMANENT",
         code=UNSTORABLE_RESULT,
         message=f"The outcome ({outcome.kind}) cannot be stored: {reason}",
+    )
+
+
+def recorded(outcome: Outcome) -> Outcome:
+    """The outcome, which is committed with its handler's transaction."""
+    return replace(outcome, is_recorded=True)
+
+
+def undone(outcome: Outcome, reason: str, policy: RetryPolicy) -> Outcome:
+    """The handler returned, but its transaction cannot be committed."""
+    return _failed(
+        outcome.claimed,
+        outcome.run_us,
+        OutcomeKind.TRANSIENT,
+        policy,
+        error_type="TRANSIENT",
+        code=TRANSACTION_UNDONE,
+        message=f"The handler returned, but {reason}, so nothing of it is saved",
+    )
+
+
+def lease_lost(outcome: Outcome, policy: RetryPolicy) -> Outcome:
+    """The attempt was over when the handler's transaction was to be committed; it is undone."""
+    return undone(outcome, "its attempt was over", policy)
+
+
+def follow_up_refused(outcome: Outcome, reason: str) -> Outcome:
+    """What the handler sends is refused, so its transaction is undone."""
+    return _failed(
+        outcome.claimed,
+        outcome.run_us,
+        OutcomeKind.PERMANENT,
+        None,
+        error_type="PERMANENT",
+        code=FOLLOW_UP_REFUSED,
+        message=f"The handler has run, but what it sends is refused: {reason}",
     )
 
 

@@ -278,7 +278,7 @@ class Settler:
                     conn,
                     domain,
                     worker_id,
-                    f"[{','.join(map(_completed_json, completed))}]",
+                    f"[{','.join(map(completed_json, completed))}]",
                     store.dumps([_failed_row(outcome) for outcome in failed]),
                 )
             if handed:
@@ -288,7 +288,7 @@ class Settler:
                     conn,
                     domain,
                     worker_id,
-                    f"[{','.join(map(_completed_json, handed))}]",
+                    f"[{','.join(map(completed_json, handed))}]",
                     apart=apart,
                 )
         return settled
@@ -361,7 +361,8 @@ def _fields(outcome: Outcome) -> dict[str, object]:
     return fields
 
 
-def _completed_json(outcome: Outcome) -> str:
+def completed_json(outcome: Outcome) -> str:
+    """A success as the settling functions take it."""
     claimed = outcome.claimed
     return (
         f'{{"command_id":"{claimed.command.command_id}","msg_id":{claimed.msg_id},'

@@ -166,7 +166,9 @@ class Slots:
             # Whatever happens, the slot is free, and no lease of what has no outcome is renewed.
             if self._running.get(attempt.token) is attempt:
                 del self._running[attempt.token]
-            if outcome is None:
+            if attempt.gives_back:
+                self._put_aside(attempt)
+            elif outcome is None:
                 self._forget_given_up(attempt)
         if outcome is not None:
             attempt.ended = True

@@ -391,6 +391,14 @@ async def settle_and_hand_off(
     return await _settle(conn, query, (domain, worker_id, handed, apart))
 
 
+async def settle_in_transaction(
+    conn: Connection, domain: str, worker_id: int, handed: str
+) -> list[Settlement]:
+    """The same inside a transaction, for which a refused follow-up is an error."""
+    query = f"select {_SETTLED} from command_bus.settle_and_hand_off(%s, %s, %s::jsonb, false)"  # nosec B608
+    return await _settle(conn, query, (domain, worker_id, handed))
+
+
 _SETTLED = "command_id, claim_no, verdict, status"
 
 

@@ -42,6 +42,7 @@ from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
 from commandbus.slots import Slots
 from commandbus.texts import shown
+from commandbus.transactions import HandlerTransactions
 from commandbus.worker_connections import WorkerConnections
 from commandbus.worker_state import STOP_SECONDS, WorkerState
 
@@ -123,6 +124,7 @@ class Worker:
             due_in=self._alarm.told,
         )
         self._heartbeat = Heartbeat(self._connections, self._state, self._slots, self._alarm)
+        self._transactions = HandlerTransactions(pool, self._state)
         self._leases = Leases(self._connections, self._state, self._slots)
         self._claims = ClaimLoop(
             pool,
@@ -130,6 +132,7 @@ class Worker:
             registry,
             slots=self._slots,
             leases=self._leases,
+            transactions=self._transactions,
             heartbeat=self._heartbeat,
             alarm=self._alarm,
             is_behind=lambda: self._settler.is_behind,
@@ -315,6 +318,7 @@ class Worker:
             self._alarm.off()
         await self._heartbeat.end()
         await self._connections.close()
+        await self._transactions.close()
         logger.info("worker_stopped", extra=state.ids)
         if cancelled is not None:
             raise cancelled
@@ -350,6 +354,7 @@ class Worker:
         left = self._slots.abandon_running()
         if left:
             logger.warning("handlers_cancelled_by_stop", extra={**self._state.ids, "count": left})
+        await self._leases.give_back(self._slots.take_stale())
 
     async def _wait_for_settler(self, settling: list[asyncio.Task[None]], deadline: float) -> None:
         """Let the settler record what is there; without a database not for ever."""
@@ -366,7 +371,10 @@ class Worker:
     # Running
 
     def _on_outcome(self, outcome: Outcome) -> None:
-        self._settler.add(outcome)
+        if outcome.is_recorded:
+            self._on_settled(outcome)
+        else:
+            self._settler.add(outcome)
 
     def _on_settled(self, outcome: Outcome) -> None:
         self._state.outcomes_recorded += 1

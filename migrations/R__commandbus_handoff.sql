@@ -221,24 +221,3 @@ as $$
     )
     select count(*) from deleted;
 $$;
-
--- Forget up to p_limit keys that no event has used since p_before; returns how many. A key that is in
--- somebody's hands is left.
-create or replace function command_bus.forget_event_keys(p_before timestamptz, p_limit integer)
-returns bigint
-language sql
-set search_path = public, pg_temp
-set row_security = off
-as $$
-    with forgotten as (
-        delete from command_bus_outbox_key as k
-        where k.key = any (array(
-            select key from command_bus_outbox_key
-            where used_at < p_before
-            limit p_limit
-            for update skip locked
-        ))
-        returning 1
-    )
-    select count(*) from forgotten;
-$$;

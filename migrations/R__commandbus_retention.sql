@@ -257,7 +257,8 @@ $$;
 -- What the bus remembers besides commands: delete what is older than p_before, up to p_limit rows
 -- of each kind. Kinds: seconds of the statistics, workers that stopped (or fell silent) and at
 -- least a day ago, batches whose commands are all pruned, rejected messages and PGMQ's archive of
--- them, hours in the history of failure groups, groups of which nothing is left.
+-- them, hours in the history of failure groups, groups of which nothing is left, keys of events that
+-- were used last before (whoever holds one keeps it).
 create or replace function command_bus.prune_history(p_before timestamptz, p_limit integer)
 returns table (kind text, deleted bigint)
 language plpgsql
@@ -372,6 +373,16 @@ begin
         returning 1
     )
     select 'hours of failure groups', count(*) from gone;
+
+    return query
+    with gone as (
+        delete from command_bus_outbox_key where key in (
+            select k.key from command_bus_outbox_key as k
+            where k.used_at < p_before limit p_limit for update skip locked
+        )
+        returning 1
+    )
+    select 'keys of events', count(*) from gone;
 end;
 $$;
 
