@@ -37,6 +37,9 @@ from tests.chaos.history import CANCELLED, History
 COMMAND_TYPE = "Chaos"
 RENEWED_TYPE = "Renewed"
 LIMITED_TYPE = "Limited"
+HANDED_TYPE = "HandedOff"
+NEXT_DOMAIN = "next"
+"""Where the commands of HANDED_TYPE send theirs; nobody works on it."""
 LIMIT_SECONDS = 0.5
 
 
@@ -99,6 +102,39 @@ class ChaosHandler:
         return {"attempt": attempt}
 
 
+class HandingHandler:
+    """Writes one row, sends two commands and publishes an event, all with its success.
+
+    At the cut of its first attempt, "cut_ms" after its start, the process is killed.
+    """
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+
+    async def __call__(self, command: Command, context: HandlerContext) -> dict[str, Any]:
+        command_id, attempt = str(command.command_id), context.attempt
+        self._history.started(command_id, attempt)
+        if "cut_ms" in command.data and attempt == 1:
+            cut = threading.Timer(command.data["cut_ms"] / 1000, _kill_itself)
+            cut.daemon = True
+            cut.start()
+        try:
+            for number in (1, 2):
+                context.send(NEXT_DOMAIN, "FollowUp", data={"number": number})
+            await context.conn.execute("insert into business values (%s)", (command.command_id,))
+            await asyncio.sleep(command.data.get("ms", 0) / 1000)
+            context.publish("Done", {"attempt": attempt}, key=f"key {command.data['key']}")
+        except asyncio.CancelledError:
+            self._history.ended(command_id, attempt, CANCELLED)
+            raise
+        self._history.ended(command_id, attempt, "completed")
+        return {"attempt": attempt}
+
+
+def _kill_itself() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
 def _hold(until: Path) -> None:
     """Block until the file is there."""
     while not until.exists():
@@ -124,6 +160,7 @@ async def main(url: str, history: History, options: dict[str, Any]) -> None:
     registry.register(
         "test", LIMITED_TYPE, ChaosHandler(history), auto_renew=True, timeout=LIMIT_SECONDS
     )
+    registry.register("test", HANDED_TYPE, HandingHandler(history), transactional=True)
     async with create_pool(
         url,
         min_size=1,
