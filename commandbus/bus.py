@@ -44,6 +44,7 @@ from commandbus.names import (
     check_text,
     uuid_of,
 )
+from commandbus.payload import checked_headers as checked_headers
 from commandbus.payload import decode_json
 from commandbus.pools import live_connection, mind_pooler
 from commandbus.rows import MAX_ATTEMPTS_LIMIT as MAX_ATTEMPTS_LIMIT

@@ -242,6 +242,16 @@ def follow_up_refused(outcome: Outcome, reason: str) -> Outcome:
     )
 
 
+def completed_json(outcome: Outcome) -> str:
+    """A success as the settling functions take it."""
+    claimed = outcome.claimed
+    return (
+        f'{{"command_id":"{claimed.command.command_id}","msg_id":{claimed.msg_id},'
+        f'"claim_no":{claimed.claim_no},"run_us":{outcome.run_us},"result":{outcome.result}'
+        f"{',' if outcome.follow_ups else ''}{outcome.follow_ups}}}"
+    )
+
+
 def _failed(
     claimed: ClaimedCommand,
     run_us: int,

@@ -278,7 +278,7 @@ class Settler:
                     conn,
                     domain,
                     worker_id,
-                    f"[{','.join(map(completed_json, completed))}]",
+                    f"[{','.join(map(outcomes.completed_json, completed))}]",
                     store.dumps([_failed_row(outcome) for outcome in failed]),
                 )
             if handed:
@@ -288,7 +288,7 @@ class Settler:
                     conn,
                     domain,
                     worker_id,
-                    f"[{','.join(map(completed_json, handed))}]",
+                    f"[{','.join(map(outcomes.completed_json, handed))}]",
                     apart=apart,
                 )
         return settled
@@ -359,16 +359,6 @@ def _fields(outcome: Outcome) -> dict[str, object]:
     if outcome.error_code is not None:
         fields["error_code"] = outcome.error_code
     return fields
-
-
-def completed_json(outcome: Outcome) -> str:
-    """A success as the settling functions take it."""
-    claimed = outcome.claimed
-    return (
-        f'{{"command_id":"{claimed.command.command_id}","msg_id":{claimed.msg_id},'
-        f'"claim_no":{claimed.claim_no},"run_us":{outcome.run_us},"result":{outcome.result}'
-        f"{',' if outcome.follow_ups else ''}{outcome.follow_ups}}}"
-    )
 
 
 def _failed_row(outcome: Outcome) -> dict[str, object]:

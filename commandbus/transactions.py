@@ -32,7 +32,6 @@ from commandbus.errors import (
 from commandbus.models import Outcome, Verdict
 from commandbus.pools import LivePool, mind_pooler
 from commandbus.retry import RetryPolicy
-from commandbus.settler import completed_json
 from commandbus.worker_state import WorkerState
 
 if TYPE_CHECKING:
@@ -122,7 +121,7 @@ class HandlerTransactions:
             case _:
                 pass
         domain, worker_id = self._state.domain, self._state.registered_id
-        text = f"[{completed_json(outcome)}]"
+        text = f"[{outcomes.completed_json(outcome)}]"
         while True:
             try:
                 async with answered_within(self._state.answer_timeout), conn.transaction():

@@ -203,6 +203,19 @@ as $$
     where c.status is distinct from command_bus.status_after(s.event_type)
 
     union all
+    select 'what a handler sent, it sent with its success', c.domain, c.command_id,
+        format('sent by %s, which is %s', c.causation_id, (
+            select string_agg(distinct p.status::text, ', ') from command_bus_command as p
+            where p.command_id = c.causation_id))
+    from command_bus_command as c
+    where c.causation_id is not null
+        and exists (select from command_bus_command as p where p.command_id = c.causation_id)
+        and not exists (
+            select from command_bus_command as p
+            where p.command_id = c.causation_id and p.status = 'COMPLETED'
+        )
+
+    union all
     select 'attempts stay within the budget', c.domain, c.command_id,
         format('%s attempts of %s', c.attempts, c.max_attempts)
     from command_bus_command as c

@@ -133,10 +133,45 @@ class AttemptItem(Answer):
     )
 
 
+class RelatedItem(Answer):
+    """A command that another one's handler sent, or that sent one."""
+
+    command_id: UUID
+    domain: str
+    command_type: str
+    status: CommandStatus
+    created_at: datetime
+    causation_id: UUID | None
+
+
+class EffectsItem(Answer):
+    """What a command's handler sent with its success, oldest first."""
+
+    commands: list[RelatedItem] = Field(validation_alias="rows", description="The first 100")
+    is_complete: bool
+
+
+class BranchItem(RelatedItem):
+    """A command of a conversation."""
+
+    depth: int = Field(description="How many commands above it led to it")
+
+
+class ConversationItem(Answer):
+    """The commands of one correlation id, each below the one whose handler sent it."""
+
+    correlation_id: UUID
+    commands: list[BranchItem] = Field(description="The oldest 1,000, in the order of the tree")
+    is_complete: bool
+
+
 class CommandDetailItem(CommandItem):
     """Everything about one command."""
 
     payload: Any
+    headers: dict[str, Any] | None
+    causation_id: UUID | None = Field(description="The command whose handler sent it")
+    effects: EffectsItem
     behavior: Any
     result: Any
     timing: TimingItem

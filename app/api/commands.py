@@ -11,13 +11,14 @@ from app.actions.addressed import domain_of
 from app.actions.orders import Action
 from app.api import answers, bp, schemas
 from app.api.body import require_payload_size
-from app.api.routing import CommandPath
+from app.api.routing import CommandPath, CorrelationPath
 from app.loadtest.generating import BulkOrder
 from app.loadtest.runs import Origin
 from app.models import (
     CommandFilters,
     Cursor,
     Window,
+    conversation,
     get_command_detail,
     list_commands,
     send_test_command,
@@ -52,6 +53,7 @@ def send(body: schemas.SendCommand) -> Any:
         correlation_id=body.correlation_id,
         reply_to=body.reply_to,
         max_attempts=body.max_attempts,
+        headers=body.headers,
     )
     created = answers.CreatedCommand(
         command_id=sent.command_id,
@@ -139,6 +141,27 @@ def detail(path: CommandPath, query: schemas.DomainQuery) -> Any:
     if found is None:
         raise Problem(404, "unknown_command", f"There is no command {path.command_id}.")
     return answers.CommandDetailItem.model_validate(found.complete())
+
+
+@bp.get("/conversations/<command_id:correlation_id>", responses={200: answers.ConversationItem})
+@access.viewer
+def conversation_(path: CorrelationPath) -> Any:
+    """The commands of a correlation id as a tree of what caused what."""
+    found = conversation(path.correlation_id)
+    if not found.branches:
+        raise Problem(
+            404, "unknown_conversation", f"No command has the correlation id {path.correlation_id}."
+        )
+    return answers.ConversationItem(
+        correlation_id=path.correlation_id,
+        commands=[
+            answers.BranchItem(
+                **answers.RelatedItem.model_validate(branch.row).model_dump(), depth=branch.depth
+            )
+            for branch in found.branches
+        ],
+        is_complete=found.is_complete,
+    )
 
 
 @bp.post("/commands/<command_id:command_id>/cancel", responses={200: answers.CommandState})

@@ -113,6 +113,12 @@ class CommandPath(BaseModel):
     command_id: Id
 
 
+class CorrelationPath(BaseModel):
+    """The address of the commands of one correlation id."""
+
+    correlation_id: Id
+
+
 class JobPath(BaseModel):
     """The address of one job."""
 

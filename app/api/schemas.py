@@ -21,7 +21,8 @@ from app.testcommand.behaviors import (
     Behavior,
     BehaviorDistribution,
 )
-from commandbus.bus import MAX_ATTEMPTS_LIMIT
+from commandbus.bus import MAX_ATTEMPTS_LIMIT, checked_headers
+from commandbus.errors import InvalidCommandError
 from commandbus.models import AuditEventType, CommandStatus
 from commandbus.names import DOMAIN_PATTERN
 
@@ -45,6 +46,16 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REASON)]
 Limit = Annotated[int, Field(ge=1, le=100), WHOLE]
 Offset = Annotated[int, Field(ge=0, le=TOTAL_LIMIT), WHOLE]
 MaxAttempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT)]
+
+
+def _headers(headers: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return checked_headers(headers)
+    except InvalidCommandError as exc:
+        raise PydanticCustomError("headers", "{reason}", {"reason": str(exc)}) from exc
+
+
+Headers = Annotated[dict[str, Any], AfterValidator(_headers)]
 
 DEFAULT_OPERATOR = "api"
 
@@ -129,6 +140,9 @@ class SendCommand(Body):
     command_id: Id | None = None
     correlation_id: Id | None = None
     reply_to: QueueName | None = Field(None, description="An existing queue, for the one reply")
+    headers: Headers | None = Field(
+        None, description="What goes along with it, up to its reply; at most 8,192 bytes as JSON"
+    )
 
 
 class Empty(Body):

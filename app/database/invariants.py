@@ -98,6 +98,10 @@ GROUPS = (
                 "A command and its trail are there together, and are pruned together.",
             ),
             Invariant(
+                "what a handler sent, it sent with its success",
+                "A command that has a cause was sent when that one completed, and not otherwise.",
+            ),
+            Invariant(
                 "attempts stay within the budget",
                 "No command was tried more often than its own limit allows.",
             ),

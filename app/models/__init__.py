@@ -25,6 +25,7 @@ from app.models.commands import (
 )
 from app.models.details import CommandDetail, get_command_detail
 from app.models.paging import Cursor, CursorError, Listing, Window
+from app.models.relations import Conversation, Related, conversation
 from app.models.test_command import TestCommand, send_test_command
 from app.models.troubleshooting import (
     TROUBLED_FILTER_NAMES,
@@ -55,6 +56,7 @@ __all__ = [
     "CommandDetail",
     "CommandFilters",
     "CommandRow",
+    "Conversation",
     "Cursor",
     "CursorError",
     "EventFilters",
@@ -63,6 +65,7 @@ __all__ = [
     "GroupRow",
     "Listing",
     "RejectedRow",
+    "Related",
     "TestCommand",
     "TroubledFilters",
     "TroubledRow",
@@ -70,6 +73,7 @@ __all__ = [
     "WorkerRow",
     "WorkerState",
     "command_row",
+    "conversation",
     "count_active",
     "count_by_status",
     "count_troubled",

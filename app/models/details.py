@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.explanations import Facts, Heartbeat, Holder, explain
+from app.models.relations import Effects, Related, causes_of, effects_of
 from app.models.tables import Command, Suspect, Waiting
 from app.models.test_command import TestCommand
 from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
@@ -54,6 +55,10 @@ class CommandDetail:
     worker_id: int | None
     batch_id: UUID | None
     correlation_id: UUID | None
+    causation_id: UUID | None
+    """The command whose handler sent it; None: somebody else did."""
+    headers: Any
+    """None: it has none."""
     reply_to: str | None
     last_error_type: str | None
     last_error_code: str | None
@@ -66,7 +71,7 @@ class CommandDetail:
 
     def complete(self) -> Self:
         """Read everything now; returns itself."""
-        for name in ("behavior", "explanation", "budget", "worker"):
+        for name in ("behavior", "explanation", "budget", "worker", "effects"):
             getattr(self, name)
         return self
 
@@ -92,6 +97,19 @@ class CommandDetail:
         if self.max_attempts is not None:
             return self.max_attempts
         return setting_now(self.domain, "max_attempts", self.default_max_attempts())
+
+    @cached_property
+    def causes(self) -> list[Related]:
+        """The command whose handler sent it; none where nobody's did, or it is pruned.
+
+        Where its id is known in several domains, those of all.
+        """
+        return [] if self.causation_id is None else causes_of(self.causation_id)
+
+    @cached_property
+    def effects(self) -> Effects:
+        """What its handler sent."""
+        return effects_of(self.command_id)
 
     @cached_property
     def attempt_list(self) -> list[Attempt]:

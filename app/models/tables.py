@@ -43,6 +43,8 @@ class Command(Base):
     worker_id: Mapped[int | None]
     batch_id: Mapped[UUID | None]
     correlation_id: Mapped[UUID | None]
+    causation_id: Mapped[UUID | None]
+    headers: Mapped[Any] = mapped_column(JSONB)
     reply_to: Mapped[str | None]
     data: Mapped[Any] = mapped_column(JSONB)
     result: Mapped[Any] = mapped_column(JSONB)

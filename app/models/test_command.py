@@ -98,6 +98,7 @@ async def send_test_command(
     correlation_id: UUID | None = None,
     reply_to: str | None = None,
     max_attempts: int | None = None,
+    headers: Mapping[str, Any] | None = None,
 ) -> SendResult:
     """Write a test command and send its command in one transaction.
 
@@ -121,6 +122,7 @@ async def send_test_command(
             correlation_id=correlation_id,
             reply_to=reply_to,
             max_attempts=max_attempts,
+            headers=headers,
             conn=conn,
         )
         if written and not result.created:

@@ -29,10 +29,12 @@ from app.models import (
 )
 from app.models.explanations import clock, day_and_clock
 from app.models.load_test_runs import RunRow, get_run
+from app.models.relations import conversation as get_conversation
 from app.models.search import CANDIDATE_LIMIT
 from app.models.search_texts import id_text
 from app.models.trail import AttemptOutcome
 from app.server import access
+from app.server.errors import Problem
 from app.server.portal import call, current_portal
 from app.settings.configuration import ConfigStore
 from app.web import bp
@@ -87,6 +89,23 @@ def command(command_id: UUID) -> ResponseReturnValue:
         CommandPage(command_id, domain),
         partials=("command_head", "command_detail"),
     )
+
+
+@bp.get("/conversations/<uuid:correlation_id>")
+@access.viewer
+def conversation(correlation_id: UUID) -> ResponseReturnValue:
+    return render_page("pages/conversation.html", ConversationPage(correlation_id))
+
+
+class ConversationPage(PageContext):
+    """The commands of one correlation id. Raises Problem 404 where there is none."""
+
+    def __init__(self, correlation_id: UUID) -> None:
+        self.conversation = get_conversation(correlation_id)
+        if not self.conversation.branches:
+            raise Problem(
+                404, "unknown_conversation", f"No command has the correlation id {correlation_id}."
+            )
 
 
 class Commands(PageContext):
