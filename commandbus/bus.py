@@ -40,6 +40,7 @@ from commandbus.names import (
     MAX_OPERATOR,
     MAX_REASON,
     check_domain,
+    check_function,
     check_storable,
     check_text,
     uuid_of,
@@ -241,6 +242,25 @@ class CommandBus:
             within=self._answer_timeout,
             where_broken=False,
         )
+
+    async def set_transition_hook(self, domain: str, function: str | None) -> None:
+        """Let an SQL function be told each change of a domain's commands; None: none.
+
+        *function* is its name, ``schema.name`` without quotes. It takes ``(text,
+        command_bus.transition[])``: the domain, and for each command of a set its id, the event,
+        the status before and after, and the result. Claim, settle, release and operators call it
+        once for each set, in the transaction of the change: what it writes, sends
+        (``command_bus.send_commands``) and publishes (``command_bus.publish_events``) is there with
+        the change or not at all, and what it raises undoes the change, which is tried again. It
+        should lock its own rows in the order of the ids, in which it gets them. Sending a command
+        is no change.
+
+        Raises UnknownDomainError, and InvalidCommandError where there is no such function.
+        """
+        check_storable("domain", domain)
+        if function is not None:
+            check_function(function)
+        await self._call(lambda conn: store.set_transition_hook(conn, domain, function))
 
     async def get_reply_queue(self, domain: str) -> str:
         """The name of the domain's reply queue, for ``reply_to`` and ``read_replies``.

@@ -12,6 +12,7 @@ from commandbus.errors import InvalidCommandError, InvalidDomainError
 from commandbus.texts import shown, why_unstorable
 
 DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
+_FUNCTION = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}\.[a-zA-Z_][a-zA-Z0-9_]{0,62}")
 MAX_TYPE = 200
 """Characters of a command's type."""
 MAX_OPERATOR = 200
@@ -23,6 +24,14 @@ def check_domain(domain: object) -> None:
     if not isinstance(domain, str) or DOMAIN_PATTERN.fullmatch(domain) is None:
         raise InvalidDomainError(
             f"domain name {shown(domain)} is not allowed: it must match ^{DOMAIN_PATTERN.pattern}$"
+        )
+
+
+def check_function(function: object) -> None:
+    """*function* is a name with its schema; raises InvalidCommandError otherwise."""
+    if not isinstance(function, str) or _FUNCTION.fullmatch(function) is None:
+        raise InvalidCommandError(
+            f"function must be schema.name, without quotes, not {shown(function)}"
         )
 
 

@@ -215,6 +215,12 @@ async def delete_domain(conn: Connection, domain: str, *, with_replies: bool) ->
         await conn.execute("select command_bus.delete_domain(%s, %s)", (domain, with_replies))
 
 
+async def set_transition_hook(conn: Connection, domain: str, function: str | None) -> None:
+    """Let a function be told the changes of a domain's commands; None: none."""
+    with translate_errors():
+        await conn.execute("select command_bus.set_transition_hook(%s, %s)", (domain, function))
+
+
 # Working
 
 

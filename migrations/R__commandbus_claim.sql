@@ -40,7 +40,8 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz;
-    v_queue text := command_bus.command_queue(p_domain);
+    v_queue text;
+    v_hook text;
     v_msg_ids bigint[];
     v_texts text[];
     v_ids uuid[];
@@ -48,6 +49,12 @@ declare
     v_claimed integer := 0;
     v_rows integer;
 begin
+    select d.command_queue, d.transition_hook into v_queue, v_hook
+    from command_bus_domain as d
+    where d.domain = p_domain;
+    if v_queue is null then
+        perform command_bus.require_domain(p_domain);
+    end if;
     begin
         if command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000)) > p_limit then
             perform command_bus.wake_workers(p_domain);  -- there is something for others
@@ -126,6 +133,15 @@ begin
         exit when cardinality(v_held) = 0;
     end loop;
 
+    if v_hook is not null and v_claimed > 0 then
+        perform command_bus.tell_hook(p_domain, array(
+            select c.command_id
+            from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
+            join command_bus_command as c
+                on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
+            where c.msg_id = m.msg_id and c.worker_id = p_worker_id and c.started_at = v_now
+        ), 'RECEIVED', 'PENDING');
+    end if;
     if v_claimed < cardinality(v_msg_ids) then
         return query
         select *
@@ -299,6 +315,9 @@ begin
                 set status = 'PENDING', msg_id = null, lease_until = null, updated_at = v_now
                 where c.command_id = r.command_id and c.domain = p_domain;
                 perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
+                perform command_bus.tell_hook(
+                    p_domain, array[r.command_id], 'LEASE_EXPIRED', 'IN_PROGRESS'
+                );
                 v_drop := v_drop || r.seen_msg_id;
                 v_parked := true;
             else
@@ -306,6 +325,9 @@ begin
                 select *
                 from command_bus.begin_attempt(
                     p_domain, p_worker_id, p_lease_seconds, p_max_attempts, r.command_id, r.msg_id
+                );
+                perform command_bus.tell_hook(
+                    p_domain, array[r.command_id], 'RECEIVED', 'IN_PROGRESS'
                 );
             end if;
         exception when lock_not_available then
@@ -543,6 +565,7 @@ begin
     from unnest(array['RETRY_EXHAUSTED', 'MOVED_TO_TSQ']::command_bus.audit_event[]) as event;
     perform command_bus.count_moved(p_domain, c.batch_id, c.status, 'IN_TSQ', 1);
     perform command_bus.enter_tsq(p_domain, array[p_command_id]);
+    perform command_bus.tell_hook(p_domain, array[p_command_id], 'MOVED_TO_TSQ', c.status);
 end;
 $$;
 
@@ -604,6 +627,7 @@ begin
     from command_bus.begin_attempt(
         p_domain, p_worker_id, p_lease_seconds, p_max_attempts, v_command_id, v_msg_id
     );
+    perform command_bus.tell_hook(p_domain, array[v_command_id], 'RECEIVED', 'PENDING');
 end;
 $$;
 

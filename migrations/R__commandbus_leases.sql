@@ -229,6 +229,7 @@ begin
         perform pgmq.delete(v_queue, v_suspect_msg_ids);
     end if;
     perform command_bus.show_messages(v_queue, v_msg_ids, v_now);
+    perform command_bus.tell_hook(p_domain, v_held, 'RELEASED', 'IN_PROGRESS');
     perform command_bus.wake_workers(p_domain);
     return cardinality(v_msg_ids);
 end;

@@ -457,5 +457,6 @@ begin
         where c.command_id = any (p_ids) and c.domain = p_domain
         group by c.batch_id
     ) as moved;
+    perform command_bus.tell_hook(p_domain, p_ids, p_event, p_from);
 end;
 $$;

@@ -41,13 +41,20 @@ as $$
 #variable_conflict use_column
 declare
     v_now timestamptz := clock_timestamp();
-    v_queue text := command_bus.command_queue(p_domain);
+    v_queue text;
+    v_hook text;
     v_total integer := jsonb_array_length(p_completed);
     v_held uuid[] := '{}';
     v_msg_ids bigint[];
     v_reply_ids uuid[];
     v_settled integer := 0;
 begin
+    select d.command_queue, d.transition_hook into v_queue, v_hook
+    from command_bus_domain as d
+    where d.domain = p_domain;
+    if v_queue is null then
+        perform command_bus.require_domain(p_domain);
+    end if;
     while v_settled < v_total loop
         with outcome as materialized (
             select * from jsonb_to_recordset(p_completed) as o (
@@ -118,6 +125,15 @@ begin
         v_held := command_bus.hold_attempts(p_domain, p_completed);
         exit when cardinality(v_held) = 0;
     end loop;
+    if v_hook is not null and v_settled > 0 then
+        perform command_bus.tell_hook(p_domain, array(
+            select c.command_id
+            from jsonb_to_recordset(p_completed) as o (command_id uuid, claim_no integer)
+            join command_bus_command as c
+                on command_bus.has_key(c.command_id, c.domain, o.command_id, p_domain)
+            where c.settled_claim = o.claim_no and c.updated_at = v_now
+        ), 'COMPLETED', 'IN_PROGRESS');
+    end if;
 
     if jsonb_array_length(p_failed) > 0 then
         return query
@@ -529,6 +545,9 @@ begin
         end if;
         if v_failed_ids is not null then
             perform command_bus.send_replies(p_domain, v_failed_ids);
+        end if;
+        if v_ids is not null then
+            perform command_bus.tell_hook(p_domain, v_ids, null, 'IN_PROGRESS');
         end if;
         if v_retried > 0 then
             perform command_bus.tell_due(p_domain, v_retry_ms / 1000.0);

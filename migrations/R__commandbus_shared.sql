@@ -6,6 +6,7 @@
 --   leases           a worker renews its leases, or gives commands back unused
 --   settle           a worker records how attempts ended; replies are sent
 --   handoff          what a handler sent and published goes with its success; the outbox
+--   hooks            a domain's own function is told of changes
 --   troubleshooting  a command enters or leaves the troubleshooting queue; groups of failures
 --   operators        an operator retries, cancels or completes commands; require_domain
 --   workers          a worker registers, sends heartbeats, is asked to stop
