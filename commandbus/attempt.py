@@ -63,7 +63,7 @@ class Attempt:
     def __init__(
         self,
         claimed: ClaimedCommand,
-        handler: RegisteredHandler | None,
+        handler: RegisteredHandler,
         *,
         deadline: float,
         lease_seconds: int,
@@ -83,8 +83,7 @@ class Attempt:
         """Whether a fault of the database undid it, so that it shall spend no attempt."""
         self.ended = False
         """Whether there is an outcome, which is recorded or will be."""
-        own = None if handler is None else handler.timeout
-        self.timeout = timeout if own is None else own
+        self.timeout = timeout if handler.timeout is None else handler.timeout
         self._limit: asyncio.Timeout | None = None
         self._renew = renew
         self.transactions = transactions
@@ -95,7 +94,7 @@ class Attempt:
 
         Not when its time is over: one that ignores its cancellation is given up with its lease.
         """
-        return self.handler is not None and self.handler.auto_renew and not self._is_overdue
+        return self.handler.auto_renew and not self._is_overdue
 
     @property
     def _is_overdue(self) -> bool:
@@ -120,8 +119,6 @@ class Attempt:
         self.started = time.monotonic()
         if claimed.undecodable is not None:
             return outcomes.undecodable(claimed, policy)
-        if self.handler is None:
-            return outcomes.no_handler(claimed, policy)
         if self.handler.transactional:
             return await self._run_in_transaction(self.handler, policy)
         return await self._run(self.handler, policy, None)

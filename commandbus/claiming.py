@@ -20,6 +20,7 @@ from commandbus.backoff import Backoff
 from commandbus.errors import DATABASE_ERRORS, SETUP_ERRORS, one_line
 from commandbus.handlers import HandlerRegistry
 from commandbus.heartbeat import Heartbeat
+from commandbus.known_types import KnownTypes
 from commandbus.leases import Leases
 from commandbus.models import ClaimedCommand
 from commandbus.pools import autocommit
@@ -57,6 +58,7 @@ class ClaimLoop:
         state: WorkerState,
         registry: HandlerRegistry,
         *,
+        types: KnownTypes,
         slots: Slots,
         leases: Leases,
         transactions: HandlerTransactions,
@@ -67,6 +69,7 @@ class ClaimLoop:
         self._pool = pool
         self._state = state
         self._registry = registry
+        self._types = types
         self._slots = slots
         self._leases = leases
         self._transactions = transactions
@@ -100,9 +103,10 @@ class ClaimLoop:
                 continue
             if claim.commands:
                 self._held_seconds = HELD_SECONDS
-            read = len(claim.commands) + len(claim.rejected) + claim.left
-            # A full set of which some were left: others are behind it.
-            if len(claim.commands) < room and not (claim.left and read >= room):
+            read = len(claim.commands) + len(claim.rejected) + claim.left + claim.parked
+            # A full set of which some were left or parked: others are behind it.
+            passed = claim.left or claim.parked
+            if len(claim.commands) < room and not (passed and read >= room):
                 await self._pause(await self._idle_seconds(claim))
 
     async def _wait_for_outcomes(self) -> None:
@@ -126,13 +130,31 @@ class ClaimLoop:
                 await self._state.woken.wait()
 
     async def _claim_commands(self, limit: int) -> store.Claim | None:
-        """Claim up to *limit* commands into the slots; None after a fault."""
-        domain, worker_id = self._state.domain, self._state.registered_id
-        return await self._claim(
-            lambda conn, seconds, max_attempts: store.claim_or_reject(
-                conn, domain, worker_id, limit, seconds, max_attempts
+        """Claim up to *limit* commands into the slots; None after a fault.
+
+        First those that others have put aside because they have no handler: they came earlier.
+        """
+        domain, worker_id, types = self._state.domain, self._state.registered_id, self._types
+
+        async def claim(
+            conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
+        ) -> store.Claim:
+            parked: list[ClaimedCommand] = []
+            if to_take := types.to_take():
+                parked = await store.claim_parked(
+                    conn, domain, worker_id, limit, seconds, max_attempts, to_take
+                )
+                if not parked:
+                    types.none_parked()  # or they are locked: the next look tells
+                if len(parked) >= limit:
+                    return store.Claim(parked, rejected=[], left=0)
+            room, leave = limit - len(parked), types.to_leave()
+            found = await store.claim_or_reject(
+                conn, domain, worker_id, room, seconds, max_attempts, leave
             )
-        )
+            return found._replace(commands=parked + found.commands) if parked else found
+
+        return await self._claim(claim)
 
     async def _claim_suspect(self) -> store.Claim | None:
         """Claim a suspect into the slots, if there is any; None after a fault."""
@@ -141,7 +163,9 @@ class ClaimLoop:
         async def claim(
             conn: AsyncConnection[TupleRow], seconds: int, max_attempts: int
         ) -> store.Claim:
-            found = await store.claim_suspect(conn, domain, worker_id, seconds, max_attempts)
+            found = await store.claim_suspect(
+                conn, domain, worker_id, seconds, max_attempts, self._types.to_leave()
+            )
             return store.Claim(found, rejected=[], left=0)
 
         return await self._claim(claim)
@@ -163,6 +187,10 @@ class ClaimLoop:
                 claim = await claiming(conn, seconds, state.retry_policy.max_attempts)
                 # Before anything is waited for: a stop in that moment must find them.
                 self._slots.add(self._attempts(claim.commands, asked_at, seconds))
+                if unknown := self._without_handler(claim.commands):
+                    self._types.met((each.command.command_type for each in unknown), state.ids)
+                    await self._leases.park(conn, unknown)
+                    claim = claim._replace(parked=claim.parked + len(unknown))
         except SETUP_ERRORS:
             raise
         except DATABASE_ERRORS as exc:
@@ -211,7 +239,7 @@ class ClaimLoop:
         return [
             Attempt(
                 command,
-                handler_of(domain, command.command.command_type),
+                handler,
                 deadline=deadline,
                 lease_seconds=seconds,
                 renew=renew,
@@ -219,7 +247,12 @@ class ClaimLoop:
                 timeout=self._state.handler_timeout,
             )
             for command in claimed
+            if (handler := handler_of(domain, command.command.command_type)) is not None
         ]
+
+    def _without_handler(self, claimed: list[ClaimedCommand]) -> list[ClaimedCommand]:
+        domain, handler_of = self._state.domain, self._registry.get
+        return [each for each in claimed if handler_of(domain, each.command.command_type) is None]
 
     async def _idle_seconds(self, claim: store.Claim) -> float:
         """How long a worker may sleep after *claim*, unless it is woken; by the alarm, for one."""
@@ -229,18 +262,17 @@ class ClaimLoop:
         messages = self._slots.running_count == 0 or self._slots.waits_for_leases
         try:
             async with autocommit(self._pool, within=state.call_seconds) as conn:
-                due, self._heartbeat.suspects_wait = await store.look_ahead(
-                    conn, state.domain, messages=messages
-                )
+                due = (await self._heartbeat.look(conn, messages=messages)).due
         except DATABASE_ERRORS as exc:
             if self._looking.is_news(exc):
                 logger.warning("look_ahead_failed", extra={**state.ids, "error": one_line(exc)})
             return state.poll_interval
         self._looking.reset()
         seconds = min(state.poll_interval, self._seconds_to_suspects())
-        if due is not None and due <= 0:
-            if claim.left:
-                return 0.0  # what was left is not due for a moment: there are others behind it
+        is_due = due is not None and due <= 0
+        if is_due and claim.left:
+            return 0.0  # what was left is not due for a moment: there are others behind it
+        if is_due or self._types.to_take():
             # It was due before the claim, too, or came a moment later; or its message is locked.
             held = self._held_seconds
             self._held_seconds = min(held * 2, LONGEST_HELD_SECONDS)

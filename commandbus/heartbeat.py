@@ -21,6 +21,7 @@ from commandbus.errors import (
     UnsuitableDatabaseError,
     one_line,
 )
+from commandbus.known_types import KnownTypes
 from commandbus.obstacles import find_obstacles
 from commandbus.slots import Slots
 from commandbus.telling import Telling
@@ -39,16 +40,24 @@ class Heartbeat:
 
     With the same call it learns of a requested stop; then it folds counters, which one worker does
     for all, and looks when the next command is due, so that an idle worker sleeps no longer than
-    that, and whether commands wait to be run alone.
+    that, whether commands wait to be run alone, and of which types commands were parked. What no
+    running worker has had a handler for long enough it moves to the troubleshooting queue.
     """
 
     def __init__(
-        self, connections: WorkerConnections, state: WorkerState, slots: Slots, alarm: Alarm
+        self,
+        connections: WorkerConnections,
+        state: WorkerState,
+        slots: Slots,
+        alarm: Alarm,
+        types: KnownTypes,
     ) -> None:
         self._connections = connections
         self._state = state
         self._slots = slots
         self._alarm = alarm
+        self._types = types
+        self._told_types: list[str] = []
         self._recorded_before = 0
         self._beaten_at = time.monotonic()
         self._telling = Telling()
@@ -81,6 +90,7 @@ class Heartbeat:
     async def _registered(self, conn: AsyncConnection[TupleRow]) -> int:
         """Register the worker; returns the new id."""
         state = self._state
+        self._told_types = self._types.all()
         return await store.register_worker(
             conn,
             {
@@ -91,6 +101,8 @@ class Heartbeat:
                 "concurrency": state.concurrency,
                 "settings": state.settings,
                 "heartbeat_seconds": HEARTBEAT_SECONDS,
+                "app_version": state.app_version,
+                "command_types": self._told_types,
             },
         )
 
@@ -136,18 +148,43 @@ class Heartbeat:
                 if conn.closed:
                     raise
                 logger.warning("counters_not_folded", extra={**state.ids, "error": one_line(exc)})
-            due, self.suspects_wait = await store.look_ahead(
-                conn, state.domain, messages=self._slots.room() > 0
-            )
-            self._alarm.looked(due)
+            if (types := self._types.all()) != self._told_types:
+                await store.set_command_types(conn, state.registered_id, types)
+                self._told_types = types
+            ahead = await self.look(conn, messages=self._slots.room() > 0)
+            self._alarm.looked(ahead.due)
+            if ahead.parked_types:
+                await self._expire_parked(conn)
         await self._connections.close_unused()
-        if self.suspects_wait:
+        if self.suspects_wait or self._types.to_take():
             state.wake()
         if stop is None:
             await self.register()  # its row was pruned
         elif stop and not state.is_stopping:
             logger.info("worker_stop_requested", extra={"worker_id": state.worker_id})
             state.stop()
+
+    async def look(self, conn: AsyncConnection[TupleRow], *, messages: bool) -> store.LookAhead:
+        """Look what waits, and remember it for the claim loop."""
+        ahead = await store.look_ahead(
+            conn, self._state.domain, messages=messages, leave=self._types.to_leave()
+        )
+        self.suspects_wait = ahead.suspects
+        self._types.saw_parked(ahead.parked_types)
+        return ahead
+
+    async def _expire_parked(self, conn: AsyncConnection[TupleRow]) -> None:
+        """Move what has waited too long for a handler to the troubleshooting queue."""
+        state = self._state
+        try:
+            count = await store.expire_parked(conn, state.domain, state.no_handler_after)
+        except DATABASE_ERRORS as exc:
+            if conn.closed:
+                raise
+            logger.warning("parked_not_expired", extra={**state.ids, "error": one_line(exc)})
+        else:
+            if count:
+                logger.warning("no_handler_found", extra={**state.ids, "count": count})
 
     def _running(self) -> list[dict[str, Any]]:
         now = time.monotonic()

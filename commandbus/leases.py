@@ -156,6 +156,19 @@ class Leases:
                 self._doubted_at = time.monotonic()
             logger.info("commands_released", extra={**state.ids, "count": count})
 
+    async def park(self, conn: AsyncConnection[TupleRow], claimed: list[ClaimedCommand]) -> None:
+        """Put claimed commands without a handler aside for a worker that has one.
+
+        To be called where a fault leaves doubt: they are given back then.
+        """
+        state = self._state
+        count = await store.park_unhandled(
+            conn, state.domain, state.registered_id, store.tokens_of(claimed)
+        )
+        if count < len(claimed):
+            self._doubted_at = time.monotonic()  # somebody has locked the others
+        logger.info("commands_parked", extra={**state.ids, "count": count})
+
     async def end(self, claimed: list[ClaimedCommand]) -> None:
         """Let the next attempts begin of commands whose handlers were cancelled at the lease's end.
 

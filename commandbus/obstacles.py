@@ -27,6 +27,7 @@ FIND_OBSTACLES: LiteralString = """
             ('send', '{text,jsonb}'),
             ('send', '{text,jsonb,integer}'),
             ('send_batch', '{text,jsonb[]}'),
+            ('send_batch', '{text,jsonb[],integer}'),
             ('read', '{text,integer,integer}'),
             ('delete', '{text,bigint}'),
             ('delete', '{text,bigint[]}'),

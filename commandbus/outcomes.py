@@ -25,7 +25,6 @@ from commandbus.models import ClaimedCommand, Outcome, OutcomeKind
 from commandbus.payload import UnstorableValueError, clean_text, plain_json, result_json
 from commandbus.retry import RetryPolicy
 
-NO_HANDLER = "NO_HANDLER"
 UNDECODABLE_PAYLOAD = "UNDECODABLE_PAYLOAD"
 UNSTORABLE_RESULT = "UNSTORABLE_RESULT"
 HANDLER_TIMEOUT = "HANDLER_TIMEOUT"
@@ -162,21 +161,6 @@ def timed_out(
         code=HANDLER_TIMEOUT,
         message=f"The handler had not ended after {seconds:g} s",
         details=None if cancelled is None else describe(cancelled, cancelled),
-    )
-
-
-def no_handler(claimed: ClaimedCommand, policy: RetryPolicy) -> Outcome:
-    """This worker has no handler for the command's type; another, or a later version, may have."""
-    command = claimed.command
-    return _failed(
-        claimed,
-        0,
-        OutcomeKind.TRANSIENT,
-        policy,
-        error_type="TRANSIENT",
-        code=NO_HANDLER,
-        message=f'No handler is registered for "{command.command_type}"'
-        f' in domain "{command.domain}"',
     )
 
 

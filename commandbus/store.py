@@ -227,7 +227,8 @@ async def set_transition_hook(conn: Connection, domain: str, function: str | Non
 class _ClaimedRow(NamedTuple):
     """A row of a claim; one without a claim number tells of a message that was rejected.
 
-    One without a message tells how many were left for later, as its attempt.
+    One without a message tells how many were left for later, as its attempt, and how many were
+    parked, as its max_attempts.
     """
 
     command_id: UUID
@@ -252,6 +253,8 @@ class Claim(NamedTuple):
     """Messages that no command explains; they are in the archive."""
     left: int
     """How many messages come again soon, since somebody has locked what they need."""
+    parked: int = 0
+    """How many commands were put aside for workers that know their types."""
 
 
 _CLAIMED = ", ".join(_ClaimedRow._fields)
@@ -266,44 +269,102 @@ async def claim_commands(
 
 
 async def claim_or_reject(
-    conn: Connection, domain: str, worker_id: int, limit: int, lease_seconds: int, max_attempts: int
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    limit: int,
+    lease_seconds: int,
+    max_attempts: int,
+    leave: Sequence[str] | None = None,
 ) -> Claim:
-    """The same, and what became of the other messages."""
+    """The same, and what became of the other messages; commands of types *leave* are parked."""
     return await _claim(
         conn,
         f"select {_CLAIMED} from command_bus.claim_commands_v3"  # nosec B608
-        "(%s, %s, %s::integer, %s::integer, %s::integer)",
-        (domain, worker_id, limit, lease_seconds, max_attempts),
+        "(%s, %s, %s::integer, %s::integer, %s::integer, %s::text[])",
+        (domain, worker_id, limit, lease_seconds, max_attempts, leave),
         domain,
     )
 
 
-async def claim_suspect(
-    conn: Connection, domain: str, worker_id: int, lease_seconds: int, max_attempts: int
+async def claim_parked(
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    limit: int,
+    lease_seconds: int,
+    max_attempts: int,
+    types: Sequence[str],
 ) -> list[ClaimedCommand]:
-    """Claim one command that may have killed its worker, if there is any."""
+    """Claim up to *limit* commands of *types* that other workers have put aside."""
     claim = await _claim(
         conn,
-        f"select {_CLAIMED} from command_bus.claim_suspect_v2(%s, %s, %s::integer, %s::integer)",  # nosec B608
-        (domain, worker_id, lease_seconds, max_attempts),
+        f"select {_CLAIMED} from command_bus.claim_parked"  # nosec B608
+        "(%s, %s, %s::integer, %s::integer, %s::integer, %s::text[])",
+        (domain, worker_id, limit, lease_seconds, max_attempts, list(types)),
         domain,
     )
     return claim.commands
+
+
+async def claim_suspect(
+    conn: Connection,
+    domain: str,
+    worker_id: int,
+    lease_seconds: int,
+    max_attempts: int,
+    leave: Sequence[str] | None = None,
+) -> list[ClaimedCommand]:
+    """Claim one command that may have killed its worker, if there is any of another type."""
+    claim = await _claim(
+        conn,
+        f"select {_CLAIMED} from command_bus.claim_suspect_v2"  # nosec B608
+        "(%s, %s, %s::integer, %s::integer, %s::text[])",
+        (domain, worker_id, lease_seconds, max_attempts, leave),
+        domain,
+    )
+    return claim.commands
+
+
+async def park_unhandled(
+    conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]
+) -> int:
+    """Put claimed commands aside, with no attempt spent, for a worker that has a handler.
+
+    Returns how many the worker still held.
+    """
+    with translate_errors():
+        [(count,)] = await fetch(
+            conn,
+            "select command_bus.park_unhandled(%s, %s, %s)",
+            (domain, worker_id, _tokens_json(tokens)),
+        )
+    return int(count)
+
+
+async def expire_parked(conn: Connection, domain: str, seconds: float) -> int:
+    """Move what no running worker has had a handler for so long to the TSQ; returns how many."""
+    with translate_errors():
+        [(count,)] = await fetch(
+            conn, "select command_bus.expire_parked(%s, %s)", (domain, float(seconds))
+        )
+    return int(count)
 
 
 async def _claim(conn: Connection, query: str, params: tuple[Any, ...], domain: str) -> Claim:
     _refuse_unreadable(conn)
     with translate_errors():
         rows = await fetch(conn, query, params)
-    commands, rejected, left = [], [], 0
+    commands, rejected, left, parked = [], [], 0, 0
     for row in map(_ClaimedRow._make, rows):
         if row.msg_id is None:
             left += row.attempt
+            parked += row.max_attempts or 0
         elif row.claim_no is None:
             rejected.append(RejectedMessage(row.msg_id, row.command_id, reason=row.data))
         else:
             commands.append(_claimed_command(domain, row, row.msg_id, row.claim_no))
-    return Claim(commands, rejected, left)
+    return Claim(commands, rejected, left, parked)
 
 
 def _refuse_unreadable(conn: Connection) -> None:
@@ -355,20 +416,32 @@ class RejectedMessage(NamedTuple):
     reason: str
 
 
+class LookAhead(NamedTuple):
+    """What waits for a worker beside the messages that are due."""
+
+    due: float | None
+    """In how many seconds something is due; None: nothing is."""
+    suspects: bool
+    """Whether suspects wait."""
+    parked_types: list[str]
+    """Of which types commands wait for a worker that knows them."""
+
+
 async def look_ahead(
-    conn: Connection, domain: str, *, messages: bool = False
-) -> tuple[float | None, bool]:
-    """Seconds until something is due (None: nothing is), and whether suspects wait.
+    conn: Connection, domain: str, *, messages: bool = False, leave: Sequence[str] | None = None
+) -> LookAhead:
+    """What waits, but for suspects of the types *leave*.
 
     Due is the next waiting command and, with *messages*, the next message that becomes visible; in
     0 seconds or less where one that is visible waits.
     """
     cur = await conn.execute(
-        "select next_due_seconds, suspects from command_bus.look_ahead_v2(%s, %s)",
-        (domain, messages),
+        "select next_due_seconds, suspects, parked_types"
+        " from command_bus.look_ahead_v3(%s, %s, %s::text[])",
+        (domain, messages, leave),
     )
-    [(next_due_seconds, suspects)] = await cur.fetchall()  # the function returns exactly one row
-    return next_due_seconds, suspects
+    [row] = await cur.fetchall()  # the function returns exactly one row
+    return LookAhead(*row)
 
 
 async def settle_commands(
@@ -551,6 +624,11 @@ async def heartbeat(
     )
     row = await cur.fetchone()
     return None if row is None else bool(row[0])
+
+
+async def set_command_types(conn: Connection, worker_id: int, types: Sequence[str]) -> None:
+    """Record which types the worker has handlers for."""
+    await conn.execute("select command_bus.set_command_types(%s, %s::text[])", (worker_id, types))
 
 
 async def worker_stopped(conn: Connection, worker_id: int) -> None:

@@ -20,6 +20,8 @@ from psycopg import AsyncConnection
 from psycopg.rows import TupleRow
 
 from commandbus.alarm import Alarm
+from commandbus.app_version import MAX_VERSION
+from commandbus.app_version import app_version as own_version
 from commandbus.checks import (
     MAX_COUNT,
     MAX_LEASE_SECONDS,
@@ -32,11 +34,12 @@ from commandbus.claiming import ClaimLoop
 from commandbus.deadlines import ANSWER_SECONDS, end_tasks
 from commandbus.handlers import HandlerRegistry, default_registry
 from commandbus.heartbeat import Heartbeat
+from commandbus.known_types import KnownTypes
 from commandbus.leases import Leases
 from commandbus.listener import listen_for_commands
 from commandbus.loop_watch import LoopWatch
 from commandbus.models import Outcome, first_ids
-from commandbus.names import check_domain
+from commandbus.names import check_domain, check_text
 from commandbus.payload import MAX_RESULT_BYTES, json_text
 from commandbus.retry import RetryPolicy
 from commandbus.settler import Settler
@@ -66,10 +69,14 @@ class Worker:
     * *batch_size*: how many commands one claim takes at most, and how many wait here for a slot.
     * *poll_interval* (seconds): the longest pause between two looks at an empty queue; a
       notification wakes the worker earlier.
+    * *no_handler_after* (seconds): how long commands of a type that no running worker has a handler
+      for wait for one, before they go to the troubleshooting queue with the code NO_HANDLER.
     * *retry_policy*: backoff, and the budget of commands that have none of their own.
     * *drain_timeout* (seconds): how long handlers may go on after ``stop()``.
     * *answer_timeout* (seconds): how long a call of the database may take before its connection is
       given up and the call is tried again on another one; less where a lease is shorter.
+    * *app_version*: the version of the application, shown on pages; without it APP_VERSION in the
+      environment, or the git revision of the program.
     * *settings*: shown beside the worker on pages, used for nothing else.
 
     The pool belongs to the caller; each call takes a connection for as long as it lasts, and none
@@ -92,10 +99,12 @@ class Worker:
         batch_size: int = 10,
         poll_interval: float = 1.0,
         handler_timeout: float = 0.0,
+        no_handler_after: float = 3600.0,
         retry_policy: RetryPolicy | None = None,
         drain_timeout: float = 30.0,
         answer_timeout: float = ANSWER_SECONDS,
         settings: dict[str, Any] | None = None,
+        app_version: str | None = None,
     ) -> None:
         check_domain(domain)
         registry = default_registry if handler_registry is None else handler_registry
@@ -104,6 +113,8 @@ class Worker:
         if not isinstance(settings, dict | None):
             raise TypeError(f"settings are a dict, not {shown(settings)}")
         json_text("settings", settings, MAX_RESULT_BYTES)
+        if app_version is not None:
+            check_text("app_version", app_version, 1, MAX_VERSION)
         check_positive("answer_timeout", answer_timeout)
         check_number("drain_timeout", drain_timeout, 0, MAX_SECONDS)
         self._state = WorkerState(
@@ -111,8 +122,10 @@ class Worker:
             settings=settings or {},
             drain_timeout=drain_timeout,
             answer_timeout=answer_timeout,
+            app_version=own_version() if app_version is None else app_version,
         )
         self._pool = pool
+        types = KnownTypes(registry, domain)
         self._alarm = Alarm(self._state.woken.set)
         self._connections = WorkerConnections(pool)
         self._slots = Slots(self._state, on_outcome=self._on_outcome)
@@ -123,13 +136,14 @@ class Worker:
             settled=self._on_settled,
             due_in=self._alarm.told,
         )
-        self._heartbeat = Heartbeat(self._connections, self._state, self._slots, self._alarm)
+        self._heartbeat = Heartbeat(self._connections, self._state, self._slots, self._alarm, types)
         self._transactions = HandlerTransactions(pool, self._state)
         self._leases = Leases(self._connections, self._state, self._slots)
         self._claims = ClaimLoop(
             pool,
             self._state,
             registry,
+            types=types,
             slots=self._slots,
             leases=self._leases,
             transactions=self._transactions,
@@ -143,6 +157,7 @@ class Worker:
             batch_size=batch_size,
             poll_interval=poll_interval,
             handler_timeout=handler_timeout,
+            no_handler_after=no_handler_after,
             retry_policy=RetryPolicy() if retry_policy is None else retry_policy,
         )
 
@@ -154,6 +169,7 @@ class Worker:
         batch_size: int | None = None,
         poll_interval: float | None = None,
         handler_timeout: float | None = None,
+        no_handler_after: float | None = None,
         retry_policy: RetryPolicy | None = None,
     ) -> None:
         """Change options, also while running; claims made from now on follow them.
@@ -167,6 +183,8 @@ class Worker:
             check_number("visibility_timeout", visibility_timeout, 1, MAX_LEASE_SECONDS)
         if handler_timeout is not None:
             check_number("handler_timeout", handler_timeout, 0, MAX_SECONDS)
+        if no_handler_after is not None:
+            check_number("no_handler_after", no_handler_after, 0, MAX_SECONDS)
         if poll_interval is not None:
             check_positive("poll_interval", poll_interval)
         if not isinstance(retry_policy, RetryPolicy | None):
@@ -182,6 +200,8 @@ class Worker:
             state.poll_interval = poll_interval
         if handler_timeout is not None:
             state.handler_timeout = handler_timeout
+        if no_handler_after is not None:
+            state.no_handler_after = no_handler_after
         if retry_policy is not None:
             state.retry_policy = retry_policy
         state.wake()

@@ -21,6 +21,7 @@ class WorkerState:
     visibility_timeout: int
     poll_interval: float
     handler_timeout: float
+    no_handler_after: float
     retry_policy: RetryPolicy
 
     def __init__(
@@ -30,11 +31,13 @@ class WorkerState:
         settings: dict[str, Any],
         drain_timeout: float,
         answer_timeout: float,
+        app_version: str | None,
     ) -> None:
         self.domain = domain
         self.settings = settings
         self.drain_timeout = drain_timeout
         self.answer_timeout = answer_timeout
+        self.app_version = app_version
         self.worker_id: int | None = None
         self.registered = asyncio.Event()
         self.outcomes_recorded = 0

@@ -15,11 +15,14 @@
 -- due first. p_max_attempts is the budget of commands that have none of their own.
 -- A row without a claim_no is a message that was rejected: its id, the id it names, and the reason
 -- as data. One without a msg_id, too, says how many messages were left for later, as its attempt,
--- since somebody has locked what they need. Raises QB001 for an unknown domain, 55P03 where the
--- queue itself is locked, or the table of commands.
+-- since somebody has locked what they need, and how many commands were parked, as its max_attempts:
+-- those of the types p_leave (null: none), which the worker does not know (R__commandbus_parking.sql).
+-- Raises QB001 for an unknown domain, 55P03 where the queue itself is locked, or the table of
+-- commands. A form without p_leave was there before.
+drop function if exists command_bus.claim_commands_v3(text, bigint, integer, integer, integer);
 create or replace function command_bus.claim_commands_v3(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
-    p_max_attempts integer
+    p_max_attempts integer, p_leave text[] default null
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
@@ -46,6 +49,9 @@ declare
     v_texts text[];
     v_ids uuid[];
     v_held uuid[] := '{}';
+    v_parked bigint[];
+    v_parked_count integer;
+    v_read integer;
     v_claimed integer := 0;
     v_rows integer;
 begin
@@ -83,6 +89,28 @@ begin
         );
     end;
 
+    v_read := cardinality(v_msg_ids);
+    if p_leave is not null then
+        v_parked := command_bus.park_messages(p_domain, v_queue, v_msg_ids, v_ids, p_leave);
+        if cardinality(v_parked) > 0 then
+            v_parked_count := cardinality(v_parked);
+            if v_parked_count * 2 >= v_read then
+                v_parked_count := v_parked_count
+                    + command_bus.park_ahead(p_domain, v_queue, p_leave, 1000);
+            end if;
+            return query
+            select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
+                null::timestamptz, 0, v_parked_count, null::bigint, null::integer, null::text;
+            select array_agg(m.msg_id order by m.position), array_agg(m.id order by m.position)
+            into v_msg_ids, v_ids
+            from unnest(v_msg_ids, v_ids) with ordinality as m (msg_id, id, position)
+            where m.msg_id <> all (v_parked);
+            if v_msg_ids is null then
+                return;
+            end if;
+        end if;
+    end if;
+
     v_now := clock_timestamp();
     loop
         return query
@@ -97,6 +125,7 @@ begin
                 and c.msg_id = m.msg_id
                 and c.status = 'PENDING' and c.attempts < coalesce(c.max_attempts, p_max_attempts)
                 and (c.xmax = 0 or c.command_id = any (v_held))
+                and (p_leave is null or c.command_type <> all (p_leave))
             returning c.*
         ),
         audited as (
@@ -147,7 +176,7 @@ begin
         select *
         from command_bus.claim_exceptions(
             p_domain, v_queue, p_worker_id, p_lease_seconds, p_max_attempts, v_msg_ids, v_ids, v_now,
-            cardinality(v_msg_ids) = p_limit
+            v_read = p_limit, p_leave
         );
     end if;
 end;
@@ -164,15 +193,22 @@ returns table (
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
     claim_no integer
 )
-language sql
+language plpgsql
 set search_path = public, pg_temp
 set row_security = off
 as $$
+#variable_conflict use_column
+begin
+    if exists (select from command_bus_parked as p where p.domain = p_domain) then
+        perform command_bus.unpark_for_earlier(p_domain, p_limit);
+    end if;
+    return query
     select c.command_id, c.command_type, c.data, c.correlation_id, c.reply_to, c.batch_id,
         c.created_at, c.attempt, c.max_attempts, c.msg_id, c.claim_no
     from command_bus.claim_commands_v3(
         p_domain, p_worker_id, p_limit, p_lease_seconds, p_max_attempts
     ) as c;
+end;
 $$;
 
 create or replace function command_bus.claim_commands(
@@ -198,18 +234,18 @@ $$;
 -- Deal with messages that the fast path left: reject what belongs to no command, drop what is old,
 -- end what has no budget left, park suspects, claim again what is only late. What needs a table that
 -- somebody has locked is left for later, and so is what is locked itself; a row without a msg_id says
--- how many (as its attempt). p_more says whether there may be messages behind these. Other forms were
--- there before.
+-- how many (as its attempt). p_more says whether there may be messages behind these. What is of a type
+-- of p_leave is parked instead of claimed again. Other forms were there before.
 drop function if exists command_bus.claim_exceptions(
     text, text, bigint, integer, integer, bigint[], uuid[], timestamptz
 );
 drop function if exists command_bus.claim_exceptions(
     text, text, bigint, integer, integer, bigint[], uuid[], timestamptz, boolean
 );
-create function command_bus.claim_exceptions(
+create or replace function command_bus.claim_exceptions(
     p_domain text, p_queue text, p_worker_id bigint, p_lease_seconds integer,
     p_max_attempts integer, p_msg_ids bigint[], p_ids uuid[], p_claimed_at timestamptz,
-    p_more boolean
+    p_more boolean, p_leave text[]
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
@@ -318,6 +354,15 @@ begin
                 perform command_bus.tell_hook(
                     p_domain, array[r.command_id], 'LEASE_EXPIRED', 'IN_PROGRESS'
                 );
+                v_drop := v_drop || r.seen_msg_id;
+                v_parked := true;
+            elsif r.command_type = any (p_leave) then
+                insert into command_bus_parked (command_id, domain, command_type, kind, parked_at)
+                values (r.command_id, p_domain, r.command_type, 'NO_HANDLER', v_now);
+                update command_bus_command as c
+                set status = 'PENDING', msg_id = null, lease_until = null, updated_at = v_now
+                where c.command_id = r.command_id and c.domain = p_domain;
+                perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
                 v_drop := v_drop || r.seen_msg_id;
                 v_parked := true;
             else
@@ -571,9 +616,13 @@ $$;
 
 -- Claim one suspect, which the worker will run alone; its message says what it is, for a release
 -- to park it again. One that somebody has locked is left for later. Returns no row when there is none
--- to take, or when its budget turns out to be spent. Raises QB001 for an unknown domain.
+-- to take, or when its budget turns out to be spent; those of the types p_leave, which the worker does
+-- not know, are left to others. Raises QB001 for an unknown domain. A form without p_leave was there
+-- before.
+drop function if exists command_bus.claim_suspect_v2(text, bigint, integer, integer);
 create or replace function command_bus.claim_suspect_v2(
-    p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer
+    p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer,
+    p_leave text[] default null
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
@@ -597,6 +646,7 @@ begin
     join command_bus_command as c
         on command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain)
     where s.domain = p_domain and c.status = 'PENDING'
+        and (p_leave is null or c.command_type <> all (p_leave))
     order by s.parked_at
     limit 1
     for update of s skip locked
@@ -651,12 +701,15 @@ as $$
     ) as c;
 $$;
 
--- What an idle worker wants to know: in how many seconds something is due (null: nothing is), and
--- whether suspects wait. Due is the next waiting command and, with p_messages, the next message
--- that becomes visible: where a lease ends, or where one that is visible waits (0 or less).
+-- What an idle worker wants to know: in how many seconds something is due (null: nothing is), whether
+-- suspects wait that are of no type of p_leave (null: of any type), and of which types commands are
+-- parked. Due is the next waiting command and, with p_messages, the next message that becomes visible:
+-- where a lease ends, or where one that is visible waits (0 or less).
 -- Raises QB001 for an unknown domain.
-create or replace function command_bus.look_ahead_v2(p_domain text, p_messages boolean)
-returns table (next_due_seconds float8, suspects boolean)
+create or replace function command_bus.look_ahead_v3(
+    p_domain text, p_messages boolean, p_leave text[]
+)
+returns table (next_due_seconds float8, suspects boolean, parked_types text[])
 language plpgsql
 set search_path = public, pg_temp
 set row_security = off
@@ -676,11 +729,31 @@ begin
              where w.domain = p_domain order by w.due_at limit 1),
             v_visible_at
         ) - clock_timestamp())::float8,
-        exists (select from command_bus_suspect as s where s.domain = p_domain);
+        exists (
+            select from command_bus_suspect as s
+            where s.domain = p_domain and (p_leave is null or not exists (
+                select from command_bus_command as c
+                where command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain)
+                    and c.command_type = any (p_leave)
+            ))
+        ),
+        case when exists (select from command_bus_parked as p where p.domain = p_domain)
+            then command_bus.parked_types(p_domain, 'NO_HANDLER')
+            else '{}' end;
 end;
 $$;
 
--- What workers of the release before call.
+-- What workers of the releases before call.
+create or replace function command_bus.look_ahead_v2(p_domain text, p_messages boolean)
+returns table (next_due_seconds float8, suspects boolean)
+language sql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select l.next_due_seconds, l.suspects
+    from command_bus.look_ahead_v3(p_domain, p_messages, null) as l;
+$$;
+
 create or replace function command_bus.look_ahead(p_domain text)
 returns table (next_due_seconds float8, suspects boolean)
 language sql

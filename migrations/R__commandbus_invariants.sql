@@ -252,7 +252,9 @@ begin
                     (select count(*) from command_bus_waiting as w
                      where w.command_id = c.command_id and w.domain = c.domain) as waiting,
                     (select count(*) from command_bus_suspect as s
-                     where s.command_id = c.command_id and s.domain = c.domain) as parked
+                     where s.command_id = c.command_id and s.domain = c.domain) +
+                    (select count(*) from command_bus_parked as p
+                     where p.command_id = c.command_id and p.domain = c.domain) as parked
                 from command_bus_command as c
                 where c.domain = $1 and c.status in ('PENDING', 'IN_PROGRESS')
             )
@@ -270,6 +272,8 @@ begin
                 select command_id from command_bus_waiting where domain = $1
                 union all
                 select command_id from command_bus_suspect where domain = $1
+                union all
+                select command_id from command_bus_parked where domain = $1
             ) as w
             left join command_bus_command as c on c.command_id = w.command_id and c.domain = $1
             where c.status is distinct from 'PENDING'

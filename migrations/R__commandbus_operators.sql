@@ -252,6 +252,8 @@ begin
             where w.command_id = p_command_id and w.domain = p_domain for update;
             perform from command_bus_suspect as s
             where s.command_id = p_command_id and s.domain = p_domain for update;
+            perform from command_bus_parked as p
+            where p.command_id = p_command_id and p.domain = p_domain for update;
         else
             execute format('select msg_id from pgmq.%I where msg_id = $1 for update', 'q_' || v_queue)
             into v_locked_msg_id using v_msg_id;
@@ -267,6 +269,8 @@ begin
             where w.command_id = p_command_id and w.domain = p_domain;
             delete from command_bus_suspect as s
             where s.command_id = p_command_id and s.domain = p_domain;
+            delete from command_bus_parked as p
+            where p.command_id = p_command_id and p.domain = p_domain;
             if v_msg_id is not null then
                 perform pgmq.delete(v_queue, v_msg_id);
             end if;

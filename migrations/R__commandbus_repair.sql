@@ -47,6 +47,10 @@ begin
                     select from command_bus_suspect as s
                     where s.command_id = c.command_id and s.domain = c.domain
                 )
+                and not exists (
+                    select from command_bus_parked as p
+                    where p.command_id = c.command_id and p.domain = c.domain
+                )
             limit $3
         ) as l
         $query$, 'q_' || v_queue

@@ -3,6 +3,7 @@
 -- One file for each thing that happens:
 --   send             a command is sent; a delayed one enters the queue when it is due
 --   claim            a worker claims commands
+--   parking          commands of types that a worker does not know wait for one that does
 --   leases           a worker renews its leases, or gives commands back unused
 --   settle           a worker records how attempts ended; replies are sent
 --   handoff          what a handler sent and published goes with its success; the outbox

@@ -4,7 +4,8 @@
 -- a request in its row that it finds with its next heartbeat, on whichever host it runs.
 
 -- Register a worker; its id names it from now on. Elements of p_worker: domain, host, pid, version,
--- concurrency, settings, heartbeat_seconds. Raises QB001 for an unknown domain.
+-- concurrency, settings, heartbeat_seconds, app_version?, command_types? (what it has handlers for;
+-- null: it does not say). Raises QB001 for an unknown domain.
 create or replace function command_bus.register_worker(p_worker jsonb)
 returns bigint
 language plpgsql
@@ -17,13 +18,13 @@ begin
     perform command_bus.require_domain(p_worker ->> 'domain');
     insert into command_bus_worker (
         domain, host, pid, version, concurrency, settings, started_at, heartbeat_at,
-        heartbeat_seconds
+        heartbeat_seconds, app_version, command_types
     )
     select w.domain, w.host, w.pid, w.version, w.concurrency, coalesce(w.settings, '{}'),
-        clock_timestamp(), clock_timestamp(), w.heartbeat_seconds
+        clock_timestamp(), clock_timestamp(), w.heartbeat_seconds, w.app_version, w.command_types
     from jsonb_to_record(p_worker) as w (
         domain text, host text, pid integer, version text, concurrency integer, settings jsonb,
-        heartbeat_seconds real
+        heartbeat_seconds real, app_version text, command_types text[]
     )
     returning worker_id into v_worker_id;
     return v_worker_id;
@@ -48,6 +49,17 @@ as $$
         rate_per_second = p_rate, concurrency = p_concurrency, settings = p_settings
     where worker_id = p_worker_id and stopped_at is null
     returning stop_requested_at is not null;
+$$;
+
+-- Record which types a worker has handlers for, where that changed since it registered.
+create or replace function command_bus.set_command_types(p_worker_id bigint, p_types text[])
+returns void
+language sql
+set search_path = public, pg_temp
+set row_security = off
+set lock_timeout = '500ms'
+as $$
+    update command_bus_worker set command_types = p_types where worker_id = p_worker_id;
 $$;
 
 -- Record that a worker was started in place of another whose process has ended (p_reason: how)

@@ -71,10 +71,26 @@ async def claim(
     limit: int = 100,
     seconds: int = 30,
     max_attempts: int = 3,
+    leave: Sequence[str] | None = None,
 ) -> list[ClaimedCommand]:
-    """What a claim gives."""
+    """What a claim gives by a worker that has no handler for the types *leave*."""
     async with store.autocommit(pool) as conn:
-        return await store.claim_commands(conn, domain, worker_id, limit, seconds, max_attempts)
+        claimed = await store.claim_or_reject(
+            conn, domain, worker_id, limit, seconds, max_attempts, leave
+        )
+    return claimed.commands
+
+
+async def claim_parked(pool: Pool, worker_id: int, *types: str, limit: int = 100) -> list[Any]:
+    """What a claim of parked commands of *types* gives."""
+    async with store.autocommit(pool) as conn:
+        return await store.claim_parked(conn, DOMAIN, worker_id, limit, 30, 3, types)
+
+
+async def park(pool: Pool, worker_id: int, claimed: Iterable[ClaimedCommand]) -> int:
+    """How many were put aside by a worker that has no handler for them."""
+    async with store.autocommit(pool) as conn:
+        return await store.park_unhandled(conn, DOMAIN, worker_id, store.tokens_of(claimed))
 
 
 async def claim_one(pool: Pool, worker_id: int, **options: Any) -> ClaimedCommand:
@@ -270,11 +286,16 @@ async def assert_books_balance(pool: Pool) -> None:
         left join command_bus_command as c using (command_id, domain)
         where c.status is distinct from 'PENDING' or c.msg_id is not null
         union all
+        select 'parked', p.command_id, c.status::text from command_bus_parked as p
+        left join command_bus_command as c using (command_id, domain)
+        where c.status is distinct from 'PENDING' or c.msg_id is not null
+        union all
         select 'carried', c.command_id, c.status::text from command_bus_command as c
         left join command_bus_waiting as w using (command_id, domain)
         left join command_bus_suspect as s using (command_id, domain)
+        left join command_bus_parked as p using (command_id, domain)
         where c.status = 'PENDING'
-            and num_nonnulls(c.msg_id, w.command_id, s.command_id) <> 1
+            and num_nonnulls(c.msg_id, w.command_id, s.command_id, p.command_id) <> 1
         """,
     )
     assert strays == []

@@ -94,7 +94,10 @@ def take_snapshot(conn: psycopg.Connection[TupleRow], domain: str = "test") -> S
             parked=[
                 row["id"]
                 for row in rows(
-                    "select command_id::text as id from command_bus_suspect where domain = %s",
+                    "select command_id::text as id from command_bus_suspect where domain = %s"
+                    " union all"
+                    " select command_id::text from command_bus_parked where domain = %s",
+                    domain,
                     domain,
                 )
             ],
@@ -173,7 +176,7 @@ def _everything_ended(database: Snapshot) -> Iterator[Violation]:
     for command_id in database.waiting:
         yield Violation("nothing waits for its time", command_id, "it does")
     for command_id in database.parked:
-        yield Violation("no suspect is parked", command_id, "it is")
+        yield Violation("nothing is parked", command_id, "it is")
 
 
 def _attempts_are_counted(database: Snapshot, budget: int) -> Iterator[Violation]:

@@ -144,7 +144,7 @@ ROWS: dict[str, tuple[str, str]] = {
         " values (%(success)s, 'test', now(), 'RETRY')",
     ),
     "a parked command left": (
-        "no suspect is parked",
+        "nothing is parked",
         "insert into command_bus_suspect (command_id, domain, parked_at)"
         " values (%(success)s, 'test', now())",
     ),

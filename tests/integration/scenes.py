@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
-from commandbus import Command, CommandBus
+from commandbus import Command, CommandBus, store
 from commandbus.errors import (
     CommandNotFoundError,
     DuplicateCommandError,
@@ -24,9 +24,11 @@ from tests.facts import (
     Pool,
     claim,
     claim_one,
+    claim_parked,
     completed,
     expire_leases,
     failed,
+    park,
     register,
     release,
     renew,
@@ -116,6 +118,12 @@ async def parked(scene: Scene) -> None:
     assert await claim(scene.pool, await register(scene.pool)) == []
 
 
+async def unknown(scene: Scene) -> None:
+    """PENDING, put aside by a worker that has no handler for it."""
+    await scene.claim()
+    await park(scene.pool, scene.worker_id, [scene.last_attempt])
+
+
 async def running(scene: Scene) -> None:
     await scene.claim()
 
@@ -166,6 +174,7 @@ STATES: dict[str, Callable[[Scene], Awaitable[None]]] = {
     "released": released,
     "backing off": backing_off,
     "parked": parked,
+    "unknown": unknown,
     "retried later": retried_later,
     "running": running,
     "running late": running_late,
@@ -206,6 +215,26 @@ async def claim_(scene: Scene) -> Any:
 async def claim_spent(scene: Scene) -> Any:
     await scene.spend(BUDGET)
     return await claim_(scene)
+
+
+async def claim_without_handler(scene: Scene) -> Any:
+    """A claim by a worker that has met the type before and has no handler for it."""
+    return len(await claim(scene.pool, await register(scene.pool), leave=["DoIt"]))
+
+
+async def claim_parked_(scene: Scene) -> Any:
+    return len(await claim_parked(scene.pool, await register(scene.pool), "DoIt"))
+
+
+async def park_(scene: Scene) -> Any:
+    return await park(scene.pool, scene.worker_id, [scene.last_attempt])
+
+
+async def expire_(scene: Scene) -> Any:
+    await register(scene.pool)
+    await rows(scene.pool, "update command_bus_worker set command_types = '{}'")
+    async with store.autocommit(scene.pool) as conn:
+        return await store.expire_parked(conn, DOMAIN, 0)
 
 
 async def old_message(scene: Scene) -> Any:
@@ -279,6 +308,8 @@ EVENTS: dict[str, Callable[[Scene], Awaitable[Any]]] = {
     "send other": send_other,
     "claim": claim_,
     "claim spent": claim_spent,
+    "claim without handler": claim_without_handler,
+    "claim parked": claim_parked_,
     "old message": old_message,
     "success": outcome("success"),
     "business": outcome("business"),
@@ -294,6 +325,8 @@ EVENTS: dict[str, Callable[[Scene], Awaitable[Any]]] = {
     "renew": renew_,
     "renew stale": renew_stale,
     "release": release_,
+    "park": park_,
+    "no handler": expire_,
     "operator retry": operator("operator_retry"),
     "undo retry": operator("undo_retry"),
     "operator cancel": operator("operator_cancel", "why"),

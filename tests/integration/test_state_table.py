@@ -41,7 +41,7 @@ from tests.integration.scenes import (
     retried_later,
 )
 
-PENDING = ("queued", "released", "backing off", "parked", "retried later")
+PENDING = ("queued", "released", "backing off", "parked", "unknown", "retried later")
 RUNNING = ("running", "running late", "running after crash")
 ENDED = ("completed", "failed", "cancelled")
 
@@ -59,6 +59,7 @@ class Seen:
     waiting: int
     tsq: int
     suspect: int
+    parked: int
     rejected: int
     replies: int
 
@@ -73,6 +74,7 @@ async def look(pool: Pool, command_id: UUID) -> Seen:
         waiting=await count(pool, "command_bus_waiting", command_id),
         tsq=await count(pool, "command_bus_tsq", command_id),
         suspect=await count(pool, "command_bus_suspect", command_id),
+        parked=await count(pool, "command_bus_parked", command_id),
         rejected=await count(pool, "command_bus_rejected", command_id),
         replies=len(await replies(pool, command_id)),
     )
@@ -88,7 +90,7 @@ class Cell:
 
 
 def to_tsq(*adds: str, answer: Any = ("applied",), **now: Any) -> Cell:
-    gone = {"queue": 0, "waiting": 0, "suspect": 0}
+    gone = {"queue": 0, "waiting": 0, "suspect": 0, "parked": 0}
     return Cell(
         list(answer) if isinstance(answer, tuple) else answer,
         (*adds, "MOVED_TO_TSQ"),
@@ -97,7 +99,7 @@ def to_tsq(*adds: str, answer: Any = ("applied",), **now: Any) -> Cell:
 
 
 def ended(status: str, *adds: str, answer: Any) -> Cell:
-    gone = {"queue": 0, "waiting": 0, "tsq": 0, "suspect": 0}
+    gone = {"queue": 0, "waiting": 0, "tsq": 0, "suspect": 0, "parked": 0}
     return Cell(answer, adds, {"status": status, "replies": 1, **gone})
 
 
@@ -123,7 +125,15 @@ for _state in ("queued", "released"):
     WHAT_HAPPENS[_state] |= {
         "claim": Cell(1, ("RECEIVED",), {"status": "IN_PROGRESS", "attempts": 1}),
         "claim spent": to_tsq("RETRY_EXHAUSTED", answer=0),
+        "claim without handler": Cell(0, (), {"queue": 0, "parked": 1}),
     }
+WHAT_HAPPENS["unknown"] |= {
+    "claim parked": Cell(
+        1, ("RECEIVED",), {"status": "IN_PROGRESS", "attempts": 1, "queue": 1, "parked": 0}
+    ),
+    "no handler": to_tsq(answer=1),
+}
+WHAT_HAPPENS["parked"]["no handler"] = to_tsq(answer=1)
 for _state in PENDING:
     WHAT_HAPPENS[_state]["cancel pending"] = ended("CANCELLED", "OPERATOR_CANCEL", answer="done")
 WHAT_HAPPENS["retried later"]["undo retry"] = Cell(
@@ -145,12 +155,19 @@ for _state in RUNNING:
         "transient, last": to_tsq("FAILED", "RETRY_EXHAUSTED"),
         "renew": Cell(True),
         "release": Cell(1, ("RELEASED",), {"status": "PENDING", "attempts": 0}),
+        "park": Cell(
+            1, ("RELEASED",), {"status": "PENDING", "attempts": 0, "queue": 0, "parked": 1}
+        ),
     }
 for _state in ("running late", "running after crash"):
     WHAT_HAPPENS[_state]["claim spent"] = to_tsq("LEASE_EXPIRED", "RETRY_EXHAUSTED", answer=0)
 WHAT_HAPPENS["running late"]["claim"] = Cell(1, ("LEASE_EXPIRED", "RECEIVED"), {"attempts": 2})
-WHAT_HAPPENS["running after crash"]["claim"] = Cell(
-    0, ("LEASE_EXPIRED",), {"status": "PENDING", "queue": 0, "suspect": 1}
+for _event in ("claim", "claim without handler"):
+    WHAT_HAPPENS["running after crash"][_event] = Cell(
+        0, ("LEASE_EXPIRED",), {"status": "PENDING", "queue": 0, "suspect": 1}
+    )
+WHAT_HAPPENS["running late"]["claim without handler"] = Cell(
+    0, ("LEASE_EXPIRED",), {"status": "PENDING", "queue": 0, "parked": 1}
 )
 
 WHAT_HAPPENS["in tsq"] |= {
@@ -168,6 +185,10 @@ ANSWER_WHEN_NOTHING_HAPPENS: dict[str, Any] = {
     "send other": DuplicateCommandError,
     "claim": 0,
     "claim spent": 0,
+    "claim without handler": 0,
+    "claim parked": 0,
+    "park": 0,
+    "no handler": 0,
     "old message": 0,
     "renew": False,
     "renew stale": False,

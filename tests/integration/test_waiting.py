@@ -99,10 +99,10 @@ async def test_an_idle_worker_learns_when_to_look_again(pool):
         async with store.autocommit(pool) as conn:
             return await store.look_ahead(conn, "test")
 
-    assert await look_ahead() == (None, False)
+    assert await look_ahead() == (None, False, [])
     await send(pool, delay=50)
     await send(pool, delay=20)
-    seconds, suspects = await look_ahead()
+    seconds, suspects, _ = await look_ahead()
     assert seconds == pytest.approx(20, abs=5)
     assert not suspects
 

@@ -273,13 +273,6 @@ def test_the_delay_is_the_policys_for_this_attempt(attempt: int, delay: int):
     assert failure(ValueError(), attempt).retry_delay_ms == delay
 
 
-def test_a_type_without_a_handler_is_tried_again_and_says_so():
-    outcome = outcomes.no_handler(claimed(), POLICY)
-
-    assert (outcome.kind, outcome.error_code) == (OutcomeKind.TRANSIENT, "NO_HANDLER")
-    assert outcome.error_message == 'No handler is registered for "DoIt" in domain "test"'
-
-
 def test_data_that_cannot_be_read_is_permanent():
     outcome = outcomes.undecodable(claimed(undecodable="ValueError: too long"), POLICY)
 
