@@ -179,6 +179,10 @@ class CommandDetailItem(CommandItem):
     finished_at: datetime | None
     lease_until: datetime | None
     due_at: datetime | None
+    parked: str | None = Field(
+        description="NO_HANDLER while it waits for a worker that has a handler for its type"
+    )
+    parked_at: datetime | None
     msg_id: int | None
     worker_id: int | None
     run_id: UUID | None = Field(validation_alias="batch_id")

@@ -16,6 +16,7 @@ from app.api.routing import WHOLE, Answer, Id, Query
 from app.api.schemas import DomainName
 from app.models import count_active, count_by_status, statistics
 from app.models.load_test import find_load_test, latest_load_test
+from app.models.parked import unhandled
 from app.server import access
 from app.server.clock import now
 from app.server.errors import Problem
@@ -65,6 +66,16 @@ class MetricsItem(Answer):
     active_workers: int
 
 
+class UnhandledItem(Answer):
+    """Commands of one type that wait, because no running worker has a handler for it."""
+
+    domain: str
+    command_type: str
+    waiting: int
+    waiting_is_exact: bool = Field(description="false: there are more")
+    since: datetime
+
+
 class Stats(Answer):
     """The bus at a glance."""
 
@@ -72,6 +83,7 @@ class Stats(Answer):
     recent_created: list[CommandItem]
     recent_completed: list[CommandItem]
     metrics: MetricsItem
+    without_handler: list[UnhandledItem]
     last_updated: datetime
 
 
@@ -157,6 +169,7 @@ def stats() -> Any:
         recent_created=_items(statistics.recent_created()),
         recent_completed=_items(statistics.recent_completed()),
         metrics=MetricsItem.model_validate(statistics.metrics()),
+        without_handler=[UnhandledItem.model_validate(each) for each in unhandled()],
         last_updated=now(),
     )
 

@@ -38,7 +38,11 @@ class WorkerItem(Answer):
     domain: str
     host: str
     pid: int
-    version: str
+    version: str = Field(description="Of the library")
+    app_version: str | None = Field(description="Of the application; null: it does not say")
+    command_types: list[str] | None = Field(
+        description="What it has handlers for; null: it does not say"
+    )
     state: WorkerState
     concurrency: int
     settings: dict[str, Any]

@@ -15,11 +15,10 @@ from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.explanations import Facts, Heartbeat, Holder, explain
 from app.models.relations import Effects, Related, causes_of, effects_of
-from app.models.tables import Command, Suspect, Waiting
+from app.models.tables import Command, Parked, Suspect, Waiting
 from app.models.test_command import TestCommand
 from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
-from app.models.workers import WorkerRow, count_workers, get_worker, setting_now
-from app.testcommand.handlers import COMMAND_TYPE
+from app.models.workers import WorkerRow, count_workers, get_worker, knowledge_of, setting_now
 from commandbus.models import AuditEventType, CommandStatus
 
 _OPERATOR_ENDS = (AuditEventType.OPERATOR_COMPLETE, AuditEventType.OPERATOR_CANCEL)
@@ -49,6 +48,9 @@ class CommandDetail:
     """SCHEDULED, RETRY or OPERATOR_RETRY while it waits for its time."""
     recorded_budget: int | None
     """How many attempts it could have when it was last claimed; None: not recorded."""
+    parked: str | None
+    """NO_HANDLER while it waits for a worker that has a handler for its type."""
+    parked_at: datetime | None
     is_suspect: bool
     """Its worker vanished while it ran, so it will run alone."""
     msg_id: int | None
@@ -134,6 +136,7 @@ class CommandDetail:
         """Why it is where it is, in a sentence."""
         last = _last_operator_event(self.events)
         workers = count_workers(self.domain)
+        knowledge = knowledge_of(self.domain, self.command_type)
         return explain(
             Facts(
                 now=self.read_at,
@@ -152,7 +155,9 @@ class CommandDetail:
                 holder=None if self.worker is None else _holder(self.worker, self),
                 workers_alive=workers.active,
                 workers_late=workers.late,
-                handled_types=[COMMAND_TYPE],
+                parked=self.parked,
+                is_known=knowledge.is_known,
+                versions=knowledge.versions,
                 error_code=self.last_error_code,
                 error_message=self.last_error_message,
                 operator=None if last is None else last.details.get("operator"),
@@ -170,17 +175,19 @@ def get_command_detail(
     likely to get. The past is told from what was recorded then.
     """
     query = (
-        sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id,
+        sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id, Parked.kind,
+                  Parked.parked_at,
                   sa.func.clock_timestamp())
         .outerjoin(Waiting, _same(Waiting))
         .outerjoin(Suspect, _same(Suspect))
+        .outerjoin(Parked, _same(Parked))
         .where(Command.command_id == command_id, Command.domain == domain)
         .execution_options(populate_existing=True)
     )  # fmt: skip
     row = db.session.execute(query).one_or_none()
     if row is None:
         return None
-    command, due_at, waits_for, suspect, now = row
+    command, due_at, waits_for, suspect, parked, parked_at, now = row
     return CommandDetail(
         **{
             field.name: getattr(command, field.name)
@@ -190,6 +197,8 @@ def get_command_detail(
         due_at=due_at,
         waits_for=waits_for,
         recorded_budget=command.budget,
+        parked=parked,
+        parked_at=parked_at,
         is_suspect=suspect is not None,
         payload=command.data,
         events=get_trail(command_id, domain),
@@ -198,7 +207,7 @@ def get_command_detail(
     )
 
 
-def _same(table: type[Waiting] | type[Suspect]) -> sa.ColumnElement[bool]:
+def _same(table: type[Waiting] | type[Suspect] | type[Parked]) -> sa.ColumnElement[bool]:
     return sa.and_(table.command_id == Command.command_id, table.domain == Command.domain)
 
 

@@ -12,6 +12,7 @@ from commandbus.models import CommandStatus
 
 LONGEST_MESSAGE = 300
 """Characters of an error's message that the sentence quotes; the error itself shows the rest."""
+SHOWN_VERSIONS = 4
 _CLOSE = timedelta(hours=12)
 
 
@@ -60,8 +61,12 @@ class Facts:
     """Of this domain."""
     workers_late: int = 0
     """Those whose heartbeat is overdue."""
-    handled_types: Sequence[str] = ()
-    """The command types with a handler in this program; empty: not known."""
+    parked: str | None = None
+    """NO_HANDLER where workers have put it aside that have no handler for its type."""
+    is_known: bool | None = None
+    """Whether a running worker has a handler for its type; None: some do not say."""
+    versions: Sequence[str] = ()
+    """The versions of the application that the running workers run."""
     error_code: str | None = None
     error_message: str | None = None
     operator: str | None = None
@@ -118,11 +123,13 @@ def _pending(facts: Facts) -> str:
             f"{attempt.capitalize()} has not started: no worker is running for domain"
             f" {facts.domain}."
         )
-    if facts.handled_types and facts.command_type not in facts.handled_types:
+    if facts.is_known is False:
         return (
-            f"{attempt.capitalize()} has not started. This application has no handler for"
-            f" {facts.command_type} in domain {facts.domain}; a worker may have one."
+            f"No running worker knows {facts.command_type}; {_running_versions(facts)}."
+            f" It waits for one that does, for {attempt}."
         )
+    if facts.parked is not None:
+        return f"It waits for a free worker that knows {facts.command_type}, for {attempt}."
     if facts.is_suspect:
         return (
             f"Its worker stopped responding while it ran, so {attempt} will run alone, on a worker"
@@ -131,6 +138,17 @@ def _pending(facts: Facts) -> str:
     workers = "1 worker" if facts.workers_alive == 1 else f"{facts.workers_alive} workers"
     are = "is" if facts.workers_alive == 1 else "are"
     return f"It is queued for {attempt}; {workers} for domain {facts.domain} {are} running."
+
+
+def _running_versions(facts: Facts) -> str:
+    """Which workers run instead."""
+    if not facts.versions:
+        return "1 worker runs" if facts.workers_alive == 1 else f"{facts.workers_alive} workers run"
+    shown = list(facts.versions[:SHOWN_VERSIONS])
+    if len(facts.versions) > SHOWN_VERSIONS:
+        shown[-1:] = [f"{len(facts.versions) - SHOWN_VERSIONS + 1} others"]
+    names = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
+    return f"workers of version {names} run"
 
 
 def _in_progress(facts: Facts) -> str:
@@ -192,6 +210,8 @@ def _why_troubled(facts: Facts) -> str:
         troubled = Troubled(
             facts.budget is not None and facts.attempts >= facts.budget, facts.budget
         )
+    if troubled.is_unhandled:
+        return f"No worker that knows {facts.command_type} ran in time"
     if not troubled.is_exhausted:
         return f"Attempt {facts.attempts} failed with a permanent error"
     if troubled.budget is not None and facts.attempts > troubled.budget:

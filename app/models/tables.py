@@ -11,7 +11,7 @@ from typing import Any
 from uuid import UUID
 
 import sqlalchemy as sa
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import Mapped, mapped_column
 
 from app.models.base import Base
@@ -87,6 +87,18 @@ class Suspect(Base):
 
     command_id: Mapped[UUID] = mapped_column(primary_key=True)
     domain: Mapped[str] = mapped_column(primary_key=True)
+    parked_at: Mapped[datetime] = mapped_column(Time)
+
+
+class Parked(Base):
+    """A command that is due and that no worker may take now."""
+
+    __tablename__ = "command_bus_parked"
+
+    command_id: Mapped[UUID] = mapped_column(primary_key=True)
+    domain: Mapped[str] = mapped_column(primary_key=True)
+    command_type: Mapped[str]
+    kind: Mapped[str]
     parked_at: Mapped[datetime] = mapped_column(Time)
 
 
@@ -203,6 +215,8 @@ class WorkerProcess(Base):
     failed: Mapped[int]
     retried: Mapped[int]
     moved_to_tsq: Mapped[int]
+    app_version: Mapped[str | None]
+    command_types: Mapped[list[str] | None] = mapped_column(ARRAY(sa.Text))
 
 
 class Domain(Base):

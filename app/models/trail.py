@@ -133,6 +133,8 @@ class Troubled:
     is_exhausted: bool
     """Its budget was spent; otherwise its error was permanent."""
     budget: int | None
+    is_unhandled: bool = False
+    """No running worker had a handler for it in time."""
 
 
 def troubled_of(events: Sequence[Event]) -> Troubled | None:
@@ -144,7 +146,8 @@ def troubled_of(events: Sequence[Event]) -> Troubled | None:
             given = event.details.get("max_attempts")
             budget = given if isinstance(given, int) else None
         elif event.event_type is AuditEventType.MOVED_TO_TSQ and "reason" in event.details:
-            found = Troubled(event.details["reason"] == "RETRY_EXHAUSTED", budget)
+            reason = event.details["reason"]
+            found = Troubled(reason == "RETRY_EXHAUSTED", budget, reason == "NO_HANDLER")
     return found
 
 

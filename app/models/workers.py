@@ -57,6 +57,10 @@ class WorkerRow:
     failed: int
     retried: int
     moved_to_tsq: int
+    app_version: str | None
+    """The version of the application that it runs; None: it does not say."""
+    command_types: list[str] | None
+    """What it has handlers for; None: it does not say."""
 
     @property
     def state(self) -> WorkerState:
@@ -168,6 +172,35 @@ def count_workers(domain: str | None = None) -> WorkerCounts:
     if domain is not None:
         query = query.where(WorkerProcess.domain == domain)
     return WorkerCounts(*db.session.execute(query).one())
+
+
+@dataclass(frozen=True, slots=True)
+class Knowledge:
+    """What the running workers of a domain say of a command type."""
+
+    is_known: bool | None
+    """Whether one of them has a handler; None: none says so, and some do not say what they have."""
+    versions: list[str]
+    """The versions of the application that they run."""
+
+
+def knowledge_of(domain: str, command_type: str) -> Knowledge:
+    """Whether a running worker has a handler for the type, and which versions run."""
+    knows = sa.literal(command_type) == sa.any_(WorkerProcess.command_types)
+    query = (
+        sa.select(knows, WorkerProcess.app_version)
+        .distinct()
+        .where(
+            WorkerProcess.domain == domain,
+            WorkerProcess.stopped_at.is_(None),
+            WorkerProcess.replaced_by.is_(None),
+            _is_heard_of_within(GONE_AFTER_HEARTBEATS),
+        )
+    )
+    rows = db.session.execute(query).all()
+    said = {known for known, _ in rows}
+    is_known = True if True in said else None if None in said else False
+    return Knowledge(is_known, sorted({version for _, version in rows if version is not None}))
 
 
 def count_active(domain: str | None = None) -> int:

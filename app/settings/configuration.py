@@ -188,6 +188,15 @@ class WorkerConfig:
         variable="WORKER_HANDLER_TIMEOUT",
         help="How long a handler may run before its attempt fails. 0 = until its lease ends.",
     )
+    no_handler_after: float = option(
+        3_600.0,
+        "Limit without a handler",
+        unit="seconds",
+        low=0,
+        high=31_536_000,
+        variable="WORKER_NO_HANDLER_AFTER",
+        help="How long a command waits while no running worker has a handler for its type.",
+    )
 
 
 @dataclass

@@ -15,6 +15,7 @@ from app.loadtest.runs import Origin, RunState
 from app.models import CommandRow, count_by_status, send_test_command, statistics
 from app.models.load_test import LoadTest, latest_load_test
 from app.models.load_test_runs import RunRow
+from app.models.parked import Unhandled, unhandled
 from app.models.workers import WorkerCounts, count_workers
 from app.server import access
 from app.server.clock import now
@@ -89,6 +90,11 @@ class Dashboard(PageContext):
     def workers(self) -> WorkerCounts:
         """How many workers run."""
         return count_workers()
+
+    @cached_property
+    def without_handler(self) -> list[Unhandled]:
+        """What waits because no running worker has a handler for it."""
+        return unhandled()
 
     @property
     def can_start(self) -> bool:

@@ -111,8 +111,10 @@ def summary_of(event: EventRow) -> list[str]:
         words.append(_joined(error_code, details.get("error_message")))
     if reason := details.get("reason"):
         text = str(reason)
-        is_word = event.event_type is AuditEventType.MOVED_TO_TSQ
+        is_word = event.event_type in (AuditEventType.MOVED_TO_TSQ, AuditEventType.RELEASED)
         words.append(text.replace("_", " ").lower() if is_word else text)
+    if waited_for := details.get("waited_for"):
+        words.append(f"was put aside: {str(waited_for).replace('_', ' ').lower()}")
     if notes := details.get("notes"):
         words.append(str(notes))
     return words

@@ -118,6 +118,7 @@ async def serve(
             domain,
             drain_timeout=drain_timeout,
             answer_timeout=answer_timeout,
+            app_version=environ.get("APP_VERSION"),
             settings=configuration.shown(),
             **configuration.worker_options(),
         )

@@ -158,3 +158,38 @@ def test_a_retry_that_is_undone_too_late_says_where_the_command_is(
 
     text = text_of(client, f"/commands/{command_id}")
     assert "Too late: the retry no longer waits, and the command is COMPLETED." in text
+
+
+def test_what_no_running_worker_knows_is_said_on_every_page_and_in_the_api(
+    client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
+) -> None:
+    command_id = send()
+    conn.execute("update command_bus_worker set app_version = '1.4', command_types = '{Other}'")
+    conn.execute(
+        "select command_bus.claim_commands_v3('test', %s, 1, 600, 3, '{TestCommand}')", (worker,)
+    )
+
+    said = "No running worker knows TestCommand; workers of version 1.4 run."
+    assert "1 TestCommand waits: no running worker knows it" in text_of(client, "/")
+    assert said in text_of(client, f"/commands/{command_id}")
+    assert "version 1.4" in text_of(client, "/workers")
+    found = got(client.get(f"/api/v1/commands/{command_id}"))
+    assert found["explanation"].startswith(said)
+    assert found["parked"] == "NO_HANDLER"
+    [waiting] = got(client.get("/api/v1/stats"))["without_handler"]
+    assert (waiting["command_type"], waiting["waiting"]) == ("TestCommand", 1)
+    [listed] = got(client.get("/api/v1/workers"))["workers"]
+    assert (listed["app_version"], listed["command_types"]) == ("1.4", ["Other"])
+
+    conn.execute("update command_bus_worker set command_types = '{TestCommand}'")
+    assert "no running worker knows it" not in text_of(client, "/")
+    assert "It waits for a free worker that knows TestCommand" in text_of(
+        client, f"/commands/{command_id}"
+    )
+    assert got(client.get("/api/v1/stats"))["without_handler"] == []
+
+    conn.execute("update command_bus_worker set command_types = '{}'")
+    conn.execute("select command_bus.expire_parked('test', 0)")
+    assert "No worker that knows TestCommand ran in time: NO_HANDLER" in text_of(
+        client, f"/commands/{command_id}"
+    )

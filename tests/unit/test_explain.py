@@ -21,7 +21,7 @@ FACTS = Facts(
     attempts=1,
     budget=3,
     workers_alive=2,
-    handled_types=["TestCommand"],
+    is_known=True,
     error_code="BUSY",
     error_message="Try later.",
 )
@@ -69,9 +69,23 @@ SOON = NOW + timedelta(seconds=130)
             "Attempt 2 of 3 has not started: no worker is running for domain test.",
         ),
         (
-            replace(FACTS, command_type="Other"),
-            "Attempt 2 of 3 has not started. This application has no handler for Other in domain"
-            " test; a worker may have one.",
+            replace(FACTS, command_type="Other", is_known=False, versions=["1.4", "1.5"]),
+            "No running worker knows Other; workers of version 1.4 and 1.5 run."
+            " It waits for one that does, for attempt 2 of 3.",
+        ),
+        (
+            replace(FACTS, is_known=False, versions=[f"1.{n}" for n in range(9)]),
+            "No running worker knows TestCommand; workers of version 1.0, 1.1, 1.2 and 6 others"
+            " run. It waits for one that does, for attempt 2 of 3.",
+        ),
+        (
+            replace(FACTS, parked="NO_HANDLER", is_known=False),
+            "No running worker knows TestCommand; 2 workers run. It waits for one that does, for"
+            " attempt 2 of 3.",
+        ),
+        (
+            replace(FACTS, parked="NO_HANDLER"),
+            "It waits for a free worker that knows TestCommand, for attempt 2 of 3.",
         ),
         (
             replace(FACTS, is_suspect=True),

@@ -25,7 +25,7 @@ def test_the_defaults_are_those_of_the_specification():
 
 
 def test_every_option_explains_itself():
-    assert len(ALL) == 9
+    assert len(ALL) == 10
     for option in ALL.values():
         assert option.label
         assert option.help.endswith(".")
