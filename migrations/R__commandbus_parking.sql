@@ -77,6 +77,7 @@ begin
     from given_back
     where command_id <> all (v_suspects);
     perform command_bus.drop_messages(v_queue, v_msg_ids, true);
+    perform command_bus.tell_hook(p_domain, v_held, 'RELEASED', 'IN_PROGRESS');
     perform command_bus.wake_workers(p_domain);
     return cardinality(v_held);
 end;
@@ -368,6 +369,7 @@ begin
         c.headers::text
     from claimed as c
     order by c.msg_id;
+    perform command_bus.tell_hook(p_domain, v_ids, 'RECEIVED', 'PENDING');
 end;
 $$;
 
@@ -500,6 +502,7 @@ begin
     from moved as m
     group by m.batch_id;
     perform command_bus.enter_tsq(p_domain, v_ids);
+    perform command_bus.tell_hook(p_domain, v_ids, 'MOVED_TO_TSQ', 'PENDING');
     return cardinality(v_ids);
 end;
 $$;
