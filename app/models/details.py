@@ -18,7 +18,14 @@ from app.models.relations import Effects, Related, causes_of, effects_of
 from app.models.tables import Command, Parked, Suspect, Waiting
 from app.models.test_command import TestCommand
 from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
-from app.models.workers import WorkerRow, count_workers, get_worker, knowledge_of, setting_now
+from app.models.workers import (
+    WorkerRow,
+    WorkerState,
+    count_workers,
+    get_worker,
+    knowledge_of,
+    setting_now,
+)
 from commandbus.models import AuditEventType, CommandStatus
 
 _OPERATOR_ENDS = (AuditEventType.OPERATOR_COMPLETE, AuditEventType.OPERATOR_CANCEL)
@@ -96,9 +103,27 @@ class CommandDetail:
         """
         if self.status is not CommandStatus.PENDING:
             return self.recorded_budget or self.max_attempts or last_budget_of(self.events)
+        return self._next_budget
+
+    @cached_property
+    def _next_budget(self) -> int | None:
+        """How many attempts a claim would allow it now; None: not known."""
         if self.max_attempts is not None:
             return self.max_attempts
         return setting_now(self.domain, "max_attempts", self.default_max_attempts())
+
+    @property
+    def _is_last_attempt(self) -> bool:
+        """Whether the next claim would find no attempt left; asked only where one may come."""
+        if self.status is not CommandStatus.IN_PROGRESS or self._is_safely_held:
+            return False
+        return self._next_budget is not None and self.attempts >= self._next_budget
+
+    @property
+    def _is_safely_held(self) -> bool:
+        """Whether its worker responds and its lease goes on."""
+        responds = self.worker is not None and self.worker.state is WorkerState.ALIVE
+        return responds and self.lease_until is not None and self.lease_until > self.read_at
 
     @cached_property
     def causes(self) -> list[Related]:
@@ -145,6 +170,7 @@ class CommandDetail:
                 status=self.status,
                 attempts=self.attempts,
                 budget=self.budget,
+                is_last_attempt=self._is_last_attempt,
                 troubled=troubled_of(self.events),
                 started_at=self.started_at,
                 finished_at=self.finished_at,

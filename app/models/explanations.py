@@ -47,6 +47,8 @@ class Facts:
     attempts: int
     budget: int | None
     """The budget of the running attempt or, while it waits, of the next one; None: not known."""
+    is_last_attempt: bool = False
+    """Whether a claim after the running attempt would find no attempt left, as of now."""
     troubled: Troubled | None = None
     """Why it was moved to the troubleshooting queue, as recorded."""
     started_at: datetime | None = None
@@ -173,7 +175,7 @@ def _in_progress(facts: Facts) -> str:
     if facts.lease_until is not None and facts.lease_until <= facts.now:
         return (
             f"Worker {name} has been running {attempt}{since}, longer than its lease;"
-            " the next claim delivers it again unless its outcome is recorded first."
+            f" the next claim {_delivers(facts)} unless its outcome is recorded first."
         )
     return f"Worker {name} has been running {attempt}{since}."
 
@@ -182,8 +184,16 @@ def _lease(facts: Facts) -> str:
     if facts.lease_until is None:
         return ""
     if facts.lease_until <= facts.now:
-        return "; its lease has ended, so the next claim takes it"
-    return f"; it is delivered again when its lease ends at {when(facts.lease_until, facts.now)}"
+        return f"; its lease has ended, so the next claim {_delivers(facts)}"
+    until = when(facts.lease_until, facts.now)
+    return f"; its lease ends at {until}, and the next claim after that {_delivers(facts)}"
+
+
+def _delivers(facts: Facts) -> str:
+    """What a claim does with a command whose attempt had no outcome."""
+    if facts.is_last_attempt:
+        return "moves it to the troubleshooting queue"
+    return "delivers it again"
 
 
 def _attempt(number: int, budget: int | None) -> str:

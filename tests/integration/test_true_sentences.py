@@ -84,6 +84,35 @@ def test_a_worker_that_is_late_is_not_said_to_be_missing(
     assert explanation.endswith("no worker is running for domain test.")
 
 
+@pytest.mark.parametrize(
+    ("max_attempts", "next_claim"),
+    [
+        (1, "moves it to the troubleshooting queue"),
+        (2, "delivers it again"),
+        (None, "delivers it again"),
+    ],
+)
+def test_the_last_attempt_is_not_said_to_be_delivered_again(
+    client: FlaskClient,
+    conn: psycopg.Connection[Any],
+    send: Callable[..., str],
+    worker: int,
+    max_attempts: int | None,
+    next_claim: str,
+) -> None:
+    command_id = send(max_attempts=max_attempts)
+    conn.execute(CLAIMED, (worker,))
+    silent_for(conn, 70)
+
+    explanation = got(client.get(f"/api/v1/commands/{command_id}"))["explanation"]
+    assert explanation.endswith(f"the next claim after that {next_claim}.")
+    conn.execute("update command_bus_worker set running_count = 1")
+    silent_for(conn, 110)  # gone: more than ten heartbeats
+    assert "are delivered again when their leases end, while attempts remain" in text_of(
+        client, "/workers"
+    )
+
+
 def test_a_command_that_is_only_held_is_not_said_to_run(
     client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
 ) -> None:
