@@ -39,7 +39,10 @@ class Attempt:
     number: int
     """Counted from 1, and again from 1 after each operator's retry."""
     cycle: int
-    """1 for the attempts before any operator's retry, 2 after the first, ..."""
+    """1 for the attempts before any operator's retry, 2 after the first, ...
+
+    A retry that was undone does not count.
+    """
     worker_id: int | None
     started_at: datetime
     ended_at: datetime | None
@@ -88,6 +91,8 @@ def attempts_of(events: Sequence[Event]) -> list[Attempt]:
             running = event
         elif event.event_type is AuditEventType.OPERATOR_RETRY:
             cycle += 1
+        elif event.event_type is AuditEventType.OPERATOR_RETRY_UNDONE:
+            cycle -= 1
         elif running is not None and event.event_type in _ENDINGS:
             attempts.append(_attempt(running, event, cycle))
             running = None

@@ -125,9 +125,8 @@ def _attempt_title(event: EventRow, attempt: Attempt | None) -> str:
     title = "Attempt" if number is None else f"Attempt {number}"
     if attempt is not None and attempt.cycle > 1:
         again = attempt.cycle - 1
-        return f"{title}, after {'the' if again == 1 else f'{again}'} operator's retr" + (
-            "y" if again == 1 else "ies"
-        )
+        retries = "an operator's retry" if again == 1 else f"{again} retries by operators"
+        return f"{title}, after {retries}"
     return title
 
 

@@ -52,6 +52,23 @@ def test_each_attempt_has_its_end_and_each_cycle_its_number() -> None:
     assert attempts[0].error_code == "BUSY"
 
 
+def test_a_retry_that_was_undone_makes_no_new_cycle() -> None:
+    attempts = attempts_of(
+        trail(
+            ("RECEIVED", 10, {"attempt": 1}),
+            ("FAILED", 30, {}),
+            ("MOVED_TO_TSQ", 30, {}),
+            ("OPERATOR_RETRY", 40, {}),
+            ("OPERATOR_RETRY_UNDONE", 50, {}),
+            ("OPERATOR_RETRY", 60, {}),
+            ("RECEIVED", 70, {"attempt": 1}),
+            ("COMPLETED", 80, {}),
+        )
+    )
+
+    assert [attempt.cycle for attempt in attempts] == [1, 2]
+
+
 def test_waiting_and_running_add_up_to_the_total() -> None:
     attempts = attempts_of(
         trail(
