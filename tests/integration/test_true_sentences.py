@@ -163,6 +163,35 @@ def test_a_run_that_was_stopped_shows_what_was_sent(
         assert "22,000 of 200,000" in text_of(client, page)
 
 
+def test_a_run_says_that_its_charts_count_the_whole_domain(
+    client: FlaskClient, send: Callable[..., str]
+) -> None:
+    answer = client.post("/api/v1/commands/bulk", json={"count": 1})
+    text = text_of(client, f"/load-tests/{got(answer)['run_id']}")
+
+    assert "Commands per second in domain test while the run lasted" in text
+    assert "of all commands that ended in domain test in each second of the run" in text
+
+
+def test_a_retry_that_was_undone_is_no_round_of_attempts(
+    client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
+) -> None:
+    command_id = send()
+    run_all("permanent")
+    at = f"/api/v1/tsq/{command_id}"
+    assert client.post(f"{at}/retry", json={"delay_seconds": 60}).status_code == 200
+    assert client.post(f"{at}/undo-retry", json={}).status_code == 200
+    assert client.post(f"{at}/retry", json={}).status_code == 200
+    run_all("permanent")
+
+    attempts = got(client.get(f"/api/v1/commands/{command_id}"))["attempt_list"]
+    assert [attempt["cycle"] for attempt in attempts] == [1, 2]
+    text = text_of(client, f"/commands/{command_id}")
+    assert "round 2" in text
+    assert "round 3" not in text
+    assert "Attempt 1, after an operator's retry" in text
+
+
 def test_empty_lists_do_not_say_that_nothing_ever_was(
     client: FlaskClient, conn: psycopg.Connection[Any]
 ) -> None:
