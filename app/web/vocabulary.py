@@ -84,8 +84,8 @@ TERMS = {
     ),
     "lease": Term(
         "a lease",
-        "A worker holds a command for the time of its lease and renews it while it runs the"
-        " command. If the lease ends without a result, the command is delivered again.",
+        "A worker holds a command for the time of its lease; some handlers renew it while they"
+        " run. If it ends without a result, the command is delivered again while attempts remain.",
     ),
     "p95": Term(
         "p50, p95 and p99",

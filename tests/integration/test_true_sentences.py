@@ -251,3 +251,20 @@ def test_what_no_running_worker_knows_is_said_on_every_page_and_in_the_api(
     assert "No worker that knows TestCommand ran in time: NO_HANDLER" in text_of(
         client, f"/commands/{command_id}"
     )
+
+
+def test_a_command_that_was_cancelled_unstarted_is_not_said_to_start(
+    client: FlaskClient, send: Callable[..., str]
+) -> None:
+    command_id = send()
+    assert "Not started yet" in text_of(client, f"/commands/{command_id}")
+
+    cancelled = client.post(f"/api/v1/commands/{command_id}/cancel", json={"reason": "obsolete"})
+    assert cancelled.status_code == 200
+    text = text_of(client, f"/commands/{command_id}")
+    assert "It ended before a worker took it." in text
+    assert "Not started yet" not in text
+
+
+def test_a_lease_is_not_said_to_be_renewed_by_every_handler(client: FlaskClient) -> None:
+    assert "its lease; some handlers renew it while they run." in text_of(client, "/settings")
