@@ -363,6 +363,9 @@ begin
                 set status = 'PENDING', msg_id = null, lease_until = null, updated_at = v_now
                 where c.command_id = r.command_id and c.domain = p_domain;
                 perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
+                perform command_bus.tell_hook(
+                    p_domain, array[r.command_id], 'LEASE_EXPIRED', 'IN_PROGRESS'
+                );
                 v_drop := v_drop || r.seen_msg_id;
                 v_parked := true;
             else
