@@ -68,6 +68,9 @@ begin
     exception when lock_not_available then
         null;  -- what waits is locked as a whole; what is in the queue can be claimed
     end;
+    if exists (select from command_bus_lane_ready as m where m.domain = p_domain) then
+        perform command_bus.promote_for_claim(p_domain, v_queue, p_limit);
+    end if;
 
     select array_agg(r.msg_id), array_agg(r.message ->> 'command_id')
     into v_msg_ids, v_texts
@@ -730,7 +733,10 @@ begin
     select extract(epoch from least(
             (select w.due_at from command_bus_waiting as w
              where w.domain = p_domain order by w.due_at limit 1),
-            v_visible_at
+            v_visible_at,
+            -- Somebody else may have promoted while this one claimed.
+            (select clock_timestamp() + interval '200 ms'
+             where exists (select from command_bus_lane_ready as m where m.domain = p_domain))
         ) - clock_timestamp())::float8,
         exists (
             select from command_bus_suspect as s

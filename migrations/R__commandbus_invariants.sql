@@ -18,6 +18,7 @@ begin
     return query select * from command_bus.find_unlisted();
     return query select * from command_bus.find_illegal_trails();
     return query select * from command_bus.find_lost_messages();
+    return query select * from command_bus.find_lane_violations();
     return query
     select 'every domain has its queues', m.domain, null::uuid, format('%s is missing', m.missing)
     from command_bus.missing_queues() as m;
@@ -254,16 +255,20 @@ begin
                     (select count(*) from command_bus_suspect as s
                      where s.command_id = c.command_id and s.domain = c.domain) +
                     (select count(*) from command_bus_parked as p
-                     where p.command_id = c.command_id and p.domain = c.domain) as parked
+                     where p.command_id = c.command_id and p.domain = c.domain) as parked,
+                    (select count(*) from command_bus_lane as e
+                     where e.domain = c.domain and e.lane_group = command_bus.lane_group(c.lane)
+                         and e.lane = c.lane and e.command_id = c.command_id
+                         and e.seq = c.lane_seq) as laned
                 from command_bus_command as c
                 where c.domain = $1 and c.status in ('PENDING', 'IN_PROGRESS')
             )
             select 'what is open is carried by exactly one message or waiting row', $1,
                 c.command_id,
-                format('%%s with %%s current messages, %%s waiting rows, parked %%s times', c.status,
-                       c.messages, c.waiting, c.parked)
+                format('%%s with %%s current messages, %%s waiting rows, parked %%s times,'
+                       ' %%s places in lanes', c.status, c.messages, c.waiting, c.parked, c.laned)
             from carrier as c
-            where c.messages + c.waiting + c.parked <> 1
+            where c.messages + c.waiting + c.parked + c.laned <> 1
                 or (c.status = 'IN_PROGRESS' and c.messages = 0)
             union all
             select 'nothing waits for a command that is not PENDING', $1, w.command_id,

@@ -97,6 +97,7 @@ declare
     v_queue text := command_bus.command_queue(p_domain);
     v_ids uuid[] := command_bus.lock_tsq_commands(p_domain, p_ids);
     v_msg_ids bigint[] := '{}';
+    v_laned uuid[] := '{}';
 begin
     if cardinality(v_ids) > 0 then
         if p_delay_seconds > 0 then
@@ -106,14 +107,22 @@ begin
             from command_bus_tsq as t
             where t.command_id = any (v_ids) and t.domain = p_domain;
         else
-            v_msg_ids := array(
-                select m.msg_id
-                from pgmq.send_batch(v_queue, array(
-                    select jsonb_build_object('command_id', id)
-                    from unnest(v_ids) with ordinality as i (id, position) order by position
-                )) with ordinality as m (msg_id, position)
-                order by m.position
-            );
+            v_laned := command_bus.enter_lanes(p_domain, v_ids);
+            if cardinality(v_laned) > 0 then  -- those come last, and without a message
+                v_ids := array(select unnest(v_ids) except select unnest(v_laned)) || v_laned;
+            end if;
+            if cardinality(v_laned) < cardinality(v_ids) then
+                v_msg_ids := array(
+                    select m.msg_id
+                    from pgmq.send_batch(v_queue, array(
+                        select jsonb_build_object('command_id', id)
+                        from unnest(v_ids) with ordinality as i (id, position)
+                        where position <= cardinality(v_ids) - cardinality(v_laned)
+                        order by position
+                    )) with ordinality as m (msg_id, position)
+                    order by m.position
+                );
+            end if;
         end if;
         update command_bus_command as c
         set status = 'PENDING', attempts = 0, msg_id = i.msg_id, updated_at = v_now,
@@ -254,6 +263,10 @@ begin
             where s.command_id = p_command_id and s.domain = p_domain for update;
             perform from command_bus_parked as p
             where p.command_id = p_command_id and p.domain = p_domain for update;
+            perform from command_bus_lane as e
+            where e.domain = p_domain and e.lane_group = command_bus.lane_group(c.lane)
+                and e.lane = c.lane and e.seq = c.lane_seq
+            for update;
         else
             execute format('select msg_id from pgmq.%I where msg_id = $1 for update', 'q_' || v_queue)
             into v_locked_msg_id using v_msg_id;
@@ -287,7 +300,7 @@ begin
 end;
 $$;
 
--- Cancel those of a set whose messages wait in the queue and which nobody holds now; returns them.
+-- Cancel those of a set that wait in the queue or in a lane and which nobody holds now; returns them.
 -- It waits for no lock, so what is left (claimed, waiting for its time, parked, or locked at this
 -- moment) is for cancel_pending. Raises QB001 unknown domain.
 create or replace function command_bus.cancel_queued(
@@ -306,9 +319,10 @@ as $$
 declare
     v_queue text := command_bus.command_queue(p_domain);
     v_msg_ids bigint[];
+    v_laned uuid[];
     v_ids uuid[];
 begin
-    -- Locks in the common order: the messages first, then the commands.
+    -- Locks in the common order: messages and places in lanes first, then the commands.
     v_msg_ids := array(
         select c.msg_id from command_bus_command as c
         where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'PENDING'
@@ -319,17 +333,32 @@ begin
         ' order by msg_id for update skip locked)',
         'q_' || v_queue
     ) into v_msg_ids using v_msg_ids;
+    v_laned := array(
+        select e.command_id
+        from (
+            select c.lane, c.lane_seq from command_bus_command as c
+            where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'PENDING'
+                and c.msg_id is null and c.lane is not null
+            order by c.command_id
+        ) as c
+        cross join lateral (
+            select w.command_id from command_bus_lane as w
+            where w.domain = p_domain and w.lane_group = command_bus.lane_group(c.lane)
+                and w.lane = c.lane and w.seq = c.lane_seq
+            for update skip locked
+        ) as e
+    );
     v_ids := array(
         select c.command_id from command_bus_command as c
         where c.command_id = any (p_ids) and c.domain = p_domain and c.status = 'PENDING'
-            and c.msg_id = any (v_msg_ids)
+            and (c.msg_id = any (v_msg_ids) or c.msg_id is null and c.command_id = any (v_laned))
         order by c.command_id
         for no key update skip locked
     );
     if cardinality(v_ids) > 0 then
         perform pgmq.delete(v_queue, array(
             select c.msg_id from command_bus_command as c
-            where c.command_id = any (v_ids) and c.domain = p_domain
+            where c.command_id = any (v_ids) and c.domain = p_domain and c.msg_id is not null
         ));
         perform command_bus.end_cancelled(p_domain, v_ids, 'PENDING', p_operator, p_reason);
     end if;
@@ -366,6 +395,7 @@ begin
     if p_from = 'IN_TSQ' then
         perform command_bus.leave_tsq(p_domain, p_ids);
     end if;
+    perform command_bus.quit_lanes(p_domain, p_ids);
     perform command_bus.record_operator(
         p_domain, p_ids, 'OPERATOR_CANCEL', p_from, 'CANCELLED',
         jsonb_strip_nulls(jsonb_build_object('operator', p_operator, 'reason', p_reason))
@@ -400,6 +430,7 @@ begin
         set status = 'COMPLETED', result = p_result, finished_at = v_now, updated_at = v_now
         where c.command_id = any (v_ids) and c.domain = p_domain;
         perform command_bus.leave_tsq(p_domain, v_ids);
+        perform command_bus.quit_lanes(p_domain, v_ids);
         perform command_bus.record_operator(
             p_domain, v_ids, 'OPERATOR_COMPLETE', 'IN_TSQ', 'COMPLETED',
             jsonb_strip_nulls(jsonb_build_object(

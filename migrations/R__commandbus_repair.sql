@@ -51,13 +51,18 @@ begin
                     select from command_bus_parked as p
                     where p.command_id = c.command_id and p.domain = c.domain
                 )
+                and not exists (
+                    select from command_bus_lane as e
+                    where e.domain = c.domain and e.lane_group = command_bus.lane_group(c.lane)
+                        and e.lane = c.lane and e.seq = c.lane_seq
+                )
             limit $3
         ) as l
         $query$, 'q_' || v_queue
     ) into v_ids, v_msg_ids, v_claims using p_domain, v_now, p_limit;
 
     for r in
-        select c.command_id, c.status, c.msg_id, c.worker_id, c.attempts, c.batch_id
+        select c.command_id, c.status, c.msg_id, c.worker_id, c.attempts, c.batch_id, c.lane
         from unnest(v_ids, v_msg_ids, v_claims) as l (command_id, msg_id, claim_no)
         join command_bus_command as c on c.command_id = l.command_id and c.domain = p_domain
         where c.msg_id is not distinct from l.msg_id and c.claim_no = l.claim_no
@@ -72,7 +77,10 @@ begin
             values (r.command_id, v_now, r.msg_id, r.worker_id, r.attempts, 'LEASE_EXPIRED', p_domain);
             perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
         end if;
-        v_msg_id := pgmq.send(v_queue, jsonb_build_object('command_id', r.command_id));
+        -- One that lost its place in its lane gets it back.
+        v_msg_id := case when r.lane is null
+                or cardinality(command_bus.enter_lanes(p_domain, array[r.command_id])) = 0
+            then pgmq.send(v_queue, jsonb_build_object('command_id', r.command_id)) end;
         update command_bus_command as c
         set status = 'PENDING', msg_id = v_msg_id, lease_until = null, updated_at = v_now
         where c.command_id = r.command_id and c.domain = p_domain;
@@ -132,7 +140,7 @@ begin
         raise exception 'domain "%" does not exist', p_domain using errcode = 'QB001';
     end if;
     -- Senders write a message or what waits. From here on they wait, and then find no domain.
-    lock table command_bus_waiting in share mode;
+    lock table command_bus_waiting, command_bus_lane in share mode;
     if to_regclass(format('pgmq.%I', 'q_' || d.command_queue)) is not null then
         execute format('lock table pgmq.%I in access exclusive mode', 'q_' || d.command_queue);
         execute format('select count(*) from pgmq.%I', 'q_' || d.command_queue) into v_messages;
@@ -165,6 +173,10 @@ begin
             perform pgmq.drop_queue(v_queue);
         end if;
     end loop;
+    delete from command_bus_lane_ready where domain = p_domain;
+    delete from command_bus_lane_group where domain = p_domain;
+    delete from command_bus_lane_turn where domain = p_domain;
+    delete from command_bus_lane_clock where domain = p_domain;
     delete from command_bus_domain where domain = p_domain;
 end;
 $$;
@@ -445,6 +457,8 @@ begin
     )
     select 'worker totals equal a recount'::text, c.domain, format('worker %s', c.worker_id)
     from corrected as c;
+
+    return query select * from command_bus.recount_lanes();
 end;
 $$;
 

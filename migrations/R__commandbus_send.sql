@@ -10,9 +10,11 @@
 -- it. What send_command and send_commands refuse they raise.
 
 -- Send a set of commands: all of them or none. Elements: {command_id, command_type, data,
--- correlation_id?, reply_to?, max_attempts?, delay_seconds?, headers?, causation_id?}. The last two
--- are not compared with those of a known id. A known command_id with the same
--- content is answered (created = false) and not sent again. A pruned one is not known any more.
+-- correlation_id?, reply_to?, max_attempts?, delay_seconds?, headers?, causation_id?, lane?,
+-- lane_position?, lane_seq?}. Headers and causation_id are not compared with those of a known id. A
+-- known command_id with the same content is answered (created = false) and not sent again. A pruned
+-- one is not known any more. Places in a lane are taken in the order of lane_position; lane_seq is the
+-- place itself, of a send in several calls (next_lane_places).
 -- Raises QB001 unknown domain, QB003 known id with other content, QB004 unknown reply queue.
 create or replace function command_bus.send_commands(
     p_domain text, p_commands jsonb, p_batch_id uuid default null
@@ -34,6 +36,8 @@ declare
     v_created integer;
     v_known record;
     v_pruned uuid[] := '{}';
+    v_lanes boolean := p_commands @? '$[*].lane';
+    v_places bigint := case when v_lanes then command_bus.next_lane_places() end;
 begin
     if p_commands @? '$[*].reply_to' then
         perform command_bus.require_reply_queues(p_commands);
@@ -44,9 +48,9 @@ begin
     )
     into v_messages
     from rows from (
-        jsonb_to_recordset(p_commands) as (command_id uuid, delay_seconds float8)
-    ) with ordinality as c (command_id, delay_seconds, ordinality)
-    where coalesce(c.delay_seconds, 0) <= 0;
+        jsonb_to_recordset(p_commands) as (command_id uuid, delay_seconds float8, lane text)
+    ) with ordinality as c (command_id, delay_seconds, lane, ordinality)
+    where coalesce(c.delay_seconds, 0) <= 0 and c.lane is null;
 
     if v_messages is not null then
         v_msg_ids := array(
@@ -58,29 +62,32 @@ begin
 
     return query
     with input as materialized (
-        select c.*, coalesce(c.delay_seconds, 0) > 0 as waits,
+        select c.*, coalesce(c.delay_seconds, 0) > 0 or c.lane is not null as waits,
             row_number() over (
-                partition by coalesce(c.delay_seconds, 0) > 0 order by c.command_id, c.ordinality
+                partition by coalesce(c.delay_seconds, 0) > 0 or c.lane is not null
+                order by c.command_id, c.ordinality
             ) as position
         from rows from (
             jsonb_to_recordset(p_commands) as (
                 command_id uuid, command_type text, data jsonb, correlation_id uuid,
                 reply_to text, max_attempts integer, delay_seconds float8, headers jsonb,
-                causation_id uuid
+                causation_id uuid, lane text, lane_position integer, lane_seq bigint
             )
         ) with ordinality as c (
             command_id, command_type, data, correlation_id, reply_to, max_attempts,
-            delay_seconds, headers, causation_id, ordinality
+            delay_seconds, headers, causation_id, lane, lane_position, lane_seq, ordinality
         )
     ),
     sent as (
         insert into command_bus_command (
             command_id, created_at, updated_at, msg_id, max_attempts, batch_id, correlation_id,
-            domain, command_type, reply_to, data, headers, causation_id
+            domain, command_type, reply_to, data, headers, causation_id, lane, lane_seq
         )
         select i.command_id, v_now, v_now, case when not i.waits then v_msg_ids[i.position] end,
             i.max_attempts, p_batch_id, i.correlation_id, p_domain, i.command_type, i.reply_to,
-            coalesce(i.data, '{}'), i.headers, i.causation_id
+            coalesce(i.data, '{}'), i.headers, i.causation_id, i.lane,
+            case when i.lane is not null then
+                coalesce(i.lane_seq, v_places + coalesce(i.lane_position, i.ordinality)) end
         from input as i
         order by i.command_id, i.ordinality
         on conflict do nothing
@@ -102,6 +109,7 @@ begin
         join input as i on i.command_id = s.command_id
         where s.msg_id is null
         group by i.command_id
+        having min(i.delay_seconds) > 0
     ),
     counted as (
         insert into command_bus_delta (at, domain, batch_id, pending, sent)
@@ -113,6 +121,9 @@ begin
     from sent as s;
 
     get diagnostics v_created = row_count;
+    if v_lanes then
+        perform command_bus.fill_lanes(p_domain, p_commands, v_now);
+    end if;
     if v_created < v_total then
         for v_known in
             select *
@@ -168,6 +179,7 @@ declare
     v_causation_id uuid := p_command ->> 'causation_id';
     v_delay_seconds float8 := p_command ->> 'delay_seconds';
     v_waits boolean := coalesce(v_delay_seconds > 0, false);
+    v_lane text := p_command ->> 'lane';
     v_msg_id bigint;
     v_conflicts uuid[];
 begin
@@ -185,22 +197,24 @@ begin
     end if;
 
     loop
-        if not v_waits then  -- one that waits gets its message when its time has come
+        -- One that waits gets its message when its time has come, or its turn in its lane.
+        if not v_waits and v_lane is null then
             v_msg_id := pgmq.send(v_queue, jsonb_build_object('command_id', v_command_id));
         end if;
         insert into command_bus_command (
             command_id, created_at, updated_at, msg_id, max_attempts, batch_id, correlation_id,
-            domain, command_type, reply_to, data, headers, causation_id
+            domain, command_type, reply_to, data, headers, causation_id, lane, lane_seq
         )
         values (
             v_command_id, v_now, v_now, v_msg_id, (p_command ->> 'max_attempts')::integer,
             p_batch_id, v_correlation_id, p_domain, v_command_type, p_command ->> 'reply_to',
             coalesce(nullif(p_command -> 'data', 'null'), '{}'), p_command -> 'headers',
-            v_causation_id
+            v_causation_id, v_lane,
+            case when v_lane is not null then command_bus.next_lane_places() end
         )
         on conflict do nothing;
         exit when found;
-        if not v_waits then
+        if v_msg_id is not null then
             perform pgmq.delete(v_queue, v_msg_id);
         end if;
         v_conflicts := command_bus.conflicting_commands(p_domain, jsonb_build_array(p_command));
@@ -231,6 +245,8 @@ begin
         values (
             v_command_id, p_domain, v_now + make_interval(secs => v_delay_seconds), 'SCHEDULED'
         );
+    elsif v_lane is not null then
+        perform command_bus.fill_lanes(p_domain, jsonb_build_array(p_command), v_now);
     end if;
     insert into command_bus_delta (at, domain, batch_id, pending, sent)
     values (date_trunc('second', v_now), p_domain, p_batch_id, 1, 1);
@@ -468,7 +484,7 @@ begin
     with input as materialized (
         select * from jsonb_to_recordset(p_commands) as i (
             command_id uuid, command_type text, data jsonb, correlation_id uuid,
-            reply_to text, max_attempts integer
+            reply_to text, max_attempts integer, lane text
         )
     )
     select array_agg(distinct i.command_id)
@@ -479,7 +495,8 @@ begin
     where (c.command_type, c.data) is distinct from (i.command_type, coalesce(i.data, '{}'))
         or c.reply_to is distinct from i.reply_to
         or c.max_attempts is distinct from i.max_attempts
-        or (i.correlation_id is not null and c.correlation_id is distinct from i.correlation_id);
+        or (i.correlation_id is not null and c.correlation_id is distinct from i.correlation_id)
+        or (i.lane is not null and c.lane is distinct from i.lane);
     return v_conflicts;
 end;
 $$;
@@ -523,6 +540,8 @@ declare
     v_now timestamptz := clock_timestamp();
     v_due uuid[];
     v_ids uuid[];
+    v_laned uuid[];
+    v_entered uuid[] := '{}';
     v_msg_ids bigint[];
 begin
     select array_agg(d.command_id order by d.command_id) into v_due
@@ -538,9 +557,11 @@ begin
         return 0;
     end if;
 
-    select array_agg(h.command_id order by h.command_id) into v_ids
+    select array_agg(h.command_id order by h.command_id),
+        array_agg(h.command_id) filter (where h.lane is not null)
+    into v_ids, v_laned
     from (
-        select c.command_id
+        select c.command_id, c.lane
         from unnest(v_due) as d (command_id)
         join command_bus_command as c
             on command_bus.has_key(c.command_id, c.domain, d.command_id, p_domain)
@@ -548,6 +569,9 @@ begin
         order by d.command_id
         for no key update of c skip locked
     ) as h;
+    if v_laned is not null then
+        v_entered := command_bus.enter_lanes(p_domain, v_laned);
+    end if;
     delete from command_bus_waiting as w
     using unnest(v_due) as d (command_id)
     where command_bus.has_key(w.command_id, w.domain, d.command_id, p_domain)
@@ -556,8 +580,11 @@ begin
             where command_bus.has_key(c.command_id, c.domain, d.command_id, p_domain)
                 and c.status = 'PENDING'
         ));
-    if v_ids is null then
-        return 0;
+    if v_entered <> '{}' then
+        v_ids := array(select unnest(v_ids) except select unnest(v_entered) order by 1);
+    end if;
+    if coalesce(v_ids, '{}') = '{}' then
+        return cardinality(v_entered);
     end if;
 
     v_msg_ids := array(
@@ -572,6 +599,6 @@ begin
     set msg_id = i.msg_id
     from unnest(v_ids, v_msg_ids) as i (command_id, msg_id)
     where command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain);
-    return cardinality(v_ids);
+    return cardinality(v_ids) + cardinality(v_entered);
 end;
 $$;

@@ -47,6 +47,8 @@ declare
     v_held uuid[] := '{}';
     v_msg_ids bigint[];
     v_reply_ids uuid[];
+    v_lanes text[];
+    v_places bigint[];
     v_settled integer := 0;
 begin
     select d.command_queue, d.transition_hook into v_queue, v_hook
@@ -72,7 +74,7 @@ begin
                 and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
                 and (c.xmax = 0 or c.command_id = any (v_held))
             returning c.command_id, c.msg_id, c.attempts, c.batch_id, c.reply_to, c.worker_id,
-                o.run_us,
+                c.lane, c.lane_seq, o.run_us,
                 (date_part('epoch', v_now - c.created_at) * 1000000)::bigint as total_us
         ),
         audited as (
@@ -109,8 +111,10 @@ begin
             ) as s
             join histogram as h on h.batch_id is not distinct from s.batch_id
         )
-        select array_agg(s.msg_id), array_agg(s.command_id) filter (where s.reply_to is not null)
-        into v_msg_ids, v_reply_ids
+        select array_agg(s.msg_id), array_agg(s.command_id) filter (where s.reply_to is not null),
+            array_agg(s.lane) filter (where s.lane is not null),
+            array_agg(s.lane_seq) filter (where s.lane is not null)
+        into v_msg_ids, v_reply_ids, v_lanes, v_places
         from settled as s;
 
         if v_msg_ids is not null then
@@ -120,6 +124,9 @@ begin
         end if;
         if v_reply_ids is not null then
             perform command_bus.send_replies(p_domain, v_reply_ids);
+        end if;
+        if v_lanes is not null then
+            perform command_bus.leave_lanes(p_domain, v_lanes, v_places);
         end if;
         exit when v_settled = v_total or cardinality(v_held) > 0;
         v_held := command_bus.hold_attempts(p_domain, p_completed);
@@ -392,6 +399,8 @@ declare
     v_msg_ids bigint[];
     v_tsq_ids uuid[];
     v_failed_ids uuid[];
+    v_lanes text[];
+    v_places bigint[];
     v_rejected bigint[];
     v_retried integer;
     v_retry_ms bigint;
@@ -425,7 +434,7 @@ begin
                 and c.claim_no = o.claim_no and c.status = 'IN_PROGRESS'
                 and (c.xmax = 0 or c.command_id = any (v_held))
             returning c.command_id, o.msg_id, c.claim_no, c.status, c.attempts, c.batch_id,
-                c.worker_id, c.created_at, c.command_type, c.data,
+                c.worker_id, c.created_at, c.command_type, c.data, c.lane, c.lane_seq,
                 coalesce(c.max_attempts, o.max_attempts) as budget,
                 o.kind, o.run_us, o.error_type, o.error_code, o.error_message, o.error_details,
                 greatest(o.retry_delay_ms, 0) as retry_delay_ms,
@@ -523,10 +532,13 @@ begin
         select array_agg(s.command_id), array_agg(s.msg_id),
             array_agg(s.command_id) filter (where s.status = 'IN_TSQ'),
             array_agg(s.command_id) filter (where s.status = 'FAILED'),
+            array_agg(s.lane) filter (where s.status = 'FAILED' and s.lane is not null),
+            array_agg(s.lane_seq) filter (where s.status = 'FAILED' and s.lane is not null),
             count(*) filter (where s.status = 'PENDING'),
             coalesce(min(s.retry_delay_ms) filter (where s.status = 'PENDING'), 0),
             (select array_agg(msg_id) from rejected)
-        into v_ids, v_msg_ids, v_tsq_ids, v_failed_ids, v_retried, v_retry_ms, v_rejected
+        into v_ids, v_msg_ids, v_tsq_ids, v_failed_ids, v_lanes, v_places, v_retried, v_retry_ms,
+            v_rejected
         from settled as s;
 
         if v_ids is not null then
@@ -545,6 +557,9 @@ begin
         end if;
         if v_failed_ids is not null then
             perform command_bus.send_replies(p_domain, v_failed_ids);
+        end if;
+        if v_lanes is not null then
+            perform command_bus.leave_lanes(p_domain, v_lanes, v_places);
         end if;
         if v_ids is not null then
             perform command_bus.tell_hook(p_domain, v_ids, null, 'IN_PROGRESS');

@@ -4,6 +4,7 @@
 --   send             a command is sent; a delayed one enters the queue when it is due
 --   claim            a worker claims commands
 --   parking          commands of types that a worker does not know wait for one that does
+--   lanes            commands wait for their turn in a lane, and get it
 --   leases           a worker renews its leases, or gives commands back unused
 --   settle           a worker records how attempts ended; replies are sent
 --   handoff          what a handler sent and published goes with its success; the outbox
@@ -26,8 +27,8 @@
 --   after it locked them. Under READ COMMITTED each statement of a function sees what was
 --   committed before that statement.
 -- * One jsonb parameter carries a set; jsonb_to_recordset reads it.
--- * Lock order: message or waiting row, command, troubleshooting row, for commands that are PENDING;
---   of those IN_PROGRESS the command comes before its message, and the claim, which has the message
+-- * Lock order: message, waiting row or place in a lane, command, troubleshooting row, for commands
+--   that are PENDING; of those IN_PROGRESS the command comes before its message, and the claim, which has the message
 --   first, never waits for them (skip locked). Sets are sorted by command_id.
 -- * Functions that join a set with the command table pin nested loops, and join by
 --   command_bus.has_key (V009): the planner estimates a set-returning function at 100 or 1,000 rows

@@ -21,6 +21,7 @@ begin
     end if;
     perform command_bus.fold_tsq_deltas(p_limit);
     perform command_bus.fold_worker_deltas();
+    perform command_bus.fold_lane_deltas(p_limit);
     with gone as (
         delete from command_bus_delta
         where ctid = any (array(select ctid from command_bus_delta limit p_limit))

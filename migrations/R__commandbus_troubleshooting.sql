@@ -56,6 +56,9 @@ begin
     from entered as e
     order by e.group_id
     on conflict do nothing;
+    if exists (select from command_bus_lane_slot as s where s.domain = p_domain) then
+        perform command_bus.trouble_lanes(p_domain, p_ids);
+    end if;
 end;
 $$;
 
