@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from operator import attrgetter
@@ -25,11 +25,14 @@ from commandbus.cursors import decode_cursor, encode_cursor
 from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.handoff import event_row
 from commandbus.ids import uuid7
+from commandbus.lanes import UNCHANGED, Unchanged, check_lane_group, lane_changes
 from commandbus.models import (
     AuditEvent,
     BatchProgress,
     CommandRecord,
     CommandStatus,
+    LaneGroup,
+    LaneSettings,
     NewCommand,
     OutboxEvent,
     Page,
@@ -50,7 +53,7 @@ from commandbus.payload import decode_json
 from commandbus.pools import live_connection, mind_pooler
 from commandbus.rows import MAX_ATTEMPTS_LIMIT as MAX_ATTEMPTS_LIMIT
 from commandbus.rows import SEND_CHUNK as SEND_CHUNK
-from commandbus.rows import chunked, command_row
+from commandbus.rows import CommandRow, chunked, command_row
 from commandbus.texts import shown
 
 if TYPE_CHECKING:
@@ -110,6 +113,7 @@ class CommandBus:
         conn: AsyncConnection[Any] | None = None,
         batch_id: UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        lane: str | None = None,
     ) -> SendResult:
         """Send one command; it is durable when this returns.
 
@@ -123,6 +127,9 @@ class CommandBus:
         *headers* go along with the command, to its handler and its reply: a trace
         (``traceparent``), a tenant. They are no part of its content, and take at most 8,192 bytes
         as JSON.
+        *lane* (1 to 200 characters) is a key: commands of one lane run one at a time, in the order
+        of sending. What stands before its first ``/`` is its group, for which limits and shares
+        can be set (``set_lane_group``). A delayed command takes its place when it is due.
 
         The same *command_id* with the same content again is answered with the first one
         (``created`` is False).
@@ -141,6 +148,7 @@ class CommandBus:
             max_attempts=max_attempts,
             delay=delay,
             headers=headers,
+            lane=lane,
         )
         row = command_row(command)
         if conn is not None:
@@ -159,21 +167,25 @@ class CommandBus:
     ) -> list[SendResult]:
         """Send a set of commands, all of them or none; the answers are in the order of *commands*.
 
-        Large sets are sent in chunks of 1,000 within one transaction. Raises what ``send`` raises.
+        Large sets are sent in chunks of 1,000 within one transaction. Those of one lane take their
+        places in the order of *commands*. Raises what ``send`` raises.
         """
         check_domain(domain)
         batch_id = None if batch_id is None else uuid_of("batch_id", batch_id)
-        rows = [command_row(command) for command in commands]
+        rows = [
+            row.placed("lane_position", position) if row.is_laned else row
+            for position, row in enumerate(map(command_row, commands))
+        ]
         # Sorted across the chunks too: two who send the same ids must not wait for each other.
         chunks = list(chunked(sorted(rows, key=attrgetter("command_id"))))
         answers: dict[UUID, SendResult] = {}
         if conn is not None:
             check_connection(conn)
         if len(chunks) > 1 and conn is not None:
-            answers = await self._send_chunks(conn, domain, chunks, batch_id)
+            answers = await self._send_chunks(conn, domain, rows, batch_id)
         elif len(chunks) > 1:
             answers = await store.unrefused(
-                lambda: self._send_chunks(None, domain, chunks, batch_id),
+                lambda: self._send_chunks(None, domain, rows, batch_id),
                 within=self._answer_timeout,
             )
         elif chunks and conn is not None:
@@ -191,7 +203,7 @@ class CommandBus:
         self,
         conn: AsyncConnection[Any] | None,
         domain: str,
-        chunks: Iterable[str],
+        rows: Sequence[CommandRow],
         batch_id: UUID | None,
     ) -> dict[UUID, SendResult]:
         answers: dict[UUID, SendResult] = {}
@@ -202,7 +214,14 @@ class CommandBus:
         ):
             if conn is None:
                 await mind_pooler(used)
-            for chunk in chunks:
+            if any(row.is_laned for row in rows):
+                # Their order is that of the rows, not that of the ids.
+                places = await store.lane_places(used, len(rows))
+                rows = [
+                    row.placed("lane_seq", place) if row.is_laned else row
+                    for row, place in zip(rows, places, strict=True)
+                ]
+            for chunk in chunked(sorted(rows, key=attrgetter("command_id"))):
                 found = await store.send_commands(used, domain, chunk, batch_id)
                 answers.update(_first_of_each(found, answers))
                 limit.renew()
@@ -284,6 +303,7 @@ class CommandBus:
         command_type: str | None = None,
         correlation_id: UUID | None = None,
         batch_id: UUID | None = None,
+        lane: str | None = None,
         created_after: datetime | None = None,
         created_before: datetime | None = None,
         limit: int = 20,
@@ -301,6 +321,7 @@ class CommandBus:
             "command_type": command_type,
             "correlation_id": correlation_id,
             "batch_id": batch_id,
+            "lane": lane,
             "created_after": created_after,
             "created_before": created_before,
         }
@@ -427,6 +448,60 @@ class CommandBus:
         positions = [_position(event) for event in events]
         return await self._call(lambda conn: store.delete_events(conn, positions))
 
+    async def set_lane_group(
+        self,
+        domain: str,
+        group: str,
+        *,
+        max_in_flight: int | Unchanged | None = UNCHANGED,
+        weight: float | Unchanged = UNCHANGED,
+        lane_limit: int | Unchanged = UNCHANGED,
+        on_trouble: str | Unchanged = UNCHANGED,
+        operator: str = "unknown",
+        conn: AsyncConnection[Any] | None = None,
+    ) -> LaneSettings:
+        """Change settings of a group of lanes while everything runs; returns what holds then.
+
+        What is left out stays as it is. *group* is what stands before the first ``/`` of a lane,
+        "" that of lanes without one, and ``*`` stands for all groups without settings of their own.
+        *max_in_flight* commands of the group are on their way at once (0: nothing new starts, None:
+        no limit); of each lane *lane_limit* (1 to 10,000). Beside other groups it gets a share of
+        *weight* (0.001 to 1,000). A command in the troubleshooting queue holds its lane where
+        *on_trouble* is "hold"; with "skip" the lane goes on.
+
+        Raises UnknownDomainError, and InvalidCommandError for values out of range.
+        """
+        check_domain(domain)
+        check_text("operator", operator, 1, MAX_OPERATOR)
+        given = {
+            "max_in_flight": max_in_flight,
+            "weight": weight,
+            "lane_limit": lane_limit,
+            "on_trouble": on_trouble,
+        }
+        changes = lane_changes(
+            {name: value for name, value in given.items() if value is not UNCHANGED}
+        )
+        check_lane_group(group)
+        if conn is not None:
+            check_connection(conn)
+            async with answered_within(self._answer_timeout), conn.transaction():
+                return await store.set_lane_group(conn, domain, group, changes, operator)
+        return await self._call(
+            lambda own: store.set_lane_group(own, domain, group, changes, operator)
+        )
+
+    async def reset_lane_group(self, domain: str, group: str) -> bool:
+        """Take a group's own settings back; returns whether it had any."""
+        check_domain(domain)
+        check_lane_group(group)
+        return await self._call(lambda conn: store.reset_lane_group(conn, domain, group))
+
+    async def lane_groups(self, domain: str | None = None) -> list[LaneGroup]:
+        """The groups of lanes that have work, had some a short time ago, or have settings."""
+        _check_if_given("domain", domain)
+        return await self._call(lambda conn: queries.lane_groups(conn, domain))
+
     async def request_stop(self, worker_id: int | None, by: str) -> int:
         """Ask one worker (None: every one) to stop, whatever its host; returns how many were asked.
 
@@ -522,6 +597,7 @@ _FILTERS: dict[str, Callable[[str, Any], Any]] = {
     "command_type": _text,
     "correlation_id": uuid_of,
     "batch_id": uuid_of,
+    "lane": _text,
     "created_after": utc,
     "created_before": utc,
 }

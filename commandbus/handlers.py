@@ -73,6 +73,7 @@ class HandlerContext:
         delay: float | timedelta | None = None,
         batch_id: UUID | None = None,
         headers: Mapping[str, Any] | None = None,
+        lane: str | None = None,
     ) -> FollowUpId:
         """Send a command when, and only if, this attempt's success is recorded: with it, at once.
 
@@ -82,6 +83,9 @@ class HandlerContext:
         *correlation_id* and *headers* those of this command go along (``headers={}``: none). Its
         ``causation_id`` is this command's id. Returns the id; there is nothing to wait for, but it
         may be awaited.
+
+        In this command's own lane (``lane=command.lane``) it takes this command's place, before
+        all that waits there; of several the first does, and the others stand directly behind it.
 
         A command that is refused then (a known id with other content, an unknown domain, a queue
         that is gone) sends this command to the troubleshooting queue with the code
@@ -100,6 +104,7 @@ class HandlerContext:
             delay,
             batch_id,
             headers,
+            lane,
         )
 
     def publish(

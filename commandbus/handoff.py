@@ -56,6 +56,7 @@ class FollowUps:
         delay: float | timedelta | None,
         batch_id: UUID | None,
         headers: Mapping[str, Any] | None,
+        lane: str | None,
     ) -> FollowUpId:
         """Keep a command; returns its id."""
         check_domain(domain)
@@ -76,6 +77,7 @@ class FollowUps:
                 max_attempts=max_attempts,
                 delay=delay,
                 headers=headers,
+                lane=lane,
             )
         )
         batch = "null" if batch_id is None else f'"{uuid_of("batch_id", batch_id)}"'

@@ -63,6 +63,8 @@ class Command:
     created_at: datetime
     headers: dict[str, Any] = field(default_factory=dict)
     """What goes along with the command and is no part of its content; empty: nothing."""
+    lane: str | None = None
+    """Commands of one lane run in the order of sending; one at a time, unless set otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,6 +118,7 @@ class NewCommand:
     max_attempts: int | None = None
     delay: float | timedelta | None = None
     headers: Mapping[str, Any] | None = None
+    lane: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -317,6 +320,43 @@ class Page:
 
     def __getitem__(self, index: int) -> CommandRecord:
         return self.commands[index]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneSettings:
+    """What holds for the lanes of a group."""
+
+    max_in_flight: int | None
+    """How many commands of the whole group may be on their way at once; None: no limit."""
+    weight: float
+    """Its share beside other groups."""
+    lane_limit: int
+    """How many commands of each lane may be on their way at once."""
+    on_trouble: str
+    """Whether a command in the troubleshooting queue holds its lane ("hold") or not ("skip")."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LaneGroup:
+    """A group of lanes as it stands."""
+
+    domain: str
+    group: str
+    waiting: int
+    in_flight: int
+    held: int
+    """Lanes' commands in the troubleshooting queue that hold their lanes."""
+    oldest_at: datetime | None
+    """Since when the first of those waits that wait longest; None: nothing waits."""
+    oldest_is_exact: bool
+    """False: of more than 1,000 lanes the first 1,000 were looked at."""
+    rate_per_second: float
+    """Ended (or put aside) commands per second, in the last minute."""
+    settings: LaneSettings
+    is_own: bool
+    """Whether the settings are its own, not those of ``*`` or built in."""
+    changed_at: datetime | None
+    changed_by: str | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -15,6 +15,7 @@ DOMAIN_PATTERN = re.compile(r"[a-z][a-z0-9_]{0,39}")
 _FUNCTION = re.compile(r"[a-zA-Z_][a-zA-Z0-9_]{0,62}\.[a-zA-Z_][a-zA-Z0-9_]{0,62}")
 MAX_TYPE = 200
 """Characters of a command's type."""
+MAX_LANE = 200
 MAX_OPERATOR = 200
 MAX_REASON = 4_000
 

@@ -25,6 +25,8 @@ from commandbus.models import (
     BatchProgress,
     CommandRecord,
     CommandStatus,
+    LaneGroup,
+    LaneSettings,
     OutboxEvent,
     Percentiles,
     TroubledCommand,
@@ -38,7 +40,7 @@ _SELECT_COMMAND = sql.SQL(
         created_at, status, attempts, max_attempts, msg_id, claim_no, worker_id,
         result::text as result, last_error_type, last_error_code, last_error_message, updated_at,
         started_at, finished_at, lease_until,
-        headers::text as headers, causation_id
+        headers::text as headers, causation_id, lane
     from public.command_bus_command
     """
 )
@@ -80,6 +82,22 @@ async def get_command(conn: Connection, domain: str, command_id: UUID) -> Comman
         await cur.execute(query, (command_id, domain))
         row = await cur.fetchone()
         return None if row is None else _record(row)
+
+
+async def lane_groups(conn: Connection, domain: str | None) -> list[LaneGroup]:
+    """The groups of lanes that have something to do, had a short time ago, or have settings."""
+    async with conn.cursor(row_factory=dict_row) as cur:
+        await cur.execute("select * from command_bus.lane_groups(%s)", (domain,))
+        rows = await cur.fetchall()
+    names = ("max_in_flight", "weight", "lane_limit", "on_trouble")
+    return [
+        LaneGroup(
+            group=row.pop("lane_group"),
+            settings=LaneSettings(**{name: row.pop(name) for name in names}),
+            **row,
+        )
+        for row in rows
+    ]
 
 
 async def read_outbox(conn: Connection, limit: int) -> list[OutboxEvent]:

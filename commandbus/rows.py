@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from commandbus.checks import MAX_SECONDS, is_number
 from commandbus.errors import InvalidCommandError
 from commandbus.models import NewCommand
-from commandbus.names import MAX_TYPE, check_storable, check_text, uuid_of
+from commandbus.names import MAX_LANE, MAX_TYPE, check_storable, check_text, uuid_of
 from commandbus.payload import checked_headers, sized_json
 from commandbus.store import dumps
 from commandbus.texts import shown
@@ -29,6 +29,11 @@ class CommandRow(NamedTuple):
     """All of it as JSON."""
     weight: int
     """About so many bytes the database needs to read it."""
+    is_laned: bool = False
+
+    def placed(self, member: str, number: int) -> CommandRow:
+        """The same with its place among those of its lane."""
+        return self._replace(text=f'{self.text[:-1]},"{member}":{number}}}')
 
 
 def command_row(command: NewCommand) -> CommandRow:
@@ -59,8 +64,12 @@ def command_row(command: NewCommand) -> CommandRow:
         fields["delay_seconds"] = delay_in_seconds("delay", command.delay)
     if command.headers is not None and (headers := checked_headers(command.headers)):
         fields["headers"] = headers
+    if command.lane is not None:
+        check_text("lane", command.lane, 1, MAX_LANE)
+        fields["lane"] = command.lane
     text = f"{text},{dumps(fields)[1:]}" if fields else f"{text}}}"
-    return CommandRow(command_id, text, len(text) + VALUE_BYTES * data.values)
+    weight = len(text) + VALUE_BYTES * data.values
+    return CommandRow(command_id, text, weight, command.lane is not None)
 
 
 def delay_in_seconds(name: str, delay: object) -> float:

@@ -37,6 +37,7 @@ from commandbus.models import (
     ClaimedCommand,
     Command,
     CommandStatus,
+    LaneSettings,
     OperatorResult,
     OperatorVerdict,
     SendResult,
@@ -221,6 +222,38 @@ async def set_transition_hook(conn: Connection, domain: str, function: str | Non
         await conn.execute("select command_bus.set_transition_hook(%s, %s)", (domain, function))
 
 
+async def lane_places(conn: AsyncConnection[Any], count: int) -> list[int]:
+    """So many places in lanes, in order, for a set that is sent in several calls."""
+    with translate_errors():
+        rows = await fetch(conn, "select command_bus.next_lane_places(%s)", (count,))
+    return [place for (place,) in rows]
+
+
+async def set_lane_group(
+    conn: AsyncConnection[Any], domain: str, group: str, settings: dict[str, Any], operator: str
+) -> LaneSettings:
+    """Change those settings of a group that are given; returns what holds then."""
+    query = (
+        "select max_in_flight, weight, lane_limit, on_trouble"
+        " from command_bus.set_lane_group(%s, %s, %s, %s)"
+    )
+    with translate_errors():
+        [row] = await fetch(conn, query, (domain, group, Jsonb(settings), operator))
+    most, weight, lane_limit, on_trouble = row
+    return LaneSettings(
+        max_in_flight=most, weight=weight, lane_limit=lane_limit, on_trouble=on_trouble
+    )
+
+
+async def reset_lane_group(conn: AsyncConnection[Any], domain: str, group: str) -> bool:
+    """Take the settings of a group back; returns whether it had any of its own."""
+    with translate_errors():
+        [(done,)] = await fetch(
+            conn, "select command_bus.reset_lane_group(%s, %s)", (domain, group)
+        )
+    return bool(done)
+
+
 # Working
 
 
@@ -243,6 +276,7 @@ class _ClaimedRow(NamedTuple):
     msg_id: int | None
     claim_no: int | None
     headers: str | None
+    lane: str | None
 
 
 class Claim(NamedTuple):
@@ -397,6 +431,7 @@ def _claimed_command(domain: str, row: _ClaimedRow, msg_id: int, claim_no: int) 
         batch_id=row.batch_id,
         created_at=row.created_at,
         headers=headers,
+        lane=row.lane,
     )
     return ClaimedCommand(
         command=command,

@@ -20,14 +20,17 @@
 -- Raises QB001 for an unknown domain, 55P03 where the queue itself is locked, or the table of
 -- commands. A form without p_leave was there before.
 drop function if exists command_bus.claim_commands_v3(text, bigint, integer, integer, integer);
-create or replace function command_bus.claim_commands_v3(
+drop function if exists command_bus.claim_commands_v3(
+    text, bigint, integer, integer, integer, text[]
+);
+create function command_bus.claim_commands_v3(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
     p_max_attempts integer, p_leave text[] default null
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer, headers text
+    claim_no integer, headers text, lane text
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -103,7 +106,8 @@ begin
             end if;
             return query
             select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
-                null::timestamptz, 0, v_parked_count, null::bigint, null::integer, null::text;
+                null::timestamptz, 0, v_parked_count, null::bigint, null::integer, null::text,
+                null::text;
             select array_agg(m.msg_id order by m.position), array_agg(m.id order by m.position)
             into v_msg_ids, v_ids
             from unnest(v_msg_ids, v_ids) with ordinality as m (msg_id, id, position)
@@ -146,7 +150,7 @@ begin
         )
         select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
             c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no,
-            c.headers::text
+            c.headers::text, c.lane
         from claimed as c
         order by c.msg_id;
 
@@ -245,7 +249,10 @@ drop function if exists command_bus.claim_exceptions(
 drop function if exists command_bus.claim_exceptions(
     text, text, bigint, integer, integer, bigint[], uuid[], timestamptz, boolean
 );
-create or replace function command_bus.claim_exceptions(
+drop function if exists command_bus.claim_exceptions(
+    text, text, bigint, integer, integer, bigint[], uuid[], timestamptz, boolean, text[]
+);
+create function command_bus.claim_exceptions(
     p_domain text, p_queue text, p_worker_id bigint, p_lease_seconds integer,
     p_max_attempts integer, p_msg_ids bigint[], p_ids uuid[], p_claimed_at timestamptz,
     p_more boolean, p_leave text[]
@@ -253,7 +260,7 @@ create or replace function command_bus.claim_exceptions(
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer, headers text
+    claim_no integer, headers text, lane text
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -286,7 +293,7 @@ begin
     return query
     select m.command_id, null::text, command_bus.rejection(m.command_id), null::uuid, null::text,
         null::uuid, null::timestamptz, null::integer, null::integer, m.msg_id, null::integer,
-        null::text
+        null::text, null::text
     from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
     where m.msg_id = any (v_seen);
 
@@ -409,7 +416,7 @@ begin
         return query
         select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
             null::timestamptz, cardinality(v_again), null::integer, null::bigint, null::integer,
-            null::text;
+            null::text, null::text;
     end if;
     if v_parked then
         perform command_bus.wake_workers(p_domain);
@@ -485,7 +492,7 @@ create function command_bus.begin_attempt(
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer, headers text
+    claim_no integer, headers text, lane text
 )
 language sql
 set search_path = public, pg_temp
@@ -511,7 +518,7 @@ as $$
     )
     select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
         c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no,
-        c.headers::text
+        c.headers::text, c.lane
     from claimed as c;
 $$;
 
@@ -626,14 +633,15 @@ $$;
 -- not know, are left to others. Raises QB001 for an unknown domain. A form without p_leave was there
 -- before.
 drop function if exists command_bus.claim_suspect_v2(text, bigint, integer, integer);
-create or replace function command_bus.claim_suspect_v2(
+drop function if exists command_bus.claim_suspect_v2(text, bigint, integer, integer, text[]);
+create function command_bus.claim_suspect_v2(
     p_domain text, p_worker_id bigint, p_lease_seconds integer, p_max_attempts integer,
     p_leave text[] default null
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer, headers text
+    claim_no integer, headers text, lane text
 )
 language plpgsql
 set search_path = public, pg_temp

@@ -122,13 +122,24 @@ begin
         select f.send ->> 'domain' as domain, (f.send ->> 'batch_id')::uuid as batch_id,
             jsonb_agg(
                 f.send -> 'command' || jsonb_build_object('causation_id', f.cause_id)
+                || case when f.lane is not null and f.send ->> 'domain' = p_domain then
+                    jsonb_strip_nulls(jsonb_build_object('lane_seq', command_bus.place_of_follow_up(
+                        p_domain, f.cause_id, f.lane, f.number, f.count))) else '{}' end
                 order by f.cause_id, f.position
             ) as commands
         from (
-            select (h.outcome ->> 'command_id')::uuid as cause_id, s.send, s.position
+            select (h.outcome ->> 'command_id')::uuid as cause_id, s.send, s.position,
+                s.send #>> '{command,lane}' as lane, row_number() over own_lane as number,
+                count(*) over (
+                    partition by h.outcome ->> 'command_id', s.send ->> 'domain',
+                        s.send #>> '{command,lane}') as count
             from jsonb_array_elements(p_handed) as h (outcome)
             cross join lateral jsonb_array_elements(h.outcome -> 'sends')
                 with ordinality as s (send, position)
+            window own_lane as (
+                partition by h.outcome ->> 'command_id', s.send ->> 'domain',
+                    s.send #>> '{command,lane}'
+                order by s.position)
         ) as f
         where f.cause_id <> all (v_unsettled)
         group by 1, 2

@@ -33,14 +33,46 @@ as $$
     select case when strpos(p_lane, '/') > 0 then split_part(p_lane, '/', 1) else '' end;
 $$;
 
--- The first of 2^20 places that only the caller uses. Later calls give later places.
-create or replace function command_bus.next_lane_places()
+-- So many places, in order; later calls give later ones. There is room for 65,535 between two of them,
+-- which follow-ups take (place_of_follow_up).
+create or replace function command_bus.next_lane_places(p_count bigint)
+returns setof bigint
+language sql
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select nextval('command_bus_lane_number') * 65536 from generate_series(1, p_count);
+$$;
+
+create or replace function command_bus.next_lane_place()
 returns bigint
 language sql
 set search_path = public, pg_temp
 set row_security = off
 as $$
-    select nextval('command_bus_lane_number') * 1048576;
+    select nextval('command_bus_lane_number') * 65536;
+$$;
+
+-- The place of the p_number-th of p_count commands that the handler of a command, which has just ended,
+-- sends in its own lane: the first takes its place, the others stand directly behind. Null: it has none
+-- to give (another lane, or more than there is room for).
+create or replace function command_bus.place_of_follow_up(
+    p_domain text, p_cause_id uuid, p_lane text, p_number bigint, p_count bigint
+)
+returns bigint
+language sql stable
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select c.lane_seq + (p_number - 1) * room.n / p_count
+    from command_bus_command as c
+    cross join lateral (
+        select least(65536, min(e.seq) - c.lane_seq) as n
+        from command_bus_lane as e
+        where e.domain = p_domain and e.lane_group = command_bus.lane_group(c.lane)
+            and e.lane = c.lane and e.seq >= c.lane_seq
+    ) as room
+    where c.command_id = p_cause_id and c.domain = p_domain and c.lane = p_lane and room.n >= p_count;
 $$;
 
 -- The settings that hold for a group: its own, those of '*', or the built-in ones.
@@ -134,7 +166,7 @@ begin
     into v_ids, v_lanes, v_seqs
     from (
         select o.command_id, o.lane, o.position,
-            case when o.is_new then command_bus.next_lane_places() else o.lane_seq end as seq
+            case when o.is_new then command_bus.next_lane_place() else o.lane_seq end as seq
         from (
             select c.command_id, c.lane, c.lane_seq, coalesce(w.kind = 'SCHEDULED', false) as is_new,
                 row_number() over (order by w.due_at, c.lane_seq) as position
@@ -430,7 +462,7 @@ begin
         if exists (
             select from command_bus_lane_ready as m where m.domain = p_domain and m.lane_group = ''
         ) then
-            v_groups := '' || v_groups;
+            v_groups := array_prepend('', v_groups);
         end if;
         exit when cardinality(v_groups) = 0;
         v_most := case when cardinality(v_groups) <= 4 then v_need

@@ -273,14 +273,15 @@ $$;
 -- Claim up to p_limit parked commands of the types that a worker knows, each until p_lease_seconds from
 -- now. They do not go through the queue, where a worker that does not know them might read them first.
 -- Returns what a claim returns. Raises QB001 for an unknown domain.
-create or replace function command_bus.claim_parked(
+drop function if exists command_bus.claim_parked(text, bigint, integer, integer, integer, text[]);
+create function command_bus.claim_parked(
     p_domain text, p_worker_id bigint, p_limit integer, p_lease_seconds integer,
     p_max_attempts integer, p_types text[]
 )
 returns table (
     command_id uuid, command_type text, data text, correlation_id uuid, reply_to text,
     batch_id uuid, created_at timestamptz, attempt integer, max_attempts integer, msg_id bigint,
-    claim_no integer, headers text
+    claim_no integer, headers text, lane text
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -366,7 +367,7 @@ begin
     )
     select c.command_id, c.command_type, c.data::text, c.correlation_id, c.reply_to, c.batch_id,
         c.created_at, c.attempts, coalesce(c.max_attempts, p_max_attempts), c.msg_id, c.claim_no,
-        c.headers::text
+        c.headers::text, c.lane
     from claimed as c
     order by c.msg_id;
     perform command_bus.tell_hook(p_domain, v_ids, 'RECEIVED', 'PENDING');

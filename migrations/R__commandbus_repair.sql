@@ -78,9 +78,12 @@ begin
             perform command_bus.count_moved(p_domain, r.batch_id, 'IN_PROGRESS', 'PENDING', 1);
         end if;
         -- One that lost its place in its lane gets it back.
-        v_msg_id := case when r.lane is null
-                or cardinality(command_bus.enter_lanes(p_domain, array[r.command_id])) = 0
-            then pgmq.send(v_queue, jsonb_build_object('command_id', r.command_id)) end;
+        v_msg_id := null;
+        if r.lane is null
+            or cardinality(command_bus.enter_lanes(p_domain, array[r.command_id])) = 0
+        then
+            v_msg_id := pgmq.send(v_queue, jsonb_build_object('command_id', r.command_id));
+        end if;
         update command_bus_command as c
         set status = 'PENDING', msg_id = v_msg_id, lease_until = null, updated_at = v_now
         where c.command_id = r.command_id and c.domain = p_domain;

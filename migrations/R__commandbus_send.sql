@@ -14,7 +14,7 @@
 -- lane_position?, lane_seq?}. Headers and causation_id are not compared with those of a known id. A
 -- known command_id with the same content is answered (created = false) and not sent again. A pruned
 -- one is not known any more. Places in a lane are taken in the order of lane_position; lane_seq is the
--- place itself, of a send in several calls (next_lane_places).
+-- place itself, for a set that is sent in several calls (next_lane_places).
 -- Raises QB001 unknown domain, QB003 known id with other content, QB004 unknown reply queue.
 create or replace function command_bus.send_commands(
     p_domain text, p_commands jsonb, p_batch_id uuid default null
@@ -37,10 +37,13 @@ declare
     v_known record;
     v_pruned uuid[] := '{}';
     v_lanes boolean := p_commands @? '$[*].lane';
-    v_places bigint := case when v_lanes then command_bus.next_lane_places() end;
+    v_places bigint[];
 begin
     if p_commands @? '$[*].reply_to' then
         perform command_bus.require_reply_queues(p_commands);
+    end if;
+    if v_lanes then
+        v_places := array(select command_bus.next_lane_places(v_total));
     end if;
 
     select array_agg(
@@ -86,8 +89,8 @@ begin
         select i.command_id, v_now, v_now, case when not i.waits then v_msg_ids[i.position] end,
             i.max_attempts, p_batch_id, i.correlation_id, p_domain, i.command_type, i.reply_to,
             coalesce(i.data, '{}'), i.headers, i.causation_id, i.lane,
-            case when i.lane is not null then
-                coalesce(i.lane_seq, v_places + coalesce(i.lane_position, i.ordinality)) end
+            case when i.lane is not null then coalesce(
+                i.lane_seq, v_places[i.lane_position + 1], v_places[i.ordinality]) end
         from input as i
         order by i.command_id, i.ordinality
         on conflict do nothing
@@ -210,7 +213,7 @@ begin
             p_batch_id, v_correlation_id, p_domain, v_command_type, p_command ->> 'reply_to',
             coalesce(nullif(p_command -> 'data', 'null'), '{}'), p_command -> 'headers',
             v_causation_id, v_lane,
-            case when v_lane is not null then command_bus.next_lane_places() end
+            case when v_lane is not null then command_bus.next_lane_place() end
         )
         on conflict do nothing;
         exit when found;

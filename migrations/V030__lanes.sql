@@ -3,6 +3,9 @@
 -- What waits in a lane stands in command_bus_lane and not in the queue; R__commandbus_lanes.sql says
 -- how it gets there. A command without a lane touches none of these tables.
 
+-- A table that somebody holds for long shall fail this migration, not stop the bus behind it.
+set local lock_timeout = '5s';
+
 alter table command_bus_command
     add column lane text collate "C",
     add column lane_seq bigint;
@@ -10,7 +13,7 @@ alter table command_bus_command
 alter table command_bus_command
     add constraint lane_is_named check (length(lane) between 1 and 200) not valid;
 
--- Each send takes one number; the places within a send are counted up from 2^20 times that.
+-- What places in lanes are made of.
 create sequence command_bus_lane_number;
 
 -- The commands that wait in their lanes.
@@ -117,3 +120,7 @@ create table command_bus_lane_rate (
     ended bigint not null,
     primary key (at, domain, lane_group)
 ) with (fillfactor = 50, autovacuum_vacuum_scale_factor = 0.05, autovacuum_vacuum_threshold = 500);
+
+-- For lists of one lane. It holds nothing while it is built.
+create index command_of_lane on command_bus_command (lane, created_at desc, command_id desc)
+    where lane is not null;

@@ -294,8 +294,9 @@ async def assert_books_balance(pool: Pool) -> None:
         left join command_bus_waiting as w using (command_id, domain)
         left join command_bus_suspect as s using (command_id, domain)
         left join command_bus_parked as p using (command_id, domain)
-        where c.status = 'PENDING'
-            and num_nonnulls(c.msg_id, w.command_id, s.command_id, p.command_id) <> 1
+        left join command_bus_lane as l using (command_id, domain)
+        where c.status = 'PENDING' and num_nonnulls(
+            c.msg_id, w.command_id, s.command_id, p.command_id, l.command_id) <> 1
         """,
     )
     assert strays == []

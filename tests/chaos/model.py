@@ -41,6 +41,14 @@ class Modelled:
     suspect_msg_id: int | None = None
     """The message under which it was last given out to run alone."""
     attempts_before_retry: int = 0
+    lane: str | None = None
+    in_lane: bool = False
+    """Whether it waits for its turn."""
+    slot: str | None = None
+    """What it has of its lane: taken, or held by the troubleshooting queue."""
+    skips: bool = False
+    """Whether its lane goes on while it is in the troubleshooting queue."""
+    place: int = 0
     replies: int = 0
     trail: list[str] = field(default_factory=lambda: ["SENT"])
 
@@ -48,7 +56,7 @@ class Modelled:
     def is_claimable(self) -> bool:
         """Whether its message is visible, or becomes so by the promotion of a claim."""
         if self.status == "PENDING":
-            return not self.parked and (self.waits is None or self.due)
+            return not self.parked and not self.in_lane and (self.waits is None or self.due)
         return self.status == "IN_PROGRESS" and self.lease_over
 
     def budget(self, configured: int) -> int:
@@ -58,6 +66,23 @@ class Modelled:
     def is_current(self, token: Token) -> bool:
         """Whether an outcome with this token counts."""
         return self.status == "IN_PROGRESS" and self.token == token
+
+    # What happens to it in its lane
+
+    def comes_due(self) -> None:
+        """Its time has come: one that has not kept its slot for a retry waits for its turn."""
+        if self.lane is not None and self.due and self.waits != "RETRY":
+            self.waits, self.due = None, False
+            self.enter_lane()
+
+    def enter_lane(self) -> None:
+        """It waits for its turn, where it has a lane."""
+        if self.lane is not None:
+            self.in_lane, self.slot = True, None
+
+    def get_turn(self) -> None:
+        """It goes on to the queue."""
+        self.in_lane, self.slot = False, "taken"
 
     # What workers do
 
@@ -101,7 +126,7 @@ class Modelled:
             return "completed"
         self.trail.append("FAILED")
         if kind == "business":
-            self.status, self.replies = "FAILED", self.replies + 1
+            self.status, self.replies, self.slot = "FAILED", self.replies + 1, None
         elif kind == "permanent":
             self._to_tsq()
         elif self.attempts < self.budget(token.max_attempts):
@@ -126,6 +151,8 @@ class Modelled:
         self.attempts_before_retry, self.attempts = self.attempts, 0
         self.status = "PENDING"
         self.waits, self.due = ("OPERATOR_RETRY" if later else None), False
+        if not later:
+            self.enter_lane()
         self.trail.append("OPERATOR_RETRY")
         return True
 
@@ -152,8 +179,11 @@ class Modelled:
 
     def _to_tsq(self, *before: str) -> None:
         self.status = "IN_TSQ"
+        if self.lane is not None:
+            self.slot = None if self.skips else "held"
         self.trail += [*before, "MOVED_TO_TSQ"]
 
     def _end(self, status: str, event: str) -> None:
         self.status, self.replies = status, self.replies + 1
+        self.in_lane, self.slot = False, None
         self.trail.append(event)

@@ -35,6 +35,8 @@ IDS = [UUID(int=number) for number in range(1, 11)]
 SENT_TYPES = ("This", "That")
 BUDGETS = (1, 2, 3, 3)
 LEASE_SECONDS = 600
+LANES = (None, None, "hold/1", "skip/1", "hold/1", "skip/2")
+SKIP = Jsonb({"on_trouble": "skip"})
 
 
 KINDS = ("success", "business", "permanent", "transient", "transient")
@@ -95,6 +97,7 @@ class Bus(RuleBasedStateMachine):
             }
             [[worker_id]] = self.rows("select command_bus.register_worker(%s)", Jsonb(description))
             self.workers.append(worker_id)
+        self.rows("select command_bus.set_lane_group('test', 'skip', %s, 'op')", SKIP)
 
     @rule(chance=st.randoms())
     def act(self, chance: Random) -> None:
@@ -114,6 +117,8 @@ class Bus(RuleBasedStateMachine):
             "max_attempts": max_attempts,
             "delay_seconds": 900 if later else 0,
         }
+        if (lane := chance.choice(LANES)) is not None:
+            row["lane"] = lane
         known = self.model.get(command_id)
         function, given = chance.choice(
             (("send_command", Jsonb(row)), ("send_commands", Jsonb([row])))
@@ -123,8 +128,13 @@ class Bus(RuleBasedStateMachine):
             known = self.model[command_id] = Modelled(command_type, max_attempts)
             known.waits = "SCHEDULED" if later else None
             known.replies = self.replies.get(command_id, 0)
+            known.lane, known.skips = lane, lane is not None and lane.startswith("skip")
+            if not later:
+                known.enter_lane()
             assert self.rows(query, given) == [(True, "PENDING")]
-        elif (known.content, known.max_attempts) == (command_type, max_attempts):
+        elif (known.content, known.max_attempts) == (command_type, max_attempts) and (
+            lane is None or lane == known.lane
+        ):
             assert self.rows(query, given) == [(False, known.status)]
         else:
             with (
@@ -144,6 +154,7 @@ class Bus(RuleBasedStateMachine):
             LEASE_SECONDS,
             budget,
         )
+        self._give_turns()
         expected = {
             command_id
             for command_id, command in self.model.items()
@@ -154,6 +165,18 @@ class Bus(RuleBasedStateMachine):
         }
         assert {row[0] for row in claimed} == expected
         self._take(claimed, worker_id)
+
+    def _give_turns(self) -> None:
+        """What a claim does first: those that are due enter their lanes, which let one go each."""
+        places = dict(self.rows("select command_id, lane_seq from command_bus_command"))
+        for command_id, command in self.model.items():
+            command.comes_due()
+            command.place = places[command_id] or 0
+        for lane in {command.lane for command in self.model.values()} - {None}:
+            members = [command for command in self.model.values() if command.lane == lane]
+            waiting = [command for command in members if command.in_lane]
+            if waiting and not any(command.slot for command in members):
+                min(waiting, key=lambda command: command.place).get_turn()
 
     def claim_suspect(self, chance: Random) -> None:
         worker_id, budget = chance.choice(self.workers), chance.choice(BUDGETS)
@@ -398,6 +421,9 @@ class Bus(RuleBasedStateMachine):
                 exists (select from command_bus_suspect as s where s.command_id = c.command_id),
                 (select count(*) from pgmq.q_test__replies as r
                  where r.message ->> 'command_id' = c.command_id::text),
+                exists (select from command_bus_lane as l where l.command_id = c.command_id),
+                (select case when s.held then 'held' else 'taken' end
+                 from command_bus_lane_slot as s where s.command_id = c.command_id),
                 array(select a.event_type::text from command_bus_audit as a
                       where a.command_id = c.command_id order by a.audit_id)
             from command_bus_command as c
@@ -407,7 +433,17 @@ class Bus(RuleBasedStateMachine):
             trail = [event for event in command.trail if event != "LATE_RESULT"]
             self.steps.update(pairwise(trail))
         assert {row[0]: row[1:] for row in found} == {
-            command_id: (m.status, m.attempts, m.claim_no, m.waits, m.parked, m.replies, m.trail)
+            command_id: (
+                m.status,
+                m.attempts,
+                m.claim_no,
+                m.waits,
+                m.parked,
+                m.replies,
+                m.in_lane,
+                m.slot,
+                m.trail,
+            )
             for command_id, m in self.model.items()
         }
 
