@@ -168,7 +168,9 @@ class Bus(RuleBasedStateMachine):
 
     def _give_turns(self) -> None:
         """What a claim does first: those that are due enter their lanes, which let one go each."""
-        places = dict(self.rows("select command_id, lane_seq from command_bus_command"))
+        places: dict[Any, Any] = dict(
+            self.rows("select command_id, lane_seq from command_bus_command")
+        )
         for command_id, command in self.model.items():
             command.comes_due()
             command.place = places[command_id] or 0
