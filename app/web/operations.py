@@ -150,7 +150,9 @@ def operator_job(job_id: UUID) -> ResponseReturnValue:
         "group": None if (group_id := _group_of(job.summary)) is None else get_group_name(group_id),
         "gone": len(job.chosen or ()) - sum(now_in.values()) if now_in else 0,
         "live_seconds": _live_seconds(job.summary, now_in),
-        "undo_until": _undo_until(job.summary),
+        "waits_until": (waits_until := _waits_until(job.summary)),
+        # A retry of everything that matched does not keep which commands those were.
+        "can_undo": waits_until is not None and job.chosen is not None,
     }
     return render_page("pages/tsq_job.html", context, partials=("tsq_job",))
 
@@ -375,8 +377,8 @@ def _live_seconds(job: JobSummary, now_in: Mapping[str, int]) -> int:
     return MOVING_SECONDS if is_moving else RESTING_SECONDS
 
 
-def _undo_until(job: JobSummary) -> datetime | None:
-    """Until when the job's retries have not begun; None where that is over."""
+def _waits_until(job: JobSummary) -> datetime | None:
+    """Until when the job's retries have not begun; None where that is over, or they are undone."""
     until = job.created_at + timedelta(seconds=job.delay_seconds)
     open_still = job.delay_seconds and job.undone_at is None and until > now()
     return until if open_still else None

@@ -16,6 +16,7 @@ from flask.testing import FlaskClient
 from app.models import list_workers
 from app.web.workers import stop_all_question, stop_question
 from tests.integration.api.conftest import app, client, conn, got, run_all, send
+from tests.waiting import eventually_now
 
 __all__ = ["app", "client", "conn", "run_all", "send"]
 
@@ -268,3 +269,37 @@ def test_a_command_that_was_cancelled_unstarted_is_not_said_to_start(
 
 def test_a_lease_is_not_said_to_be_renewed_by_every_handler(client: FlaskClient) -> None:
     assert "its lease; some handlers renew it while they run." in text_of(client, "/settings")
+
+
+def test_an_undo_is_offered_only_where_it_can_be_done(
+    client: FlaskClient, run_all: Callable[..., None]
+) -> None:
+    answer = client.post("/api/v1/commands/bulk", json={"count": 501})
+    assert answer.status_code == 201
+    run_all("permanent")
+    body = {"filter": {"error_code": "BROKEN"}, "delay_seconds": 3600}
+    answer = client.post("/api/v1/tsq/bulk-retry", json=body)
+    assert answer.status_code == 202
+    job = f"/troubleshooting/actions/{got(answer)['job_id']}"
+    eventually_now(lambda: "501 retried." in text_of(client, job))
+
+    text = text_of(client, job)
+    assert "Retried means put back in the queue, at " in text
+    assert f"{job}/undo" not in text
+
+
+def test_commands_that_wait_for_their_time_do_not_wait_for_a_worker(
+    client: FlaskClient,
+    conn: psycopg.Connection[Any],
+    send: Callable[..., str],
+    run_all: Callable[..., None],
+) -> None:
+    command_id = send()
+    run_all("permanent")
+    silent_for(conn, 600)
+    retried = client.post(f"/api/v1/tsq/{command_id}/retry", json={"delay_seconds": 3600})
+    assert retried.status_code == 200
+    assert "Commands wait until one does." in text_of(client, "/")
+
+    send()
+    assert "1 command waits until one does." in text_of(client, "/")
