@@ -38,6 +38,8 @@ class Modelled:
     waits: str | None = None
     due: bool = False
     parked: bool = False
+    unhandled: bool = False
+    """Whether it waits for a worker that knows its type."""
     suspect_msg_id: int | None = None
     """The message under which it was last given out to run alone."""
     attempts_before_retry: int = 0
@@ -56,7 +58,9 @@ class Modelled:
     def is_claimable(self) -> bool:
         """Whether its message is visible, or becomes so by the promotion of a claim."""
         if self.status == "PENDING":
-            return not self.parked and not self.in_lane and (self.waits is None or self.due)
+            if self.parked or self.unhandled or self.in_lane:
+                return False
+            return self.waits is None or self.due
         return self.status == "IN_PROGRESS" and self.lease_over
 
     def budget(self, configured: int) -> int:
@@ -86,13 +90,19 @@ class Modelled:
 
     # What workers do
 
-    def claim(self, configured: int, *, holder_died: bool) -> bool:
+    def claim(self, configured: int, *, holder_died: bool, is_known: bool = True) -> bool:
         """A claim meets its visible message; whether the claimant gets it."""
         self.waits, self.due = None, False
+        if self.status == "PENDING" and not is_known:
+            self.unhandled = True
+            return False
         if self.status == "IN_PROGRESS":
             self.trail.append("LEASE_EXPIRED")
             if self.attempts < self.budget(configured) and holder_died:
                 self.status, self.parked, self.token = "PENDING", True, None
+                return False
+            if self.attempts < self.budget(configured) and not is_known:
+                self.status, self.unhandled, self.token = "PENDING", True, None
                 return False
         if self.attempts >= self.budget(configured):
             self.exhaust()
@@ -103,13 +113,14 @@ class Modelled:
     def begin(self) -> None:
         """The next attempt is given out."""
         self.status, self.parked, self.lease_over = "IN_PROGRESS", False, False
+        self.unhandled = False
         self.attempts += 1
         self.claim_no += 1
         self.trail.append("RECEIVED")
 
     def exhaust(self) -> None:
         """No attempt is left."""
-        self.parked = False
+        self.parked = self.unhandled = False
         self._to_tsq("RETRY_EXHAUSTED")
 
     def settle(self, token: Token, kind: str) -> str:
@@ -143,6 +154,16 @@ class Modelled:
         self.attempts -= 1
         self.trail.append("RELEASED")
 
+    def leave(self) -> None:
+        """Its worker knows no handler for it, and gives it back."""
+        self.release()
+        self.unhandled = not self.parked
+
+    def expire(self) -> None:
+        """No worker that knows its type came in time."""
+        self.parked = self.unhandled = False
+        self._to_tsq()
+
     # What operators do; each says whether it could be done
 
     def retry(self, *, later: bool) -> bool:
@@ -167,7 +188,7 @@ class Modelled:
     def cancel(self, *, pending: bool) -> bool:
         if self.status != ("PENDING" if pending else "IN_TSQ"):
             return False
-        self.waits, self.due, self.parked = None, False, False
+        self.waits, self.due, self.parked, self.unhandled = None, False, False, False
         self._end("CANCELLED", "OPERATOR_CANCEL")
         return True
 
