@@ -86,8 +86,25 @@ def fold(url: str) -> None:
         conn.execute("vacuum (analyze)")
 
 
-def send(url: str, count: int, *, batch_id: UUID | None = None) -> None:
-    """Send no-op commands on one connection."""
+def settle(conn: psycopg.Connection, worker_id: int, claimed: list[tuple[UUID, int, int]]) -> None:
+    """Complete what was claimed."""
+    outcomes = [
+        {"command_id": str(each), "msg_id": msg_id, "claim_no": claim_no, "run_us": 1}
+        for each, msg_id, claim_no in claimed
+    ]
+    conn.execute(
+        "select command_bus.settle_commands_v2('test', %s, %s::jsonb, '[]')",
+        (worker_id, json.dumps(outcomes)),
+    )
+
+
+def send(
+    url: str, count: int, *, batch_id: UUID | None = None, lanes: int = 0, groups: int = 1
+) -> None:
+    """Send no-op commands on one connection; with *lanes* in turns into so many of them."""
+
+    def lane(n: int) -> str | None:
+        return f"group-{n % lanes % groups}/{n % lanes}" if lanes else None
 
     async def send_all() -> None:
         async with AsyncConnectionPool(
@@ -97,7 +114,12 @@ def send(url: str, count: int, *, batch_id: UUID | None = None) -> None:
             for start in range(0, count, CHUNK):
                 size = min(CHUNK, count - start)
                 commands = [
-                    NewCommand(command_type="Noop", command_id=uuid7(), data={"n": start + n})
+                    NewCommand(
+                        command_type="Noop",
+                        command_id=uuid7(),
+                        data={"n": start + n},
+                        lane=lane(start + n),
+                    )
                     for n in range(size)
                 ]
                 await bus.send_many("test", commands, batch_id=batch_id)

@@ -24,6 +24,8 @@ def drained_per_second(
     processes: int = 4,
     batch_size: int = BATCH_SIZE,
     concurrency: int = CONCURRENCY,
+    lanes: int = 0,
+    groups: int = 1,
 ) -> float:
     """Send no-op commands, then let workers process them.
 
@@ -31,7 +33,7 @@ def drained_per_second(
     start of the processes is not in it.
     """
     batch_id = uuid7()
-    filling.send(url, commands, batch_id=batch_id)
+    filling.send(url, commands, batch_id=batch_id, lanes=lanes, groups=groups)
     filling.fold(url)
     with noop_workers(url, processes, concurrency=concurrency, batch_size=batch_size):
         return _watch(url, batch_id, commands)

@@ -118,8 +118,12 @@ begin
         insert into command_bus_lane (domain, lane_group, lane, seq, command_id, entered_at)
         select p_domain, command_bus.lane_group(c.lane), c.lane, c.lane_seq, c.command_id, c.created_at
         from jsonb_to_recordset(p_commands) as i (command_id uuid, lane text)
-        join command_bus_command as c
-            on command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain)
+        -- Laterally: else a plan may read all that were created then, and compare each with each.
+        cross join lateral (
+            select k.* from command_bus_command as k
+            where k.command_id = i.command_id and k.domain = p_domain
+            limit 1
+        ) as c
         where i.lane is not null and c.created_at = p_sent_at and c.status = 'PENDING'
             and c.claim_no = 0 and c.msg_id is null and c.lane is not null
             and not exists (
@@ -374,21 +378,24 @@ set row_security = off
 set enable_seqscan = off
 set enable_bitmapscan = off
 set jit = off
+set plan_cache_mode = force_generic_plan
 as $$
-declare
-    v_found text[] := '{}';
-    v_group text collate "C" := p_after;
 begin
-    while cardinality(v_found) < p_limit loop
-        select m.lane_group into v_group
-        from command_bus_lane_ready as m
-        where m.domain = p_domain and m.lane_group > v_group
-        order by m.lane_group, m.mark_id
-        limit 1;
-        exit when not found;
-        v_found := v_found || v_group;
-    end loop;
-    return v_found;
+    return array(
+        with recursive next as (
+            select p_after collate "C" as lane_group, 0 as n
+            union all
+            select (
+                select m.lane_group from command_bus_lane_ready as m
+                where m.domain = p_domain and m.lane_group > g.lane_group
+                order by m.lane_group
+                limit 1
+            ), g.n + 1
+            from next as g
+            where g.lane_group is not null and g.n < p_limit
+        )
+        select g.lane_group from next as g where g.n > 0 and g.lane_group is not null order by g.n
+    );
 end;
 $$;
 
@@ -422,6 +429,7 @@ declare
     v_lanes text[];
     v_seqs bigint[];
     v_held uuid[];
+    v_locked uuid[];
     v_msg_ids bigint[];
 begin
     select * into v_clock from command_bus_lane_clock where domain = p_domain
@@ -488,16 +496,23 @@ begin
             ) as t on true
         ),
         mark as materialized (
-            select k.*, m.mark_id, m.lane, m.ctid as tid
+            -- As if each mark let one command go.
+            select k.*, m.mark_id, m.lane, m.tid
             from candidate as k
             cross join lateral (
-                select r.mark_id, r.lane, r.ctid
-                from command_bus_lane_ready as r
-                where r.domain = p_domain and r.lane_group = k.lane_group
-                order by r.mark_id
-                limit v_most
+                select r.mark_id, r.lane, r.ctid as tid,
+                    row_number() over (order by r.mark_id) as number
+                from (
+                    select g.mark_id, g.lane, g.ctid
+                    from command_bus_lane_ready as g
+                    where g.domain = p_domain and g.lane_group = k.lane_group
+                    order by g.mark_id
+                    limit least(v_most, k.room)
+                ) as r
             ) as m
             where k.room > 0
+            order by k.start + (m.number - 1) / k.weight, m.mark_id
+            limit v_need
         ),
         lane as materialized (
             select l.*, greatest(l.lane_limit - (
@@ -517,51 +532,50 @@ begin
             ) as l
         ),
         unit as (
-            select l.lane_group, l.lane, l.first_mark, l.start, l.weight, l.room, e.seq, e.command_id,
-                row_number() over (partition by l.lane_group order by l.first_mark, e.seq) as n
+            select l.lane_group, l.lane, l.tids, l.free, l.first_mark, l.start, l.weight, l.room,
+                e.seq, e.command_id,
+                row_number() over (partition by l.lane_group order by e.seq is null, l.first_mark, e.seq)
+                    as n
             from lane as l
-            cross join lateral (
+            left join lateral (
                 select p.seq, p.command_id
                 from command_bus_lane as p
                 where p.domain = p_domain and p.lane_group = l.lane_group and p.lane = l.lane
                 order by p.seq
                 limit least(l.free, v_need)
-            ) as e
+            ) as e on true
         ),
-        chosen as materialized (
-            select u.*, u.start + (u.n - 1) / u.weight as tag,
-                row_number() over (order by u.start + (u.n - 1) / u.weight, u.first_mark, u.seq)
-                    as position
-            from unit as u
-            where u.n <= u.room
-            order by tag, u.first_mark, u.seq
-            limit v_need
-        ),
-        -- A lane of which not all was chosen that may go on keeps its mark.
-        over as (
-            select array_agg(t.tid) as tids
-            from lane as l
-            left join lateral (
-                select count(*) as n from chosen as c
-                where c.lane_group = l.lane_group and c.lane = l.lane
-            ) as took on true
-            left join lateral (
-                select count(*) as n from (
-                    select from command_bus_lane as p
-                    where p.domain = p_domain and p.lane_group = l.lane_group and p.lane = l.lane
-                    limit least(l.free, took.n + 1)
-                ) as waits
-            ) as could on true
-            cross join lateral unnest(l.tids) as t (tid)
-            where could.n <= took.n
+        ranked as materialized (
+            select r.*, r.position <= v_need and not r.is_left as is_chosen
+            from (
+                select u.*, u.start + (u.n - 1) / u.weight as tag,
+                    u.seq is null or u.n > u.room as is_left,
+                    row_number() over (
+                        order by u.seq is null or u.n > u.room, u.start + (u.n - 1) / u.weight,
+                            u.first_mark, u.seq
+                    ) as position
+                from unit as u
+            ) as r
         )
-        select array_agg(c.command_id order by c.position), array_agg(c.lane order by c.position),
-            array_agg(c.seq order by c.position), max(c.tag),
-            (select o.tids from over as o),
-            (select coalesce(bool_or(k.n >= v_most), false)
-             from (select count(*) as n from mark as m group by m.lane_group) as k)
+        -- A lane of which not all was chosen that may go on keeps its marks.
+        select array_agg(r.command_id order by r.position) filter (where r.is_chosen),
+            array_agg(r.lane order by r.position) filter (where r.is_chosen),
+            array_agg(r.seq order by r.position) filter (where r.is_chosen),
+            max(r.tag) filter (where r.is_chosen),
+            (
+                select array_agg(t.tid)
+                from (
+                    select o.tids
+                    from ranked as o
+                    group by o.lane_group, o.lane, o.tids, o.free
+                    having bool_and(o.is_chosen or o.seq is null)
+                        and (count(o.seq) < v_need or o.free <= v_need)
+                ) as over
+                cross join lateral unnest(over.tids) as t (tid)
+            ),
+            (select count(*) >= v_need from mark)
         into v_ids, v_lanes, v_seqs, v_clock.virtual_time, v_done, v_more
-        from chosen as c;
+        from ranked as r;
         v_clock.virtual_time := greatest(coalesce(v_clock.virtual_time, v_time), v_time);
 
         v_again := '{}';
@@ -581,16 +595,28 @@ begin
                     for update skip locked
                 ) as e
             );
-            v_held := array(
-                select k.command_id
-                from unnest(v_held) as h (command_id)
-                cross join lateral (
-                    select c.command_id from command_bus_command as c
-                    where c.command_id = h.command_id and c.domain = p_domain
-                        and c.status = 'PENDING'
-                    for no key update skip locked
-                ) as k
-            );
+            -- Nobody ends a command whose place is locked, so one that nobody ever locked is free.
+            select coalesce(array_agg(c.command_id) filter (where c.is_free), '{}'),
+                coalesce(array_agg(c.command_id) filter (where not c.is_free), '{}')
+            into v_held, v_locked
+            from unnest(v_held) as h (command_id)
+            cross join lateral (
+                select k.command_id, k.xmax = 0 as is_free from command_bus_command as k
+                where k.command_id = h.command_id and k.domain = p_domain and k.status = 'PENDING'
+                limit 1
+            ) as c;
+            if cardinality(v_locked) > 0 then
+                v_held := v_held || array(
+                    select k.command_id
+                    from unnest(v_locked) as h (command_id)
+                    cross join lateral (
+                        select c.command_id from command_bus_command as c
+                        where c.command_id = h.command_id and c.domain = p_domain
+                            and c.status = 'PENDING'
+                        for no key update skip locked
+                    ) as k
+                );
+            end if;
             if cardinality(v_held) < cardinality(v_ids) then
                 v_again := array(
                     select distinct p.lane

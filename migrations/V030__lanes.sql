@@ -16,9 +16,12 @@ alter table command_bus_command
 -- What places in lanes are made of.
 create sequence command_bus_lane_number;
 
+-- All texts here have the collation "C": a function that is called with one of them looks everything up
+-- by it, and would not find its way through an index of another.
+
 -- The commands that wait in their lanes.
 create table command_bus_lane (
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     lane text collate "C" not null,
     seq bigint not null,
@@ -33,7 +36,7 @@ create table command_bus_lane (
 -- The commands that a lane has let go and that have not ended: in the queue, running, waiting for a
 -- retry, parked, or (held) in the troubleshooting queue.
 create table command_bus_lane_slot (
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     held boolean not null default false,
     lane text collate "C" not null,
@@ -45,7 +48,7 @@ create table command_bus_lane_slot (
 
 -- Lanes that may be able to go on. Only appended, so that nobody ever waits for anybody here.
 create table command_bus_lane_ready (
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     mark_id bigint generated always as identity,
     lane text collate "C" not null,
@@ -57,7 +60,7 @@ create table command_bus_lane_ready (
 
 -- Settings of a group of lanes. The group '*' stands for all that have none of their own.
 create table command_bus_lane_group (
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     max_in_flight integer
         constraint max_in_flight_is_not_negative check (max_in_flight >= 0),
@@ -75,7 +78,7 @@ create table command_bus_lane_group (
 -- One row for each domain that ever had lanes, locked by whoever promotes: the virtual time, the
 -- group that the last look ended at, and the messages promoted last that nobody had claimed.
 create table command_bus_lane_clock (
-    domain text primary key,
+    domain text collate "C" primary key,
     virtual_time float8 not null default 0,
     last_group text collate "C" not null default '',
     ahead bigint[] not null default '{}'
@@ -85,7 +88,7 @@ create table command_bus_lane_clock (
 
 -- The virtual time (served / weight) of groups that are ahead of the clock.
 create table command_bus_lane_turn (
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     virtual_time float8 not null,
     primary key (domain, lane_group)
@@ -96,7 +99,7 @@ create table command_bus_lane_turn (
 -- Appended by every change, folded into the two tables below it.
 create table command_bus_lane_delta (
     at timestamptz not null,
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     waiting integer not null,
     ended integer not null
@@ -106,7 +109,7 @@ create table command_bus_lane_delta (
 alter table command_bus_lane_delta replica identity full;
 
 create table command_bus_lane_counter (
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     waiting bigint not null,
     primary key (domain, lane_group)
@@ -115,7 +118,7 @@ create table command_bus_lane_counter (
 -- How many slots became free in each ten seconds, for the last ten minutes.
 create table command_bus_lane_rate (
     at timestamptz not null,
-    domain text not null,
+    domain text collate "C" not null,
     lane_group text collate "C" not null,
     ended bigint not null,
     primary key (at, domain, lane_group)

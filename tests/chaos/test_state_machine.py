@@ -220,9 +220,8 @@ class Bus(RuleBasedStateMachine):
 
     def _give_turns(self) -> None:
         """What a claim does first: those that are due enter their lanes, which let one go each."""
-        places: dict[Any, Any] = dict(
-            self.rows("select command_id, lane_seq from command_bus_command")
-        )
+        found = self.rows("select command_id, lane_seq from command_bus_command")
+        places: dict[UUID, int | None] = dict(found)
         for command_id, command in self.model.items():
             command.comes_due()
             command.place = places[command_id] or 0
