@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
 from datetime import datetime, timedelta
 from operator import attrgetter
+from types import EllipsisType
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -25,7 +26,7 @@ from commandbus.cursors import decode_cursor, encode_cursor
 from commandbus.deadlines import ANSWER_SECONDS, answered_within
 from commandbus.handoff import event_row
 from commandbus.ids import uuid7
-from commandbus.lanes import UNCHANGED, Unchanged, check_lane_group, lane_changes
+from commandbus.lanes import check_lane_group, lane_changes
 from commandbus.models import (
     AuditEvent,
     BatchProgress,
@@ -453,17 +454,18 @@ class CommandBus:
         domain: str,
         group: str,
         *,
-        max_in_flight: int | Unchanged | None = UNCHANGED,
-        weight: float | Unchanged = UNCHANGED,
-        lane_limit: int | Unchanged = UNCHANGED,
-        on_trouble: str | Unchanged = UNCHANGED,
+        max_in_flight: int | EllipsisType | None = ...,
+        weight: float | EllipsisType = ...,
+        lane_limit: int | EllipsisType = ...,
+        on_trouble: str | EllipsisType = ...,
         operator: str = "unknown",
         conn: AsyncConnection[Any] | None = None,
     ) -> LaneSettings:
         """Change settings of a group of lanes while everything runs; returns what holds then.
 
-        What is left out stays as it is. *group* is what stands before the first ``/`` of a lane,
-        "" that of lanes without one, and ``*`` stands for all groups without settings of their own.
+        What is left out (``...``) stays as it is. *group* is what stands before the first ``/`` of
+        a lane, "" that of lanes without one; ``*`` stands for all groups that have no settings of
+        their own.
         *max_in_flight* commands of the group are on their way at once (0: nothing new starts, None:
         no limit); of each lane *lane_limit* (1 to 10,000). Beside other groups it gets a share of
         *weight* (0.001 to 1,000). A command in the troubleshooting queue holds its lane where
@@ -479,9 +481,7 @@ class CommandBus:
             "lane_limit": lane_limit,
             "on_trouble": on_trouble,
         }
-        changes = lane_changes(
-            {name: value for name, value in given.items() if value is not UNCHANGED}
-        )
+        changes = lane_changes({name: value for name, value in given.items() if value is not ...})
         check_lane_group(group)
         if conn is not None:
             check_connection(conn)

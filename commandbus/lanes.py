@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from enum import Enum
-from typing import Any, Final
+from typing import Any
 
 from commandbus.checks import MAX_INTEGER, is_number
 from commandbus.errors import InvalidCommandError
@@ -16,15 +15,6 @@ ALL_GROUPS = "*"
 MAX_LANE_LIMIT = 10_000
 WEIGHTS = (0.001, 1_000)
 ON_TROUBLE = ("hold", "skip")
-
-
-class Unchanged(Enum):
-    """Stands for a setting that stays as it is."""
-
-    UNCHANGED = "unchanged"
-
-
-UNCHANGED: Final = Unchanged.UNCHANGED
 
 
 def group_of(lane: str) -> str:
@@ -46,7 +36,7 @@ def lane_changes(given: Mapping[str, object]) -> dict[str, Any]:
         "max_in_flight": lambda value: value is None or _is_whole(value, 0, MAX_INTEGER),
         "weight": lambda value: is_number(value) and WEIGHTS[0] <= value <= WEIGHTS[1],
         "lane_limit": lambda value: _is_whole(value, 1, MAX_LANE_LIMIT),
-        "on_trouble": lambda value: value in ON_TROUBLE,
+        "on_trouble": lambda value: isinstance(value, str) and value in ON_TROUBLE,
     }
     wanted = {
         "max_in_flight": "a whole number from 0, or None for no limit",

@@ -66,8 +66,8 @@ GROUPS = (
         (
             Invariant(
                 "what is open is carried by exactly one message or waiting row",
-                "Each command that has not ended is in the queue once, waits once, or is parked"
-                " once: so it will be run, and not twice. Where somebody took its message away,"
+                "Each command that has not ended is in the queue once, waits once (for its time, or"
+                " in its lane), or is parked once: so it will be run, and not twice. Where somebody took its message away,"
                 " command_bus.requeue_lost_commands gives it a new one.",
             ),
             Invariant(
@@ -79,6 +79,32 @@ GROUPS = (
                 "The tables that PGMQ keeps the messages, the replies and what was archived in are"
                 " there. Where somebody dropped a queue, pgmq.create makes it again, and"
                 " command_bus.requeue_lost_commands gives its commands new messages.",
+            ),
+        ),
+    ),
+    Group(
+        "Lanes go on in order",
+        (
+            Invariant(
+                "a place in a lane is that of a PENDING command",
+                "What waits in a lane is a command that has not begun.",
+            ),
+            Invariant(
+                "a slot of a lane is that of an open command",
+                "What has ended is in nobody's way.",
+            ),
+            Invariant(
+                "what a lane has let go holds a slot",
+                "Each command of a lane that is on its way counts for the lane's limit.",
+            ),
+            Invariant(
+                "a lane that can go on is marked",
+                "No lane is forgotten. Where somebody truncated a table of lanes,"
+                " python -m app.database recount sets it right.",
+            ),
+            Invariant(
+                "counters of lanes equal a recount",
+                "The numbers of what waits in each group are those that counting gives.",
             ),
         ),
     ),

@@ -82,7 +82,8 @@ EXTREMES: tuple[Any, ...] = (
 # Reply are checked where they are sent and acknowledged; see the walk over fields.
 MADE_BY_THE_LIBRARY = {
     "AuditEvent", "BatchProgress", "Command", "CommandNotFoundError", "CommandRecord",
-    "DatabaseSetup", "FollowUpId", "InvalidStateError", "NewCommand", "OperatorResult",
+    "DatabaseSetup", "FollowUpId", "InvalidStateError", "LaneGroup", "LaneSettings", "NewCommand",
+    "OperatorResult",
     "OutboxEvent", "Page", "Percentiles",
     "Pruned", "Reply",
     "SendResult", "TroubledCommand",
@@ -130,6 +131,7 @@ ORDINARY: dict[str, Any] = {
     "extend": extend,
     "force": False,
     "function": handle,
+    "group": "tenant-7",
     "how": "exit status 1",
     "handler_registry": HandlerRegistry(),
     "max_attempts": 3,
