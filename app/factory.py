@@ -20,6 +20,7 @@ from jinja2 import StrictUndefined
 from app.server import (
     access,
     clock,
+    compression,
     errors,
     identity,
     proxies,
@@ -76,6 +77,7 @@ def create_app(config: Settings | Mapping[str, Any] | None = None) -> Flask:
 
     # The order in which a request is looked at: is it meant for us and of a sane size, who makes
     # it and may they, how often, and do they make it themselves.
+    compression.init_app(app)
     clock.init_app(app)
     security.init_app(app)
     slashes.init_app(app)
