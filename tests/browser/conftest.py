@@ -273,7 +273,14 @@ def pages_of(
         # Nothing is clicked or looked at before its scripts are there, after any navigation.
         page.add_locator_handler(page.locator(NOT_READY), lambda: None)
         page.on("pageerror", lambda error: complaints.append(str(error)))
-        page.on("dialog", lambda dialog: complaints.append(f"dialog: {dialog.message}"))
+        page.on(
+            "dialog",
+            lambda dialog: (
+                None  # what a form asks before it is left; the test answers
+                if dialog.type == "beforeunload"
+                else complaints.append(f"dialog: {dialog.message}")
+            ),
+        )
         page.on(
             "console",
             lambda message: (

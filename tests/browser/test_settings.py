@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 from axe_playwright_python.sync_playwright import Axe  # type: ignore[import-untyped]
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Dialog, Page, expect
 
 from app.web.formats import NOTHING
 from tests.browser.conftest import PHONE
+from tests.waiting import eventually_now
 
 pytestmark = pytest.mark.browser
 
@@ -91,7 +92,9 @@ def test_the_delays_follow_while_one_types(live_page: Page):
     )
     expect(live_page.locator("#delays tbody tr").nth(3)).to_contain_text("20.0 s")
     assert delays(live_page) == ["1.00 s", "3.00 s", "9.00 s", "20.0 s"]
-    expect(live_page.get_by_text("3 changes not saved")).to_be_visible()
+    expect(
+        live_page.get_by_text("3 changes not saved").and_(live_page.locator("[data-unsaved]"))
+    ).to_be_visible()
     live_page.get_by_label("Max attempts").fill("100")
     expect(live_page.locator("#delays")).to_contain_text("90 more delays")
 
@@ -165,6 +168,7 @@ def test_one_is_told_at_once_that_somebody_saved_and_keeps_what_one_typed(live_p
     expect(field).to_have_value("24")
     expect(field).to_be_focused()
     expect(live_page.locator("#version-2")).to_contain_text("Grace")
+    live_page.once("dialog", lambda dialog: dialog.accept())  # the typed value would be lost
     live_page.get_by_role("link", name="Show theirs").click()
     expect(live_page.get_by_label("Max attempts")).to_have_value("9")
 
@@ -185,12 +189,51 @@ def test_the_defaults_come_back_after_a_question(make_live_page: Callable[..., P
     assert config(page)["worker"]["concurrency"] == 4
 
 
-def test_saving_nothing_makes_no_version(live_page: Page):
-    live_page.goto("/settings")
-    save(live_page)
+def test_saving_nothing_makes_no_version(make_live_page: Callable[..., Page]):
+    page = make_live_page(java_script_enabled=False)
+    page.goto("/settings")
+    save(page)
 
-    expect(live_page.locator("#main")).to_contain_text("No changes to save")
-    assert config(live_page)["version"] == 1
+    expect(page.locator("#main")).to_contain_text("No changes to save")
+    assert config(page)["version"] == 1
+
+
+def test_the_bar_is_there_only_with_changes_and_each_change_is_marked(live_page: Page):
+    live_page.goto("/settings")
+    button = live_page.get_by_role("button", name="Save settings")
+    field = live_page.get_by_label("Concurrency")
+    expect(button).to_be_hidden()
+    field.fill("7")
+
+    expect(button).to_be_visible()
+    expect(live_page.get_by_text("stored: 4")).to_be_visible()
+    expect(
+        live_page.get_by_text("1 change not saved").and_(live_page.locator("[data-unsaved]"))
+    ).to_be_visible()
+    field.fill("4")
+    expect(button).to_be_hidden()
+    expect(live_page.get_by_text("stored: 4")).to_have_count(0)
+
+
+def test_leaving_with_changes_asks_first_and_discarding_does_not(live_page: Page):
+    questions: list[str] = []
+
+    def stay(dialog: Dialog) -> None:
+        questions.append(dialog.type)
+        dialog.dismiss()
+
+    live_page.on("dialog", stay)
+    live_page.goto("/settings")
+    live_page.get_by_label("Concurrency").fill("7")
+    live_page.get_by_role("link", name="Workers", exact=True).click()
+
+    eventually_now(lambda: questions == ["beforeunload"])
+    expect(live_page.get_by_label("Concurrency")).to_have_value("7")
+    live_page.get_by_role("link", name="Discard").click()
+    expect(live_page.get_by_label("Concurrency")).to_have_value("4")
+    live_page.get_by_role("link", name="Workers", exact=True).click()
+    expect(live_page.get_by_role("heading", level=1)).to_have_text("Workers")
+    assert questions == ["beforeunload"]
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

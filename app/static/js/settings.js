@@ -1,17 +1,19 @@
-// The settings form: checks while one types, counts what is not saved, and keeps the table of
-// delays up to date. The server makes that table, so the formula is in one place.
+// The settings form: checks while one types, marks what is not saved and warns before it is lost,
+// and keeps the table of delays up to date. The server makes that table, so the formula is in one
+// place.
 
 import { ApiError, request } from '../src/api.js';
 import { setError } from '../src/forms.js';
 import { morph } from '../src/morph.js';
+import { announce } from '../src/page.js';
 
 const PAUSE_MILLISECONDS = 150;
 const RETRY_FIELDS = ['max_attempts', 'base_delay_ms', 'max_delay_ms', 'backoff_multiplier'];
 
 const form = document.getElementById('settings-form');
 const fields = [...form.querySelectorAll('[data-setting]')];
-const state = form.querySelector('[data-unsaved]');
-const saved = state.textContent;
+const bar = form.querySelector('[data-save-bar]');
+let isLeaving = false;
 let timer;
 let asked = 0;
 
@@ -32,6 +34,16 @@ form.addEventListener('submit', (event) => {
   wrong[0].focus();
 }, { capture: true });
 
+// Leaving by the form or by a button that says so loses nothing unawares.
+form.addEventListener('submit', (event) => { isLeaving = !event.defaultPrevented; });
+for (const link of document.querySelectorAll('[data-discard]')) {
+  link.addEventListener('click', () => { isLeaving = true; });
+}
+window.addEventListener('pageshow', () => { isLeaving = false; });
+window.addEventListener('beforeunload', (event) => {
+  if (!isLeaving && fields.some(isChanged)) event.preventDefault();
+});
+
 // What was typed before this module came, or what the browser restored.
 fields.filter((field) => field.value !== field.defaultValue).forEach(check);
 showUnsaved();
@@ -43,10 +55,34 @@ function check(field) {
   return isRight;
 }
 
+function isChanged(field) {
+  return field.value === '' || Number(field.value) !== Number(field.dataset.setting);
+}
+
 function showUnsaved() {
-  const changed = fields.filter((field) => field.value === '' || Number(field.value) !== Number(field.dataset.setting)).length;
-  const text = changed === 0 ? saved : `${changed} ${changed === 1 ? 'change' : 'changes'} not saved`;
-  if (state.textContent !== text) state.textContent = text;
+  for (const field of fields) mark(field, isChanged(field));
+  const changed = fields.filter(isChanged).length;
+  const text = changed === 0 ? '' : `${changed} ${changed === 1 ? 'change' : 'changes'} not saved`;
+  bar.toggleAttribute('data-shown', changed > 0);
+  const place = bar.querySelector('[data-unsaved]');
+  if (place.textContent === text) return;
+  place.textContent = text;
+  announce(text || 'No changes');
+}
+
+// Beside its label: what is stored.
+function mark(field, changed) {
+  const label = form.querySelector(`label[for="${field.id}"]`);
+  let note = label.querySelector('.changed');
+  if (changed === Boolean(note)) return;
+  if (!changed) {
+    note.remove();
+    return;
+  }
+  note = document.createElement('span');
+  note.className = 'changed';
+  note.textContent = `stored: ${field.dataset.setting}`;
+  label.append(note);
 }
 
 async function showDelays() {
