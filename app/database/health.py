@@ -165,7 +165,7 @@ def _ahead_of_time(row: dict[str, Any] | None) -> Check:
         "ahead_of_time", "Ahead of time", Level.CRITICAL if found else Level.OK,
         float(row["ahead_of_time_count"] or 0), "commands", None,
         f"Nobody can take for a long while: {some_of(found)}." if found
-        else "What nobody holds can be taken.",
+        else "No command is held back by a clock.",
         "The clock of the database's server went back, or somebody read the messages by hand. Once"
         " the clock is right: select * from command_bus.mend_clock()."
         if found else "",
@@ -216,7 +216,7 @@ def _notifications(row: dict[str, Any]) -> Check:
     level = NOTIFY_QUEUE_PERCENT.level(percent)
     return Check(
         "notification_queue", "Notification queue", level, round(percent, 1), "%",
-        NOTIFY_QUEUE_PERCENT.warning, f"{percent:.1f} % used.",
+        NOTIFY_QUEUE_PERCENT.warning, f"{percent:.1f}% used.",
         "A session that listens stays in a transaction; end it before the queue is full, when"
         " every send fails." if level is not Level.OK else "",
     )  # fmt: skip
@@ -228,7 +228,7 @@ def _transaction_age(row: dict[str, Any]) -> Check:
     return Check(
         "transaction_age", "Transaction id age", level, round(percent, 1), "%",
         TRANSACTION_AGE_PERCENT.warning,
-        f"{row['transaction_age']:,} transactions, {percent:.0f} % of autovacuum_freeze_max_age.",
+        f"{row['transaction_age']:,} transactions, {percent:.0f}% of autovacuum_freeze_max_age.",
         "Vacuum does not freeze old rows: look for old transactions, prepared transactions and"
         " replication slots, then vacuum (freeze)." if level is not Level.OK else "",
     )  # fmt: skip

@@ -48,8 +48,11 @@ class Invariant:
     """One thing that must hold."""
 
     name: str
+    """As the database names it."""
     meaning: str
     concern: Concern = Concern.COMMAND
+    title: str = ""
+    """As pages name it; empty: by its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,19 +69,21 @@ GROUPS = (
         (
             Invariant(
                 "what is open is carried by exactly one message or waiting row",
-                "Each command that has not ended is in the queue once, waits once (for its time, or"
-                " in its lane), or is parked once: so it will be run, and not twice. Where somebody took its message away,"
-                " command_bus.requeue_lost_commands gives it a new one.",
+                "Each command that has not ended is in the queue, waits for its time or its lane, or is"
+                " parked, and only once. So it will be run, and not twice. If somebody took its message"
+                " away, command_bus.requeue_lost_commands gives it a new one.",
+                title="Every open command is queued exactly once",
             ),
             Invariant(
                 "nothing waits for a command that is not PENDING",
-                "What waits for its time belongs to a command that waits.",
+                "Only pending commands wait for a retry or a scheduled time.",
+                title="Only pending commands wait",
             ),
             Invariant(
                 "every domain has its queues",
-                "The tables that PGMQ keeps the messages, the replies and what was archived in are"
-                " there. Where somebody dropped a queue, pgmq.create makes it again, and"
-                " command_bus.requeue_lost_commands gives its commands new messages.",
+                "PGMQ's tables for messages, replies and the archive exist. If somebody dropped a"
+                " queue, pgmq.create makes it again, and command_bus.requeue_lost_commands gives"
+                " its commands new messages.",
             ),
         ),
     ),
@@ -113,15 +118,16 @@ GROUPS = (
         (
             Invariant(
                 "the trail is a path of the state table",
-                "Each audit event may follow the one before it.",
+                "Each audit event is allowed after the one before it.",
+                title="Every step was a legal transition",
             ),
             Invariant(
                 "the trail ends where the command is",
-                "The last event and the status tell the same.",
+                "The last event fits the status.",
             ),
             Invariant(
                 "each event belongs to a command",
-                "A command and its trail are there together, and are pruned together.",
+                "No event is left behind without its command.",
             ),
             Invariant(
                 "what a handler sent, it sent with its success",
@@ -129,7 +135,7 @@ GROUPS = (
             ),
             Invariant(
                 "attempts stay within the budget",
-                "No command was tried more often than its own limit allows.",
+                "No command had more attempts than its own limit.",
             ),
         ),
     ),
@@ -138,15 +144,15 @@ GROUPS = (
         (
             Invariant(
                 "the troubleshooting queue lists what is IN_TSQ",
-                "The queue and the statuses name the same commands.",
+                "The queue holds the commands with status IN_TSQ, and no others.",
             ),
             Invariant(
                 "failed and cancelled commands are listed",
-                "The list of unsuccessful commands and the statuses agree.",
+                "The list holds the commands with status FAILED or CANCELLED, and no others.",
             ),
             Invariant(
                 "groups of failures count what is in the queue",
-                "Each group counts as many commands as the queue holds of it.",
+                "The count of each group equals its commands in the queue.",
             ),
         ),
     ),
@@ -155,21 +161,21 @@ GROUPS = (
         (
             Invariant(
                 "counters equal a recount",
-                "The counts by status are those that counting the rows gives. Where somebody"
-                " truncated or changed them, python -m app.database recount sets them right.",
+                "The counts by status equal the rows. If somebody changed the tables by hand,"
+                " python -m app.database recount sets them right.",
             ),
             Invariant(
                 "batch counters equal a recount",
-                "The progress of each run is what its commands say.",
+                "The progress of each run equals the statuses of its commands.",
                 Concern.BATCH,
             ),
             Invariant(
                 "histograms hold each processed command once",
-                "Latencies are measured over every command that was processed.",
+                "Percentiles count every processed command, each once.",
             ),
             Invariant(
                 "worker totals equal a recount",
-                "What workers say they completed is what the trails say.",
+                "What each worker counted equals its events in the trails.",
             ),
         ),
     ),

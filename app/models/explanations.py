@@ -159,12 +159,10 @@ def _in_progress(facts: Facts) -> str:
         return f"A worker that is no longer known runs {attempt}{_lease(facts)}."
     name = facts.holder.name
     if facts.holder.heartbeat in (Heartbeat.GONE, Heartbeat.STOPPED, Heartbeat.LATE):
-        silent = (
-            "has stopped"
-            if facts.holder.heartbeat is Heartbeat.STOPPED
-            else f"has not responded for {_duration(facts.holder.heartbeat_age_seconds)}"
-        )
-        return f"Worker {name} took {attempt} and {silent}{_lease(facts)}."
+        if facts.holder.heartbeat is Heartbeat.STOPPED:
+            return f"Worker {name} stopped during {attempt}{_lease(facts)}."
+        silent = _duration(facts.holder.heartbeat_age_seconds)
+        return f"Worker {name} stopped responding {silent} ago, during {attempt}{_lease(facts)}."
     since = ""
     if facts.started_at is not None:
         since = f" for {_duration((facts.now - facts.started_at).total_seconds())}"
@@ -184,9 +182,9 @@ def _lease(facts: Facts) -> str:
     if facts.lease_until is None:
         return ""
     if facts.lease_until <= facts.now:
-        return f"; its lease has ended, so the next claim {_delivers(facts)}"
+        return f". Its lease has ended, so the next claim {_delivers(facts)}"
     until = when(facts.lease_until, facts.now)
-    return f"; its lease ends at {until}, and the next claim after that {_delivers(facts)}"
+    return f". Its lease ends at {until}, and the next claim after that {_delivers(facts)}"
 
 
 def _delivers(facts: Facts) -> str:

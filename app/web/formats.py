@@ -100,8 +100,8 @@ def age(value: datetime) -> str:
 
 
 def elapsed(value: datetime) -> str:
-    """How long it has been: 00:01:12"""
-    return clock(max(timedelta(), now() - value))
+    """How long it has been, as times.js writes it: 1 min 12 s"""
+    return seconds(max(timedelta(), now() - value))
 
 
 def iso(value: datetime) -> str:

@@ -11,7 +11,7 @@ from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.actions import load_tests
-from app.loadtest.comparison import compare, differences
+from app.loadtest.comparison import Difference, compare, differences
 from app.loadtest.runs import RunState, request_cancel
 from app.models.load_test import elapsed_seconds
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
@@ -164,7 +164,7 @@ class Comparison(PageContext):
         self.older, self.newer = older, newer
         self.names = _distinct_names(older, newer)
         self.figures = compare(older.outcome or {}, newer.outcome or {}).figures
-        self.differences = differences(older.conditions, newer.conditions)
+        self.differences = _told(differences(older.conditions, newer.conditions))
 
     @cached_property
     def _overlay(self) -> tuple[list[int], list[Columns]]:
@@ -189,6 +189,12 @@ class Comparison(PageContext):
 def _view(run: RunRow, progress: RunProgress | None, moment: datetime) -> RunView:
     moment = moment if progress is None else progress.now
     return RunView(run, progress, moment, elapsed_seconds(run, progress, moment))
+
+
+def _told(found: list[Difference]) -> list[Difference]:
+    """The workers first. The counts of each type say what the distribution in percent says."""
+    told = [each for each in found if not each.name.startswith("distribution")]
+    return sorted(told, key=lambda each: (not each.name.startswith("workers"), each.name))
 
 
 def _distinct_names(older: RunRow, newer: RunRow) -> tuple[str, str]:

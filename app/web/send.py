@@ -37,9 +37,7 @@ EMPTY_LOAD = {
     "timeout_ms": "",
     **{f"share_{kind.value}": str(MIXED.get(kind, 0)) for kind in PUBLIC_TYPES},
 }
-MIXED_TEXT = ", ".join(
-    f"{share}\N{NO-BREAK SPACE}% {MIXED_WORDS[kind]}" for kind, share in MIXED.items()
-)
+MIXED_TEXT = ", ".join(f"{share}% {MIXED_WORDS[kind]}" for kind, share in MIXED.items())
 
 
 @bp.get("/send")

@@ -49,7 +49,7 @@ def test_everything_holds_and_each_invariant_is_explained(
     for group in GROUPS:
         for invariant in group.invariants:
             heading = page.get_by_role(
-                "heading", name=re.compile(f"^{invariant.name} Holds$", re.I)
+                "heading", name=re.compile(f"^{invariant.title or invariant.name} Holds$", re.I)
             )
             expect(heading).to_be_visible()
     report = page.request.get("/api/v1/invariants").json()

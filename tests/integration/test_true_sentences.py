@@ -66,7 +66,7 @@ def test_an_attempt_runs_only_while_its_worker_is_heard_of(
         assert "worker not responding" in text
         assert "runs for" not in text
     assert "Not heard from" in text_of(client, pages[0])
-    assert "has not responded for 1 min" in text_of(client, pages[0])
+    assert "stopped responding 1 min" in text_of(client, pages[0])
 
 
 def test_a_worker_that_is_late_is_not_said_to_be_missing(

@@ -109,18 +109,18 @@ SOON = NOW + timedelta(seconds=130)
         (RUNNING, "Worker w-7 has been running attempt 1 of 3 for 3 s."),
         (
             replace(RUNNING, holder=Holder("w-7", Heartbeat.GONE, 75.0)),
-            "Worker w-7 took attempt 1 of 3 and has not responded for 1 min 15 s;"
-            " its lease ends at 14:00:27 UTC, and the next claim after that delivers it again.",
+            "Worker w-7 stopped responding 1 min 15 s ago, during attempt 1 of 3."
+            " Its lease ends at 14:00:27 UTC, and the next claim after that delivers it again.",
         ),
         (
             replace(RUNNING, holder=Holder("w-7", Heartbeat.GONE, 75.0), is_last_attempt=True),
-            "Worker w-7 took attempt 1 of 3 and has not responded for 1 min 15 s;"
-            " its lease ends at 14:00:27 UTC, and the next claim after that moves it to the"
+            "Worker w-7 stopped responding 1 min 15 s ago, during attempt 1 of 3."
+            " Its lease ends at 14:00:27 UTC, and the next claim after that moves it to the"
             " troubleshooting queue.",
         ),
         (
             replace(RUNNING, holder=None, lease_until=NOW, is_last_attempt=True),
-            "A worker that is no longer known runs attempt 1 of 3; its lease has ended, so the next"
+            "A worker that is no longer known runs attempt 1 of 3. Its lease has ended, so the next"
             " claim moves it to the troubleshooting queue.",
         ),
         (

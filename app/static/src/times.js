@@ -2,7 +2,7 @@
 //
 //   <time data-time="absolute">  31 Jan, 14:02:10       (with the year where it is another one)
 //   <time data-time="relative">  3 s ago, in 10 s       ticks
-//   <time data-time="elapsed">   00:01:12               ticks
+//   <time data-time="elapsed">   1 min 12 s             ticks
 //   <time data-time="clock">     14:02:10
 
 const UNITS = [['d', 86400], ['h', 3600], ['min', 60], ['s', 1]];
@@ -42,8 +42,10 @@ const FORMATS = {
   },
   elapsed: (moment) => {
     const seconds = Math.max(0, Math.floor((now() - moment) / 1000));
-    const parts = [seconds / 3600, (seconds / 60) % 60, seconds % 60];
-    return parts.map((part) => String(Math.floor(part)).padStart(2, '0')).join(':');
+    const place = UNITS.findIndex(([, length]) => seconds >= length);
+    const [next, size] = UNITS[place + 1] ?? [];
+    const rest = place >= 0 && size ? Math.floor((seconds % UNITS[place][1]) / size) : 0;
+    return rest ? `${span(seconds)} ${rest} ${next}` : span(seconds);
   },
 };
 
