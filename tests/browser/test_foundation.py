@@ -325,3 +325,47 @@ def test_times_are_shown_in_the_viewers_zone_with_utc_on_hover(make_page: MakePa
     )
     hour_in_utc = int((moment.get_attribute("datetime") or "")[11:13])
     assert int(moment.inner_text().split(", ")[1][:2]) == (hour_in_utc + 9) % 24
+
+
+WRITTEN = """() => {
+    window.written = [];
+    const fill = CanvasRenderingContext2D.prototype.fillText;
+    CanvasRenderingContext2D.prototype.fillText = function (text, ...rest) {
+        window.written.push(text);
+        return fill.call(this, text, ...rest);
+    };
+}"""
+REDRAW = """({ values, unit, axis }) => {
+    const chart = document.getElementById('throughput');
+    const times = values.map((_, index) => index);
+    const series = [{ label: 'One', tone: 'accent', values }];
+    chart.dataset.chartValues = JSON.stringify({ times, series, unit, axis });
+    window.written = [];
+    document.dispatchEvent(new CustomEvent('live:updated'));
+}"""
+
+
+@pytest.mark.parametrize(
+    ("values", "unit", "expected"),
+    [
+        ([900, 1200, 400], "/s", {"500", "1,000"}),
+        ([12_000, 26_000, 24_000], "/s", {"10K", "20K"}),
+        ([400, 90_000, 130_000], "ms", {"100 ms", "1 s", "10 s", "1 min", "10 min"}),
+        ([40_000, 90_000, 170_000], "ms", {"1 min", "2 min", "3 min"}),
+    ],
+    ids=["rates", "large rates", "milliseconds and minutes", "minutes"],
+)
+def test_the_axes_of_a_chart_say_moments_once_and_durations_as_people_do(
+    page: Page, values, unit, expected
+):
+    page.add_init_script(f"({WRITTEN})()")
+    page.goto("/gallery")
+    expect(page.locator("#throughput[data-state=drawn]")).to_be_visible()
+    page.evaluate(REDRAW, {"values": values, "unit": unit, "axis": "elapsed"})
+    page.wait_for_function("window.written.length > 0")
+    written = page.evaluate("new Promise(requestAnimationFrame).then(() => window.written)")
+
+    assert expected <= set(written), written
+    moments = [text for text in written if re.fullmatch(r"\d+:\d\d", text)]
+    assert sorted(set(moments)) == ["0:00", "0:01", "0:02"]
+    assert len(moments) == len(set(moments)) * (len(written) // len(set(written)))
