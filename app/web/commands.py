@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 from datetime import datetime
 from functools import cached_property
@@ -38,6 +39,7 @@ from app.server.errors import Problem
 from app.server.portal import call, current_portal
 from app.settings.configuration import ConfigStore
 from app.web import bp
+from app.web.formats import pretty_json
 from app.web.listing import (
     Pager,
     choice_arg,
@@ -244,6 +246,20 @@ class CommandPage(PageContext):
     def _worker(self, worker_id: int) -> WorkerRow | None:
         known = self.command.worker
         return known if worker_id == self.command.worker_id else get_worker(worker_id)
+
+    @property
+    def curl(self) -> str:
+        """The call that sends a command like this one; one that shows it, if the API sends none."""
+        found, address = self.command, f"{request.url_root}api/v1/commands"
+        if found.behavior is None:
+            return f"curl {shlex.quote(f'{address}/{found.command_id}?domain={found.domain}')}"
+        own = {"max_attempts": found.max_attempts, "reply_to": found.reply_to}
+        body = {"behavior": found.behavior, "payload": found.payload or {}}
+        body |= {name: value for name, value in own.items() if value is not None}
+        return (
+            f"curl -X POST {shlex.quote(address)} -H 'Content-Type: application/json'"
+            f" -d {shlex.quote(pretty_json(body))}"
+        )
 
     @property
     def back(self) -> str:

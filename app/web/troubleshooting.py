@@ -46,7 +46,7 @@ from commandbus.pools import autocommit
 VIEWS = {
     "commands": "Commands",
     "groups": "Groups",
-    "rejected": "Rejected messages",
+    "rejected": "Rejected",
     "actions": "Actions",
 }
 TREND_HEIGHT = 24

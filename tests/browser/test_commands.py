@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+import subprocess
 from collections.abc import Callable
 
 import pytest
@@ -224,7 +226,7 @@ def test_a_command_that_no_worker_took_says_how_long_it_waits_so_far(live_page: 
 
     timing = live_page.get_by_role("region", name="Timing")
     expect(timing).to_contain_text("So far")
-    expect(timing.locator("time")).to_have_text(re.compile(r"^0?2:0\d:\d\d$"))
+    expect(timing.locator("time")).to_have_text(re.compile(r"^2 h( \d min)?$"))
     answer = live_page.request.get(f"/api/v1/commands/{command_id}").json()
     assert answer["timing"]["waiting_ms"] is None
 
@@ -338,5 +340,38 @@ def test_a_phone_shows_the_list_and_the_detail(make_live_page: MakePage, live_wo
     page.goto("/commands")
     rows(page).first.click()
 
-    expect(page.locator("h1")).to_contain_text(command_id)
+    expect(page.locator("h1")).to_have_text("TestCommand")
+    expect(page.locator(".page-head")).to_contain_text(command_id)
     expect(page.get_by_role("button", name="Retry")).to_be_visible()
+
+
+def test_why_a_command_is_here_is_what_the_page_says_largest(live_page: Page, live_worker):
+    [command_id] = troubled(live_page, PERMANENT["error_code"])
+    live_page.goto(f"/commands/{command_id}")
+    why = live_page.locator(".hero-text")
+
+    expect(why).to_contain_text("Attempt 1 failed with a permanent error: CARD_DECLINED")
+    size = why.evaluate("element => parseFloat(getComputedStyle(element).fontSize)")
+    assert 18 <= size <= 20
+    expect(live_page.locator("h1")).to_have_text("TestCommand")
+
+
+def test_what_is_copied_as_curl_sends_such_a_command(live_page: Page, live_url: str, live_worker):
+    behavior = {"type": "fail_permanent", "error_code": "IT'S", "error_message": 'a "b" \\ $c'}
+    payload = {"text": "it's $HOME `x` \n", "number": 12345678901234567890}
+    command_id = send(live_page, behavior, payload=payload, max_attempts=2)
+    wait_for(live_page, command_id, "IN_TSQ")
+    live_page.goto(f"/commands/{command_id}")
+    text = live_page.get_by_role("button", name="Copy as curl").get_attribute("data-copy") or ""
+    done = subprocess.run(["sh", "-c", f"{text} -s"], capture_output=True, check=True)
+
+    again = json.loads(done.stdout)["command_id"]
+    assert again != command_id
+    wait_for(live_page, again, "IN_TSQ")
+    details = [
+        live_page.request.get(f"/api/v1/commands/{each}").json() for each in (command_id, again)
+    ]
+    for name in ("payload", "behavior", "max_attempts"):
+        assert details[0][name] == details[1][name]
+    result = live_page.get_by_role("button", name="Copy the payload")
+    assert json.loads(result.get_attribute("data-copy") or "") == payload

@@ -198,3 +198,20 @@ def test_the_dashboard_warns_of_what_endangers_the_bus(live_page: Page, database
     assert found.violations_count == 0, found.generate_report()
     findings.get_by_role("link", name="All checks").last.click()
     expect(live_page.locator("#check-unlogged_tables")).to_contain_text("Critical")
+
+
+@pytest.mark.parametrize("width", [1440, 1024, 360])
+def test_a_count_of_eight_digits_stays_in_one_piece(make_live_page: Callable[..., Page], width):
+    page = make_live_page((width, 900))
+    page.goto("/")
+    broken = page.evaluate(
+        """() => [...document.querySelectorAll('.stat-number')].filter((number) => {
+            number.textContent = '12,345,678';
+            const card = number.closest('.stat').getBoundingClientRect();
+            const isCut = number.getBoundingClientRect().right > card.right - 4;
+            return isCut || number.getClientRects().length > 1;
+        }).length"""
+    )
+
+    assert broken == 0
+    assert page.locator(".stat-number").count() >= 10
