@@ -43,6 +43,15 @@ TAB_STOPS = """() => {
         return element.outerHTML.slice(0, 120);
     });
 }"""
+# Texts in a column that is hardly wider than a word.
+CRAMPED = """() => [...document.querySelectorAll('main *')].filter((element) => {
+    const text = [...element.childNodes].filter((node) => node.nodeType === Node.TEXT_NODE)
+        .map((node) => node.data.trim()).join('');
+    if (text === '' || !element.checkVisibility()) return false;
+    if (element.closest('.sr-only, .chart-table, svg')) return false;
+    const { width, height } = element.getBoundingClientRect();
+    return width < 64 && height > 4 * parseFloat(getComputedStyle(element).lineHeight);
+}).map((element) => element.outerHTML.slice(0, 120))"""
 REACH = """() => {
     const element = document.activeElement;
     if (!element || element === document.body) return 'out';
@@ -132,6 +141,7 @@ def test_no_page_scrolls_sideways_at_any_width(make_site_page: MakePage, paths):
             )
             if over > 0:
                 wide.append(f"{path} at {width} px: {over} px too wide")
+            wide += [f"{path} at {width} px: cramped {text}" for text in page.evaluate(CRAMPED)]
 
     assert wide == []
 
