@@ -2,7 +2,7 @@
 
 Routes parse, call and answer. Bodies and query strings are read by app.api.routing, errors become
 problem+json in app.errors and app.api.problems, and the OpenAPI document is generated from the
-models in app.api.schemas and app.api.answers.
+models in app.actions.inputs and app.api.answers.
 """
 
 from flask import Flask

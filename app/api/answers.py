@@ -1,4 +1,4 @@
-"""What the API answers. With app.api.schemas, the OpenAPI document is generated from it."""
+"""What the API answers. With app.actions.inputs, the OpenAPI document is generated from it."""
 
 from __future__ import annotations
 

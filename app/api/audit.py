@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
+from app.actions import inputs
 from app.actions.addressed import domain_of
-from app.api import answers, bp, schemas
+from app.api import answers, bp
 from app.api.routing import CommandPath
 from app.models import EventFilters, command_row, get_trail, search_events
 from app.models.trail import milliseconds
@@ -15,7 +16,7 @@ from app.server.errors import Problem
 
 @bp.get("/audit", responses={200: answers.EventList})
 @access.viewer
-def search(query: schemas.AuditQuery) -> Any:
+def search(query: inputs.AuditQuery) -> Any:
     """The events of all commands that match every filter, newest first."""
     filters = EventFilters(
         event_type=query.event_type, domain=query.domain, since=query.since, until=query.until
@@ -29,7 +30,7 @@ def search(query: schemas.AuditQuery) -> Any:
 
 @bp.get("/audit/<command_id:command_id>", responses={200: answers.Trail})
 @access.viewer
-def trail(path: CommandPath, query: schemas.DomainQuery) -> Any:
+def trail(path: CommandPath, query: inputs.DomainQuery) -> Any:
     """Everything that happened to a command, oldest first."""
     domain = domain_of(path.command_id, query.domain)
     command = command_row(path.command_id, domain)

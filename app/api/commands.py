@@ -6,10 +6,10 @@ from typing import Any
 
 from flask import request
 
-from app.actions import load_tests, troubled
+from app.actions import inputs, load_tests, troubled
 from app.actions.addressed import domain_of
 from app.actions.orders import Action
-from app.api import answers, bp, schemas
+from app.api import answers, bp
 from app.api.body import require_payload_size
 from app.api.routing import CommandPath, CorrelationPath
 from app.loadtest.generating import BulkOrder
@@ -38,7 +38,7 @@ from app.testcommand.behaviors import (
 
 @bp.post("/commands", responses={200: answers.CreatedCommand, 201: answers.CreatedCommand})
 @access.operator
-def send(body: schemas.SendCommand) -> Any:
+def send(body: inputs.SendCommand) -> Any:
     """Send one test command.
 
     201 for a new one; 200 where the same command was sent before and nothing was sent now.
@@ -68,7 +68,7 @@ def send(body: schemas.SendCommand) -> Any:
 
 @bp.post("/commands/quick", responses={201: answers.CommandState})
 @access.operator
-def quick(body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
+def quick(body: inputs.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
     """Send one test command that succeeds."""
     sent = call(send_test_command, current_bus(), DEFAULT_BEHAVIOR, {})
     return answers.CommandState.model_validate(sent), 201
@@ -76,7 +76,7 @@ def quick(body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing e
 
 @bp.post("/commands/bulk", responses={201: answers.CreatedCommands, 202: answers.StartedRun})
 @access.operator
-def bulk(body: schemas.BulkCommands) -> Any:
+def bulk(body: inputs.BulkCommands) -> Any:
     """Generate test commands: up to 10,000 at once (201), more in the background (202)."""
     order = _order(body)
     distribution = body.behavior_distribution or BehaviorDistribution(
@@ -109,7 +109,7 @@ def bulk(body: schemas.BulkCommands) -> Any:
 
 @bp.get("/commands", responses={200: answers.CommandList})
 @access.viewer
-def list_(query: schemas.CommandsQuery) -> Any:
+def list_(query: inputs.CommandsQuery) -> Any:
     """The commands that match every filter, newest first."""
     filters = CommandFilters(
         status=query.status,
@@ -134,7 +134,7 @@ def list_(query: schemas.CommandsQuery) -> Any:
 
 @bp.get("/commands/<command_id:command_id>", responses={200: answers.CommandDetailItem})
 @access.viewer
-def detail(path: CommandPath, query: schemas.DomainQuery) -> Any:
+def detail(path: CommandPath, query: inputs.DomainQuery) -> Any:
     """One command with its payload, behaviour, result, attempts, and why it is where it is."""
     domain = domain_of(path.command_id, query.domain)
     found = get_command_detail(path.command_id, domain, default_max_attempts=_configured_attempts)
@@ -166,7 +166,7 @@ def conversation_(path: CorrelationPath) -> Any:
 
 @bp.post("/commands/<command_id:command_id>/cancel", responses={200: answers.CommandState})
 @access.operator
-def cancel(path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCommand) -> Any:
+def cancel(path: CommandPath, query: inputs.DomainQuery, body: inputs.CancelCommand) -> Any:
     """Cancel a command that is PENDING."""
     domain = domain_of(path.command_id, query.domain)
     done = troubled.carry_out_one(
@@ -175,7 +175,7 @@ def cancel(path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCo
     return answers.CommandState.model_validate(done)
 
 
-def window(query: schemas.PageQuery) -> Window:
+def window(query: inputs.PageQuery) -> Window:
     """The part of a list that *query* asks for. Raises CursorError."""
     cursor = None if query.cursor is None else Cursor.parse(query.cursor)
     return Window(query.limit, query.offset, cursor)
@@ -186,9 +186,7 @@ def _configured_attempts() -> int:
     return call(ConfigStore(current_portal().pool).get_retry_config).max_attempts
 
 
-def _timeout_ms(
-    body: schemas.BulkCommands, distribution: BehaviorDistribution | None
-) -> int | None:
+def _timeout_ms(body: inputs.BulkCommands, distribution: BehaviorDistribution | None) -> int | None:
     """How long the timeouts of a distribution run where the body names no time."""
     if distribution is None or BehaviorType.TIMEOUT not in distribution.root:
         return None
@@ -199,7 +197,7 @@ def _timeout_ms(
     return default_timeout_ms(lease or worker.visibility_timeout)
 
 
-def _order(body: schemas.BulkCommands) -> BulkOrder:
+def _order(body: inputs.BulkCommands) -> BulkOrder:
     behavior, distribution = body.behavior, body.behavior_distribution
     if behavior is not None and body.delay_ms is not None:
         behavior = behavior.model_copy(update={"execution_time_ms": body.delay_ms})

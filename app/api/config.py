@@ -7,9 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, create_model
 
+from app.actions.inputs import DEFAULT_OPERATOR, Body, OperatorName
 from app.api import bp
-from app.api.routing import Answer, Body, problem_response
-from app.api.schemas import DEFAULT_OPERATOR, OperatorName
+from app.api.routing import Answer, problem_response
 from app.server import access
 from app.server.portal import call, current_portal
 from app.settings.configuration import ConfigStore, RetryConfig, StoredConfig, WorkerConfig

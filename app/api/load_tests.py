@@ -8,10 +8,11 @@ from uuid import UUID
 
 from pydantic import Field
 
-from app.actions import load_tests
-from app.api import bp, schemas
+from app.actions import inputs, load_tests
+from app.actions.inputs import Id, Query
+from app.api import bp
 from app.api.commands import window
-from app.api.routing import Answer, Id, Query, RunPath
+from app.api.routing import Answer, RunPath
 from app.loadtest.comparison import Comparison, compare, differences
 from app.loadtest.runs import request_cancel
 from app.models.load_test_runs import RunRow, get_run, list_runs, series_of
@@ -101,7 +102,7 @@ class CompareQuery(Query):
 
 @bp.get("/load-tests", responses={200: RunList})
 @access.viewer
-def list_load_tests(query: schemas.PageQuery) -> Any:
+def list_load_tests(query: inputs.PageQuery) -> Any:
     """The load-test runs, the latest first."""
     load_tests.settle()
     page = list_runs(window(query))
@@ -130,7 +131,7 @@ def show_load_test(path: RunPath) -> Any:
 
 @bp.post("/load-tests/<command_id:run_id>/cancel", responses={202: RunItem})
 @access.operator
-def cancel_load_test(path: RunPath, body: schemas.CancelRun) -> Any:
+def cancel_load_test(path: RunPath, body: inputs.CancelRun) -> Any:
     """Let the generation of a run end; what was sent is processed."""
     run = _found(path.run_id)
     if not call(request_cancel, current_portal().pool, run.run_id, body.operator):

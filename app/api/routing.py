@@ -7,32 +7,26 @@ its description is kept and its reading replaced; see docs/decisions/.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from datetime import datetime
 from functools import wraps
-from typing import Annotated, Any
+from typing import Any
 from uuid import UUID
 
 from flask import Response, request
 from flask_openapi3.blueprint import APIBlueprint
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
-from pydantic_core import PydanticCustomError
+from pydantic import BaseModel, ConfigDict, Field
 from werkzeug.routing import BaseConverter
 
-from app.actions.moments import MomentError, parse_moment
+from app.actions.inputs import UUID_PATTERN, Id, Query
 from app.api.body import is_storable, read_body, unstorable
 from app.server import identity
 from app.server.errors import PROBLEM_TYPE, Problem
-
-_UUID = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
-_WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
 
 
 class CommandIdConverter(BaseConverter):
     """An id in its canonical form; any other spelling is no address of ours."""
 
-    regex = _UUID
+    regex = UUID_PATTERN
 
     def to_python(self, value: str) -> UUID:
         return UUID(value)
@@ -48,63 +42,6 @@ class WorkerIdConverter(BaseConverter):
 
 
 CONVERTERS = {"command_id": CommandIdConverter, "worker_id": WorkerIdConverter}
-
-
-def _canonical(value: Any) -> Any:
-    if isinstance(value, str):
-        if re.fullmatch(_UUID, value) is None:
-            raise PydanticCustomError(
-                "uuid_not_canonical", "Must be a UUID in lower case with hyphens"
-            )
-        return UUID(value)
-    return value
-
-
-def _moment(value: Any) -> Any:
-    try:
-        return parse_moment(value if isinstance(value, str) else "")
-    except MomentError as exc:
-        raise PydanticCustomError(exc.code, "{text}", {"text": str(exc)}) from exc
-
-
-def _whole(value: Any) -> Any:
-    if isinstance(value, str):
-        if _WHOLE.fullmatch(value) is None:
-            raise PydanticCustomError("not_a_whole_number", "Must be a whole number")
-        return int(value)
-    return value
-
-
-Id = Annotated[UUID, BeforeValidator(_canonical), WithJsonSchema({"type": "string", "format": "uuid"})]  # fmt: skip  # noqa: E501
-"""An id in its canonical form."""
-Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]  # fmt: skip  # noqa: E501
-"""A time with its zone."""
-WHOLE = BeforeValidator(_whole)
-"""Stands behind the bounds of a whole number in a query string."""
-
-
-class Body(BaseModel):
-    """The fields of a request's body; other fields and types are refused."""
-
-    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
-
-
-def _absent_instead_of_null(schema: dict[str, Any]) -> None:
-    """A query string cannot hold null: what may be None is not there then."""
-    for field in schema.get("properties", {}).values():
-        choices = field.get("anyOf", ())
-        if {"type": "null"} in choices:
-            [choice] = (each for each in choices if each != {"type": "null"})
-            del field["anyOf"], field["default"]
-            field.update(choice)
-
-
-class Query(BaseModel):
-    """What a query string may hold; each name once."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, json_schema_extra=_absent_instead_of_null
-    )
 
 
 class CommandPath(BaseModel):

@@ -10,10 +10,10 @@ from pydantic import Field, model_validator
 from pydantic_core import PydanticCustomError
 
 from app.actions import load_tests
+from app.actions.inputs import WHOLE, DomainName, Id, Query
 from app.api import bp
 from app.api.answers import CommandItem
-from app.api.routing import WHOLE, Answer, Id, Query
-from app.api.schemas import DomainName
+from app.api.routing import Answer
 from app.models import count_active, count_by_status, statistics
 from app.models.load_test import find_load_test, latest_load_test
 from app.models.parked import unhandled

@@ -6,10 +6,10 @@ from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID
 
-from app.actions import troubled
+from app.actions import inputs, troubled
 from app.actions.addressed import domain_of
 from app.actions.orders import Action, Order
-from app.api import answers, bp, schemas
+from app.api import answers, bp
 from app.api.body import require_payload_size
 from app.api.commands import window
 from app.api.routing import Answer, CommandPath
@@ -26,7 +26,7 @@ from app.server import access
 
 @bp.get("/tsq", responses={200: answers.TsqList})
 @access.viewer
-def list_tsq(query: schemas.TsqQuery) -> Any:
+def list_tsq(query: inputs.TsqQuery) -> Any:
     """The commands that need an operator, the latest arrivals first."""
     page = list_troubled(_filters(query), window(query))
     return answers.TsqList(
@@ -42,7 +42,7 @@ def list_tsq(query: schemas.TsqQuery) -> Any:
 
 @bp.get("/tsq/groups", responses={200: answers.GroupList})
 @access.viewer
-def groups(query: schemas.GroupsQuery) -> Any:
+def groups(query: inputs.GroupsQuery) -> Any:
     """Failures grouped by error code and normalised message, the largest groups first."""
     found, total = list_groups(query.domain, query.limit)
     return answers.GroupList(
@@ -52,7 +52,7 @@ def groups(query: schemas.GroupsQuery) -> Any:
 
 @bp.get("/tsq/rejected", responses={200: answers.RejectedList})
 @access.viewer
-def rejected(query: schemas.RejectedQuery) -> Any:
+def rejected(query: inputs.RejectedQuery) -> Any:
     """Messages that no command explains, the latest first."""
     found = list_rejected(query.limit, query.before)
     return answers.RejectedList(
@@ -62,14 +62,14 @@ def rejected(query: schemas.RejectedQuery) -> Any:
 
 @bp.post("/tsq/<command_id:command_id>/retry", responses={200: answers.CommandState})
 @access.operator
-def retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.RetryCommand) -> Any:
+def retry(path: CommandPath, query: inputs.DomainQuery, body: inputs.RetryCommand) -> Any:
     """Put a command back to work, its attempts counted anew."""
     return _one(Action.RETRY, path, query, body.operator, delay_seconds=body.delay_seconds)
 
 
 @bp.post("/tsq/<command_id:command_id>/undo-retry", responses={200: answers.CommandState})
 @access.operator
-def undo_retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.UndoRetry) -> Any:
+def undo_retry(path: CommandPath, query: inputs.DomainQuery, body: inputs.UndoRetry) -> Any:
     """Take back a delayed retry whose time has not come."""
     return _one(Action.UNDO_RETRY, path, query, body.operator)
 
@@ -77,7 +77,7 @@ def undo_retry(path: CommandPath, query: schemas.DomainQuery, body: schemas.Undo
 @bp.post("/tsq/<command_id:command_id>/cancel", responses={200: answers.CommandState})
 @access.operator
 def cancel_troubled(
-    path: CommandPath, query: schemas.DomainQuery, body: schemas.CancelCommand
+    path: CommandPath, query: inputs.DomainQuery, body: inputs.CancelCommand
 ) -> Any:
     """End a command as CANCELLED."""
     return _one(Action.CANCEL, path, query, body.operator, reason=body.reason)
@@ -85,7 +85,7 @@ def cancel_troubled(
 
 @bp.post("/tsq/<command_id:command_id>/complete", responses={200: answers.CommandState})
 @access.operator
-def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.CompleteCommand) -> Any:
+def complete(path: CommandPath, query: inputs.DomainQuery, body: inputs.CompleteCommand) -> Any:
     """End a command as COMPLETED with a result."""
     require_payload_size(body.result_data)
     return _one(
@@ -95,7 +95,7 @@ def complete(path: CommandPath, query: schemas.DomainQuery, body: schemas.Comple
 
 @bp.post("/tsq/bulk-retry", responses={200: answers.BulkRetried, 202: answers.JobDetailItem})
 @access.operator
-def bulk_retry(body: schemas.BulkRetry) -> Any:
+def bulk_retry(body: inputs.BulkRetry) -> Any:
     """Retry several commands; more than 500 that match a filter in the background (202)."""
     return _carried_out(
         _order(Action.RETRY, body, delay_seconds=body.delay_seconds),
@@ -107,7 +107,7 @@ def bulk_retry(body: schemas.BulkRetry) -> Any:
 
 @bp.post("/tsq/bulk-cancel", responses={200: answers.BulkCancelled, 202: answers.JobDetailItem})
 @access.operator
-def bulk_cancel(body: schemas.BulkCancel) -> Any:
+def bulk_cancel(body: inputs.BulkCancel) -> Any:
     """Cancel several commands; more than 500 that match a filter in the background (202)."""
     return _carried_out(
         _order(Action.CANCEL, body, reason=body.reason),
@@ -119,7 +119,7 @@ def bulk_cancel(body: schemas.BulkCancel) -> Any:
 
 @bp.post("/tsq/bulk-complete", responses={200: answers.BulkCompleted, 202: answers.JobDetailItem})
 @access.operator
-def bulk_complete(body: schemas.BulkComplete) -> Any:
+def bulk_complete(body: inputs.BulkComplete) -> Any:
     """Complete several commands with one result; more than 500 in the background (202)."""
     require_payload_size(body.result_data)
     return _carried_out(
@@ -133,7 +133,7 @@ def bulk_complete(body: schemas.BulkComplete) -> Any:
 def _one(
     action: Action,
     path: CommandPath,
-    query: schemas.DomainQuery,
+    query: inputs.DomainQuery,
     operator: str,
     **arguments: Any,
 ) -> answers.CommandState:
@@ -153,7 +153,7 @@ def _carried_out(order: Order, answer: Callable[[int, list[answers.Skipped], int
     return answer(outcome.done, skipped, sum(outcome.changed.values()))
 
 
-def _order(action: Action, body: schemas.BulkChoice, **arguments: Any) -> Order:
+def _order(action: Action, body: inputs.BulkChoice, **arguments: Any) -> Order:
     return Order(
         action=action,
         operator=body.operator,
@@ -163,5 +163,5 @@ def _order(action: Action, body: schemas.BulkChoice, **arguments: Any) -> Order:
     )
 
 
-def _filters(given: schemas.TsqFilter | schemas.TsqQuery) -> TroubledFilters:
+def _filters(given: inputs.TsqFilter | inputs.TsqQuery) -> TroubledFilters:
     return TroubledFilters(**{name: getattr(given, name) for name in TROUBLED_FILTER_NAMES})

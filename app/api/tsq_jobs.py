@@ -8,9 +8,9 @@ from uuid import UUID
 
 from flask import request
 
-from app.actions import jobs
+from app.actions import inputs, jobs
 from app.actions.orders import AMBIGUOUS, NOT_FOUND
-from app.api import answers, bp, schemas
+from app.api import answers, bp
 from app.api.routing import JobPath
 from app.models.operator_jobs import JobRow, get_job, list_jobs
 from app.server import access
@@ -23,7 +23,7 @@ _REASONS = {NOT_FOUND: "not_found", AMBIGUOUS: "ambiguous_command"}
 
 @bp.get("/tsq/jobs", responses={200: answers.JobList})
 @access.viewer
-def list_operator_jobs(query: schemas.JobsQuery) -> Any:
+def list_operator_jobs(query: inputs.JobsQuery) -> Any:
     """What operators did, alone and with many, the latest first."""
     found = list_jobs(query.limit, query.before)
     return answers.JobList(jobs=[answers.JobItem.model_validate(job) for job in found])
@@ -40,7 +40,7 @@ def show_job(path: JobPath) -> Any:
 
 @bp.post("/tsq/jobs/<command_id:job_id>/stop", responses={200: answers.JobDetailItem})
 @access.operator
-def stop_job(path: JobPath, body: schemas.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
+def stop_job(path: JobPath, body: inputs.Empty) -> Any:  # noqa: ARG001 - read, so that nothing else is accepted
     """Let a job end after the commands under way; what it did stays done."""
     found = _found(path.job_id)
     if not jobs.stop(path.job_id):

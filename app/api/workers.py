@@ -8,9 +8,9 @@ from typing import Any
 from pydantic import Field
 
 from app.actions import workers as local_workers
+from app.actions.inputs import DEFAULT_OPERATOR, Body, OperatorName
 from app.api import bp
-from app.api.routing import Answer, Body, WorkerPath
-from app.api.schemas import DEFAULT_OPERATOR, OperatorName
+from app.api.routing import Answer, WorkerPath
 from app.models import WorkerState, get_worker, list_workers
 from app.processes import request_stop
 from app.server import access

@@ -1,16 +1,30 @@
-"""What goes into the API. With app.api.answers, the OpenAPI document is generated from it."""
+"""What callers may say, as models: the API reads bodies and queries with them, pages their forms.
+
+The OpenAPI document is generated from these and from app.api.answers.
+"""
 
 from __future__ import annotations
 
+import re
 from datetime import datetime
 from typing import Annotated, Any, Self
+from uuid import UUID
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
+from app.actions.moments import MomentError, parse_moment
 from app.actions.orders import MAX_REASON
 from app.actions.troubled import AT_ONCE
-from app.api.routing import WHOLE, Body, Id, Moment, Query
 from app.loadtest.generating import MAX_COUNT
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.models.paging import LARGEST_ID, TOTAL_LIMIT
@@ -25,6 +39,66 @@ from commandbus.bus import MAX_ATTEMPTS_LIMIT, checked_headers
 from commandbus.errors import InvalidCommandError
 from commandbus.models import AuditEventType, CommandStatus
 from commandbus.names import DOMAIN_PATTERN
+
+UUID_PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
+_WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
+
+
+def _canonical(value: Any) -> Any:
+    if isinstance(value, str):
+        if re.fullmatch(UUID_PATTERN, value) is None:
+            raise PydanticCustomError(
+                "uuid_not_canonical", "Must be a UUID in lower case with hyphens"
+            )
+        return UUID(value)
+    return value
+
+
+def _moment(value: Any) -> Any:
+    try:
+        return parse_moment(value if isinstance(value, str) else "")
+    except MomentError as exc:
+        raise PydanticCustomError(exc.code, "{text}", {"text": str(exc)}) from exc
+
+
+def _whole(value: Any) -> Any:
+    if isinstance(value, str):
+        if _WHOLE.fullmatch(value) is None:
+            raise PydanticCustomError("not_a_whole_number", "Must be a whole number")
+        return int(value)
+    return value
+
+
+Id = Annotated[UUID, BeforeValidator(_canonical), WithJsonSchema({"type": "string", "format": "uuid"})]  # fmt: skip  # noqa: E501
+"""An id in its canonical form."""
+Moment = Annotated[datetime, BeforeValidator(_moment), WithJsonSchema({"type": "string", "format": "date-time"})]  # fmt: skip  # noqa: E501
+"""A time with its zone."""
+WHOLE = BeforeValidator(_whole)
+"""Stands behind the bounds of a whole number in a query string."""
+
+
+class Body(BaseModel):
+    """The fields of a request's body; other fields and types are refused."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", frozen=True)
+
+
+def _absent_instead_of_null(schema: dict[str, Any]) -> None:
+    """A query string cannot hold null: what may be None is not there then."""
+    for field in schema.get("properties", {}).values():
+        choices = field.get("anyOf", ())
+        if {"type": "null"} in choices:
+            [choice] = (each for each in choices if each != {"type": "null"})
+            del field["anyOf"], field["default"]
+            field.update(choice)
+
+
+class Query(BaseModel):
+    """What a query string may hold; each name once."""
+
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, json_schema_extra=_absent_instead_of_null
+    )
 
 
 def _run_name(text: str) -> str:
