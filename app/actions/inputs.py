@@ -18,6 +18,7 @@ from pydantic import (
     Field,
     StringConstraints,
     WithJsonSchema,
+    create_model,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -29,6 +30,8 @@ from app.loadtest.generating import MAX_COUNT
 from app.loadtest.runs import LONGEST_NAME, is_name
 from app.models.paging import LARGEST_ID, TOTAL_LIMIT
 from app.models.search_texts import LONGEST_TEXT
+from app.settings.configuration import MAX_WIDTH, RetryConfig, WorkerConfig
+from app.settings.options import options_of
 from app.testcommand.behaviors import (
     LONGEST_QUEUE_NAME,
     MAX_EXECUTION_MS,
@@ -354,3 +357,44 @@ class BulkComplete(BulkChoice):
 
     result_data: Any = None
     notes: Reason | None = None
+
+
+def _section(name: str, doc: str, config: type) -> type[BaseModel]:
+    """A model of the options that *config* declares, each with its range; all may be left out."""
+    fields: dict[str, Any] = {
+        option.name: (
+            int if option.whole else float,
+            Field(option.default, ge=option.low, le=option.high, description=option.help),
+        )
+        for option in options_of(config)
+    }
+    return create_model(name, __base__=Body, __doc__=doc, **fields)
+
+
+WorkerSection = _section("WorkerSection", "How a worker works.", WorkerConfig)
+RetrySection = _section("RetrySection", "How failed commands are retried.", RetryConfig)
+
+
+class ConfigChange(Body):
+    """The values to change; what is left out stays."""
+
+    worker: WorkerSection | None = Field(  # type: ignore[valid-type]
+        None, json_schema_extra={"example": {"concurrency": 8}}
+    )
+    retry: RetrySection | None = None  # type: ignore[valid-type]
+    version: int | None = Field(
+        None, ge=1, description="The version that was read; 412 where it is no longer the current"
+    )
+    operator: OperatorName = DEFAULT_OPERATOR
+
+
+class StartWorker(Body):
+    """A worker process to start on this host."""
+
+    concurrency: int | None = Field(None, ge=1, le=MAX_WIDTH, description="Default: the stored one")
+
+
+class StopWorkers(Body):
+    """By whom."""
+
+    operator: OperatorName = DEFAULT_OPERATOR

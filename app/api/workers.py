@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from app.actions import workers as local_workers
-from app.actions.inputs import DEFAULT_OPERATOR, Body, OperatorName
+from app.actions.inputs import StartWorker, StopWorkers
 from app.api import bp
 from app.api.routing import Answer, WorkerPath
 from app.models import WorkerState, get_worker, list_workers
@@ -16,19 +16,6 @@ from app.processes import request_stop
 from app.server import access
 from app.server.errors import Problem
 from app.server.portal import call, current_portal
-from app.settings.configuration import MAX_WIDTH
-
-
-class StartWorker(Body):
-    """A worker process to start on this host."""
-
-    concurrency: int | None = Field(None, ge=1, le=MAX_WIDTH, description="Default: the stored one")
-
-
-class StopWorkers(Body):
-    """By whom."""
-
-    operator: OperatorName = DEFAULT_OPERATOR
 
 
 class WorkerItem(Answer):
