@@ -257,6 +257,12 @@ class BulkCommands(Body):
         return self
 
 
+class LoadTest(BulkCommands):
+    """A load test as its form orders it."""
+
+    timeout_ms: int | None = Field(None, ge=0, le=MAX_EXECUTION_MS)
+
+
 class CancelCommand(Body):
     """Why, and by whom."""
 

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 
+from app.actions.inputs import BulkCommands
 from app.loadtest.generating import BulkOrder, BulkResult
 from app.loadtest.runs import Origin, RunGivenUpError, create_run, generate_run, settle_runs
 from app.server.errors import Problem
 from app.server.portal import current_portal, unless_refused
+from app.testcommand.behaviors import BehaviorDistribution, BehaviorType
 
 logger = logging.getLogger(__name__)
 
 AT_ONCE = 10_000
 """So many commands are generated before a request is answered; more go on behind it."""
 AT_ONCE_SECONDS = 60.0
+
+
+def order_of(body: BulkCommands, timeout_ms: Callable[[], int | None]) -> BulkOrder:
+    """What *body* asks for.
+
+    *timeout_ms* says how long the timeouts of a distribution run; None: as long as the others. It
+    is called only where there are any.
+    """
+    behavior, distribution = body.behavior, body.behavior_distribution
+    if behavior is not None and body.delay_ms is not None:
+        behavior = behavior.model_copy(update={"execution_time_ms": body.delay_ms})
+    if behavior is None and distribution is None:
+        distribution = BehaviorDistribution({BehaviorType.SUCCESS: 100})
+    has_timeouts = distribution is not None and BehaviorType.TIMEOUT in distribution.root
+    return BulkOrder(
+        count=body.count,
+        behavior=behavior,
+        distribution=distribution,
+        delay_ms=body.delay_ms or 0,
+        timeout_ms=timeout_ms() if has_timeouts else None,
+        max_attempts=body.max_attempts,
+    )
 
 
 def begin(

@@ -18,7 +18,6 @@ from commandbus.payload import exact_number
 
 MAX_BYTES = 256 * 1024
 """How much JSON a payload or a result may hold."""
-MAX_TEXT = f"{MAX_BYTES // 1024} KB of JSON"
 MAX_DEPTH = 64
 MAX_DIGITS = 300
 
@@ -38,6 +37,10 @@ class UnstorableJsonError(ValueError):
         self.field = field
         self.code = code
         self.message = message
+
+
+class TooLargeJsonError(ValueError):
+    """It is more JSON than is kept; the text is for the user."""
 
 
 class _Rounded(float):
@@ -69,6 +72,12 @@ def parse(text: str) -> Any:
                 f"The number {item.text[:40]} has more digits than are kept; write it as text",
             )
     return value
+
+
+def require_size(value: Any) -> None:
+    """Raises TooLargeJsonError where *value* takes more than MAX_BYTES as JSON."""
+    if len(json.dumps(value, ensure_ascii=False).encode()) > MAX_BYTES:
+        raise TooLargeJsonError(f"At most {MAX_BYTES // 1024} KB of JSON")
 
 
 def is_storable(text: str) -> bool:

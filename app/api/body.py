@@ -5,7 +5,6 @@ What is not JSON is answered 400, what is JSON but would not be kept as it is 42
 
 from __future__ import annotations
 
-import json
 from typing import Any, NoReturn, TypeVar
 
 from flask import request
@@ -50,10 +49,10 @@ def parse_json(raw: bytes) -> Any:
 
 def require_payload_size(value: Any) -> None:
     """Raises Problem 413 where *value* takes more than strict_json.MAX_BYTES as JSON."""
-    if len(json.dumps(value, ensure_ascii=False).encode()) > strict_json.MAX_BYTES:
-        raise Problem(
-            413, "payload_too_large", f"A payload may hold at most {strict_json.MAX_TEXT}."
-        )
+    try:
+        strict_json.require_size(value)
+    except strict_json.TooLargeJsonError as exc:
+        raise Problem(413, "payload_too_large", f"{exc}.") from exc
 
 
 def unstorable(field: str) -> Problem:

@@ -12,7 +12,6 @@ from app.actions.orders import Action
 from app.api import answers, bp
 from app.api.body import require_payload_size
 from app.api.routing import CommandPath, CorrelationPath
-from app.loadtest.generating import BulkOrder
 from app.loadtest.runs import Origin
 from app.models import (
     CommandFilters,
@@ -78,7 +77,7 @@ def quick(body: inputs.Empty) -> Any:  # noqa: ARG001 - read, so that nothing el
 @access.operator
 def bulk(body: inputs.BulkCommands) -> Any:
     """Generate test commands: up to 10,000 at once (201), more in the background (202)."""
-    order = _order(body)
+    order = load_tests.order_of(body, lambda: _timeout_ms(body))
     distribution = body.behavior_distribution or BehaviorDistribution(
         {BehaviorType.SUCCESS if body.behavior is None else body.behavior.type: 100}
     )
@@ -186,28 +185,10 @@ def _configured_attempts() -> int:
     return call(ConfigStore(current_portal().pool).get_retry_config).max_attempts
 
 
-def _timeout_ms(body: inputs.BulkCommands, distribution: BehaviorDistribution | None) -> int | None:
-    """How long the timeouts of a distribution run where the body names no time."""
-    if distribution is None or BehaviorType.TIMEOUT not in distribution.root:
-        return None
+def _timeout_ms(body: inputs.BulkCommands) -> int | None:
+    """How long the timeouts of a distribution run: as *body* says, else longer than a lease."""
     if body.delay_ms is not None:
         return None
     worker = call(ConfigStore(current_portal().pool).get_worker_config)
     lease = setting_now("test", "visibility_timeout", worker.visibility_timeout)
     return default_timeout_ms(lease or worker.visibility_timeout)
-
-
-def _order(body: inputs.BulkCommands) -> BulkOrder:
-    behavior, distribution = body.behavior, body.behavior_distribution
-    if behavior is not None and body.delay_ms is not None:
-        behavior = behavior.model_copy(update={"execution_time_ms": body.delay_ms})
-    if behavior is None and distribution is None:
-        distribution = BehaviorDistribution({BehaviorType.SUCCESS: 100})
-    return BulkOrder(
-        count=body.count,
-        behavior=behavior,
-        distribution=distribution,
-        delay_ms=body.delay_ms or 0,
-        timeout_ms=_timeout_ms(body, distribution),
-        max_attempts=body.max_attempts,
-    )

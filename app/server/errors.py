@@ -23,6 +23,7 @@ from flask import (
 )
 from flask_wtf.csrf import CSRFError
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from werkzeug.exceptions import HTTPException
 
 from app.database.health import Check, Level
@@ -146,15 +147,50 @@ def answer(error: HTTPException) -> Response:
 
 def validation_response(error: ValidationError) -> Response:
     """422 with one entry for each value that pydantic refused."""
-    refused = [
+    return answer(Problem(422, errors=refusals(error)))
+
+
+def refusals(error: ValidationError) -> list[dict[str, str]]:
+    """What was refused, for the API's answer and for forms: the field, a code, and why."""
+    return [
         {
             "field": ".".join(str(part) for part in item["loc"]),
             "code": item["type"],
-            "message": item["msg"],
+            "message": _in_words(item),
         }
-        for item in error.errors(include_url=False, include_context=False, include_input=False)
+        for item in error.errors(include_url=False)
     ]
-    return answer(Problem(422, errors=refused))
+
+
+def _in_words(item: ErrorDetails) -> str:
+    """Why a value was refused, in plain words where pydantic has others."""
+    bounds = item.get("ctx", {})
+    match item["type"]:
+        case "missing":
+            return "Required"
+        case "string_too_short":
+            return f"At least {_counted(bounds['min_length'])}"
+        case "string_too_long":
+            return f"At most {_counted(bounds['max_length'])}, not {len(item['input']):,}"
+        case "greater_than_equal":
+            return f"Must be at least {_readable(bounds['ge'])}"
+        case "less_than_equal":
+            return f"Must be at most {_readable(bounds['le'])}"
+        case "int_type" | "int_from_float" | "int_parsing":
+            return "Must be a whole number"
+        case "float_type" | "float_parsing" | "finite_number":
+            return "Must be a number"
+        case "dict_type":
+            return "Must be a JSON object"
+    return item["msg"]
+
+
+def _counted(number: int) -> str:
+    return f"{number:,} character{'' if number == 1 else 's'}"
+
+
+def _readable(bound: float) -> str:
+    return f"{bound:,}".removesuffix(".0")
 
 
 def _as_json(problem: Problem, status: int) -> dict[str, Any]:

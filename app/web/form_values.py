@@ -32,7 +32,7 @@ def json_value(form: Mapping[str, Any], name: str) -> Any:
     if not text:
         return None
     if len(text.encode(errors="replace")) > strict_json.MAX_BYTES:
-        raise FormError(f"At most {strict_json.MAX_TEXT}.")
+        raise FormError("At most 256 KB of JSON.")
     try:
         return strict_json.parse(text)
     except strict_json.MalformedJsonError as exc:

@@ -18,9 +18,10 @@ from app.server.portal import call, current_bus, current_portal
 from app.settings.configuration import ConfigStore
 from app.testcommand.behaviors import LABELS, PUBLIC_TYPES, BehaviorType, default_timeout_ms
 from app.web import bp
+from app.web.forms import Form
 from app.web.remembered import current_operator
 from app.web.rendering import render_page
-from app.web.send_form import ERROR_TYPES, MIXES, Form, read_load, read_single
+from app.web.send_form import ERROR_TYPES, MIXES, read_load, read_single
 from commandbus import CommandBusError
 
 MIXED_WORDS = {

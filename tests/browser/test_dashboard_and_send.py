@@ -73,7 +73,7 @@ def test_the_first_field_that_was_refused_has_the_focus(live_page: Page):
     live_page.locator("#command_id").fill("no id")
     live_page.get_by_role("button", name="Send", exact=True).click()
 
-    expect(live_page.get_by_text("This is not a UUID")).to_be_visible()
+    expect(live_page.get_by_text("Must be a UUID in lower case")).to_be_visible()
     expect(live_page.locator("#command_id")).to_be_focused()
 
 

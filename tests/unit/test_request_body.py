@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from app.api.body import MAX_DEPTH, parse_json
 from app.server.errors import Problem
 from app.web.form_values import FormError, json_value, text_value
-from app.web.send_form import Form, read_single
+from app.web.forms import Form
+from app.web.send_form import read_single
 
 STORABLE = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
 VALUES = st.recursive(
