@@ -7,7 +7,7 @@ dialog; otherwise it is done, and one is back where one was.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -19,11 +19,11 @@ from markupsafe import Markup, escape
 
 from app.actions import jobs, troubled
 from app.actions.addressed import domain_of
-from app.actions.orders import MAX_REASON, UNDO_SECONDS, Action, CommandKey, Order
+from app.actions.inputs import CancelCommand, CompleteCommand, TsqFilter
+from app.actions.orders import UNDO_SECONDS, Action, CommandKey, Order
 from app.models import TROUBLED_FILTER_NAMES, TroubledFilters, domains, get_group_name
 from app.models.operator_jobs import JobRow, JobSummary, get_job, statuses_of
 from app.models.paging import Total
-from app.models.search_texts import LONGEST_TEXT
 from app.server import access
 from app.server.clock import now
 from app.server.errors import Problem, wants_json
@@ -31,7 +31,7 @@ from app.server.proxies import path_and_query
 from app.visible import visible
 from app.web import bp
 from app.web.commands import MOVING_SECONDS, RESTING_SECONDS
-from app.web.form_values import FormError, json_value, text_value
+from app.web.forms import Form
 from app.web.job_texts import commands_text, looks_of, undone_text, words_of
 from app.web.listing import text_arg
 from app.web.remembered import clean_operator, current_operator, remember_operator
@@ -64,19 +64,15 @@ def operate(action: str) -> ResponseReturnValue:
     selection = read_selection(request.form)
     if selection.chosen == []:
         return _answer(NOTHING_CHOSEN, "info")
-    operator = current_operator() or clean_operator(request.form.get("operator", ""))
+    form, operator = _posted()
     is_large = selection.chosen is None
+    arguments: dict[str, Any] = {}
     is_asked = bool(operator) and wanted is Action.RETRY and not is_large
-    errors: dict[str, str] = {}
-    values: dict[str, Any] = {}
     if request.form.get(CONFIRMED) == "yes":
-        if not operator:
-            errors["operator"] = "Give your name, so that others can see who did this."
-        values, more = _read_arguments(wanted)
-        errors |= more
-        is_asked = not errors
+        arguments = _read_arguments(form, wanted, operator)
+        is_asked = not form.errors
     if not is_asked:
-        return _ask(wanted, selection, errors)
+        return _ask(wanted, selection, form.errors)
     is_undoable = wanted is Action.RETRY and not is_large
     carried = troubled.carry_out(
         Order(
@@ -85,7 +81,7 @@ def operate(action: str) -> ResponseReturnValue:
             chosen=selection.chosen,
             filters=selection.filters,
             delay_seconds=UNDO_SECONDS if is_undoable else 0.0,
-            **values,
+            **arguments,
         )
     )
     if carried.job_id is None:
@@ -98,18 +94,15 @@ def operate(action: str) -> ResponseReturnValue:
 def cancel_pending(command_id: UUID) -> ResponseReturnValue:
     domain = domain_of(command_id, text_arg("domain"))
     back = url_for("web.command", command_id=command_id, domain=request.args.get("domain"))
-    operator = current_operator() or clean_operator(request.form.get("operator", ""))
-    errors: dict[str, str] = {}
+    form, operator = _posted()
     if request.method == "POST":
-        values, errors = _read_arguments(Action.CANCEL)
-        if not operator:
-            errors["operator"] = "Give your name, so that others can see who did this."
-        if not errors:
-            flash(*_cancelled(domain, command_id, operator, values["reason"]))
+        arguments = _read_arguments(form, Action.CANCEL, operator)
+        if not form.errors:
+            flash(*_cancelled(domain, command_id, operator, **arguments))
             return _named(redirect(back, 303), operator)
     return render_template(
         "pages/tsq_action.html",
-        **_form_context(Action.CANCEL, Total(1, is_exact=True), False, errors),
+        **_form_context(Action.CANCEL, Total(1, is_exact=True), False, form.errors),
         target=path_and_query(),
         fields=[],
         back=back,
@@ -199,20 +192,15 @@ def read_selection(form: Any) -> Selection:
         keys = list(dict.fromkeys(keys))[: troubled.AT_ONCE]
         fields = [("keys", f"{domain}:{command_id}") for domain, command_id in keys]
         return Selection(keys, None, Total(len(keys), is_exact=True), back + fields)
-    try:
-        given = {
-            name: text
-            for name in TROUBLED_FILTER_NAMES
-            if (text := text_value(form, FILTER_PREFIX + name, LONGEST_TEXT)) is not None
-        }
-    except FormError as exc:
-        raise Problem(422, detail=f"A filter cannot be used. {exc}") from exc
-    try:
-        filters = TroubledFilters.from_texts(given, _entered_until(form))
-    except ValueError as exc:
-        raise Problem(422, detail="There is no such group.") from exc
+    posted = Form(form)
+    values = {name: posted.value(FILTER_PREFIX + name) for name in TROUBLED_FILTER_NAMES}
+    values["group_id"] = posted.uuid(f"{FILTER_PREFIX}group_id")
+    wanted = posted.read(TsqFilter, values)
+    if wanted is None:
+        raise Problem(422, detail=f"A filter cannot be used. {next(iter(posted.errors.values()))}.")
+    filters = TroubledFilters(**wanted.model_dump(), entered_until=_entered_until(form))
     found = troubled.choose(filters)
-    fields = [(FILTER_PREFIX + name, text) for name, text in given.items()]
+    fields = [(FILTER_PREFIX + name, text) for name, text in filters.texts().items()]
     if found.filters.entered_until is not None:
         fields.append((ENTERED_UNTIL, found.filters.entered_until.isoformat()))
     again = [*back, ("scope", "filter"), *fields]
@@ -241,29 +229,25 @@ def _key(text: str) -> CommandKey | None:
         return None
 
 
-def _read_arguments(action: Action) -> tuple[dict[str, Any], dict[str, str]]:
-    """What the action needs besides, and what is wrong with it, by field."""
-    values: dict[str, Any] = {}
-    errors: dict[str, str] = {}
-    readers: dict[str, Callable[[], Any]] = {}
+def _posted() -> tuple[Form, str]:
+    """The form, and the name of who sent it, which is empty where it is not known."""
+    form = Form(request.form)
+    return form, current_operator() or clean_operator(form.text("operator"))
+
+
+def _read_arguments(form: Form, action: Action, operator: str) -> dict[str, Any]:
+    """What the action needs besides; with errors in *form* where it cannot be had."""
+    if not operator:
+        form.errors["operator"] = "Give your name, so that others can see who did this"
     if action is Action.CANCEL:
-        readers["reason"] = lambda: _reason(request.form)
-    elif action is Action.COMPLETE:
-        readers["notes"] = lambda: text_value(request.form, "notes", MAX_REASON)
-        readers["result"] = lambda: json_value(request.form, "result")
-    for name, read in readers.items():
-        try:
-            values[name] = read()
-        except FormError as exc:
-            errors[name] = str(exc)
-    return values, errors
-
-
-def _reason(form: Mapping[str, Any]) -> str:
-    reason = text_value(form, "reason", MAX_REASON)
-    if reason is None:
-        raise FormError("Say why; the reason is kept in the audit trail.")
-    return reason
+        cancel = form.read(CancelCommand, {"reason": form.value("reason")})
+        return {} if cancel is None else {"reason": cancel.reason}
+    if action is Action.COMPLETE:
+        values = {"result_data": form.json("result"), "notes": form.value("notes")}
+        complete = form.read(CompleteCommand, values, {"result_data": "result"})
+        if complete is not None:
+            return {"result": complete.result_data, "notes": complete.notes}
+    return {}
 
 
 def _ask(action: Action, selection: Selection, errors: dict[str, str]) -> str:

@@ -95,3 +95,22 @@ def test_a_mix_that_does_not_add_up_is_refused_as_by_the_api(client: FlaskClient
 
     body = {"count": 1, "behavior_distribution": {"success": 33.33333}}
     assert f'<p class="field-error">{said_by_api(client, BULK, body)}</p>' in page
+
+
+def test_an_action_refuses_what_the_api_refuses_in_the_same_words(client: FlaskClient) -> None:
+    command_id = got(client.post(SEND, json={"behavior": ONE}))["command_id"]
+    path = f"/commands/{command_id}/cancel"
+    cases: list[tuple[str, dict[str, str]]] = [
+        ("", {}),
+        (LONG, {"reason": LONG}),
+        ("a\x00b", {"reason": "a\x00b"}),
+    ]
+    for typed, body in cases:
+        token = re.search(r'name="csrf_token" value="([^"]+)"', client.get(path).text)
+        assert token is not None
+        fields = {"csrf_token": token[1], "operator": "Ada", "reason": typed}
+
+        page = client.post(path, data=fields).text
+
+        assert at_field(page, "reason") == said_by_api(client, f"/api/v1{path}", body)
+    assert got(client.get(f"{SEND}/{command_id}"))["status"] == "PENDING"

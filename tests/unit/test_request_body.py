@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from app.actions.inputs import CancelCommand
 from app.api.body import MAX_DEPTH, parse_json
 from app.server.errors import Problem
-from app.web.form_values import FormError, json_value, text_value
-from app.web.forms import Form
+from app.web.forms import ABSENT, Form
 from app.web.send_form import read_single
 
 STORABLE = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), max_size=20)
@@ -134,11 +134,21 @@ def test_a_form_without_a_payload_sends_an_empty_one() -> None:
 
 @pytest.mark.parametrize("text", ["1234567890.12345678901", '{"a": 1, "a": 2}', "{", "NaN"])
 def test_the_result_of_a_form_is_refused_likewise(text: str) -> None:
-    with pytest.raises(FormError):
-        json_value({"result": text}, "result")
+    form = Form({"result": text})
+
+    assert form.json("result") is ABSENT
+    assert "result" in form.errors
 
 
 def test_a_line_break_of_a_form_counts_as_one_character() -> None:
-    assert text_value({"reason": "a\r\nb"}, "reason", 3) == "a\nb"
-    with pytest.raises(FormError, match="At most 3 characters, not 4"):
-        text_value({"reason": "a\r\nbc"}, "reason", 3)
+    lines = Form({"reason": "a\r\n" * 999 + "ab"})
+    more = Form({"reason": "a\r\n" * 999 + "abc"})
+
+    assert read_reason(lines) == "a\n" * 999 + "ab"
+    assert read_reason(more) is None
+    assert more.errors == {"reason": "At most 2,000 characters, not 2,001"}
+
+
+def read_reason(form: Form) -> str | None:
+    read = form.read(CancelCommand, {"reason": form.value("reason")})
+    return None if read is None else read.reason
