@@ -9,6 +9,7 @@ from flask import current_app, flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
 from app.actions import workers as local_workers
+from app.actions.inputs import StartWorker
 from app.models import WorkerRow, WorkerState, get_worker, list_workers, statistics
 from app.models.paging import LARGEST_ID
 from app.models.workers import LISTED
@@ -18,6 +19,7 @@ from app.server.errors import Problem
 from app.server.portal import call, current_portal
 from app.settings.configuration import WORKER_OPTIONS, Settings
 from app.web import bp
+from app.web.forms import Form
 from app.web.remembered import current_operator
 from app.web.rendering import PageContext, ask_to_confirm, render_page
 
@@ -64,14 +66,13 @@ def workers() -> ResponseReturnValue:
 @bp.post("/workers/start")
 @access.operator
 def start_worker() -> ResponseReturnValue:
-    text = request.form.get("concurrency", "").strip()
-    try:
-        concurrency = int(_CONCURRENCY.parse(text)) if text else None
-    except ValueError as exc:
-        flash(f"Concurrency {exc}.", "error")
+    form = Form(request.form)
+    wanted = form.read(StartWorker, {"concurrency": form.number("concurrency")})
+    if wanted is None:
+        flash(f"Concurrency: {form.errors['concurrency']}.", "error")
         return _back()
     try:
-        pid = local_workers.start(concurrency)
+        pid = local_workers.start(wanted.concurrency)
     except Problem as problem:
         if problem.code == 403:
             raise

@@ -192,7 +192,7 @@ def test_a_concurrency_that_no_worker_takes_is_refused(make_live_page: Callable[
     page.get_by_label("Concurrency").fill("5000")
     page.get_by_role("button", name="Start worker", exact=True).click()
 
-    expect(page.locator("#main")).to_contain_text("must be a whole number from 1 to 1000")
+    expect(page.locator("#main")).to_contain_text("Concurrency: Must be at most 1,000.")
     expect(page.get_by_role("heading", name="No worker is running")).to_be_visible()
 
 
