@@ -5,6 +5,7 @@ So a rule and its message are written once. A field that is left empty is not gi
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -58,9 +59,10 @@ class Form:
         if text is ABSENT:
             return text
         text = re.sub(f"[{point}]", ".", text)
-        if not _NUMBER.fullmatch(text):
-            return text
-        return int(text) if _WHOLE.fullmatch(text) else float(text)
+        if _WHOLE.fullmatch(text):
+            return int(text)
+        number = float(text) if _NUMBER.fullmatch(text) else math.inf
+        return number if math.isfinite(number) else text
 
     def uuid(self, name: str) -> Any:
         """The id that was typed, in its canonical form. What is no id stays as it is."""

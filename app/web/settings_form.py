@@ -7,13 +7,15 @@ changed, and what others changed since, without keeping anything on the server.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from app.actions.inputs import ConfigChange, RetrySection
 from app.settings.configuration import RETRY_OPTIONS, WORKER_OPTIONS, RetryConfig, StoredConfig
 from app.settings.options import Option, plain_number
 from app.testcommand.store import ConfigurationChange
+from app.web.forms import ABSENT, Form
 
 OPTIONS = (*WORKER_OPTIONS, *RETRY_OPTIONS)
 OPTION_OF = {option.name: option for option in OPTIONS}
@@ -65,28 +67,27 @@ class Submitted:
     version: int | None
     texts: dict[str, str]
     before: dict[str, int | float]
-    values: dict[str, int | float]
+    values: dict[str, Any]
+    """The numbers that were typed; a text, with an error, where it is none."""
     errors: dict[str, str]
 
     @classmethod
     def read(cls, form: Mapping[str, str], stored: Values) -> Submitted:
         """What *form* says; what it leaves out is as *stored*."""
         texts = {name: form.get(name, plain_number(stored[name])).strip() for name in OPTION_OF}
-        before: dict[str, int | float] = {}
-        values: dict[str, int | float] = {}
-        errors: dict[str, str] = {}
-        for name, option in OPTION_OF.items():
-            try:
-                before[name] = option.parse(form.get(BEFORE + name, ""))
-            except ValueError:
-                before[name] = stored[name]
-            try:
-                values[name] = option.parse(texts[name])
-            except ValueError:
-                errors[name] = f"This must be {option.range_text}."
-        version = form.get("version", "")
-        is_number = version.isascii() and version.isdigit() and len(version) < 10
-        return cls(int(version) if is_number else None, texts, before, values, errors)
+        typed = Form(texts)
+        values = _numbers(typed)
+        typed.read(ConfigChange, by_section(values))
+        hidden = Form(form)
+        was = {name: hidden.number(BEFORE + name) for name in OPTION_OF}
+        before = {
+            name: number if isinstance(number, int | float) else stored[name]
+            for name, number in was.items()
+        }
+        version = hidden.number("version")
+        return cls(
+            version if isinstance(version, int) else None, texts, before, values, typed.errors
+        )
 
     def changes(self) -> dict[str, int | float]:
         """The values that the person changed."""
@@ -122,7 +123,13 @@ class Submitted:
 
 
 def _readable(number: int | float) -> str:
-    return f"{int(number):,}" if number == int(number) else f"{number:,}"
+    return f"{number:,}".removesuffix(".0")
+
+
+def _numbers(form: Form, options: Iterable[Option] = OPTIONS) -> dict[str, Any]:
+    """What was typed for each setting; an empty field holds no number either."""
+    typed = {option.name: form.number(option.name) for option in options}
+    return {name: "" if value is ABSENT else value for name, value in typed.items()}
 
 
 def all_values(stored: StoredConfig) -> dict[str, int | float]:
@@ -138,7 +145,7 @@ def fields_of(stored: Values) -> list[Field]:
     ]
 
 
-def by_section(values: Values) -> dict[str, dict[str, int | float]]:
+def by_section(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """*values* as `ConfigStore.update` takes them."""
     retry_names = {option.name for option in RETRY_OPTIONS}
     return {
@@ -186,13 +193,9 @@ def delays_of(retry: RetryConfig) -> Delays:
 
 def retry_from(texts: Mapping[str, str]) -> RetryConfig | None:
     """The retry settings that *texts* spell, or None while one of them is not right."""
-    try:
-        values: dict[str, Any] = {
-            option.name: option.parse(texts.get(option.name, "")) for option in RETRY_OPTIONS
-        }
-    except ValueError:
-        return None
-    return RetryConfig(**values)
+    form = Form(texts)
+    retry = form.read(RetrySection, _numbers(form, RETRY_OPTIONS))
+    return None if retry is None else RetryConfig(**retry.model_dump())
 
 
 # History

@@ -47,6 +47,15 @@ GENERATED = [
         {"count": 1, "behavior_distribution": {"timeout": 100.5}},
     ),
 ]
+SETTINGS = [
+    ({"concurrency": "0"}, {"worker": {"concurrency": 0}}),
+    ({"visibility_timeout": "43201"}, {"worker": {"visibility_timeout": 43_201}}),
+    ({"batch_size": "2.5"}, {"worker": {"batch_size": 2.5}}),
+    ({"poll_interval": "nan"}, {"worker": {"poll_interval": "nan"}}),
+    ({"poll_interval": ""}, {"worker": {"poll_interval": ""}}),
+    ({"max_attempts": "1e400"}, {"retry": {"max_attempts": "1e400"}}),
+    ({"backoff_multiplier": "0.5"}, {"retry": {"backoff_multiplier": 0.5}}),
+]
 
 
 def posted(client: FlaskClient, page: str, path: str, data: dict[str, str]) -> str:
@@ -68,9 +77,9 @@ def at_field(page: str, field: str) -> str:
     return html.unescape(error[1])
 
 
-def said_by_api(client: FlaskClient, path: str, body: Any) -> str:
+def said_by_api(client: FlaskClient, path: str, body: Any, method: str = "POST") -> str:
     """Why the API refuses *body*."""
-    [error] = got(client.post(path, json=body))["errors"]
+    [error] = got(client.open(path, method=method, json=body))["errors"]
     return str(error["message"])
 
 
@@ -114,3 +123,27 @@ def test_an_action_refuses_what_the_api_refuses_in_the_same_words(client: FlaskC
 
         assert at_field(page, "reason") == said_by_api(client, f"/api/v1{path}", body)
     assert got(client.get(f"{SEND}/{command_id}"))["status"] == "PENDING"
+
+
+def test_settings_are_refused_as_by_the_api_and_nothing_is_saved(client: FlaskClient) -> None:
+    path = "/api/v1/config"
+    for typed, body in SETTINGS:
+        page = posted(client, "/settings", "/settings", {"version": "1", **typed})
+
+        [field] = typed
+        assert at_field(page, field) == said_by_api(client, path, body, "PUT"), typed
+    assert got(client.get(path))["version"] == 1
+
+
+def test_a_form_made_from_impossible_numbers_is_compared_with_what_is_stored(
+    client: FlaskClient,
+) -> None:
+    """What the page's hidden fields repeat can be changed on its way, and is not believed."""
+    was = {"was_concurrency": "1e400", "was_batch_size": "x\x00", "was_max_attempts": "9" * 99}
+    token = re.search(r'name="csrf_token" value="([^"]+)"', client.get("/settings").text)
+    assert token is not None
+
+    answer = client.post("/settings", data={"csrf_token": token[1], "version": "7", **was})
+
+    assert answer.status_code == 409
+    assert got(client.get("/api/v1/config"))["version"] == 1
