@@ -10,24 +10,42 @@ from typing import Any, TypeVar
 from zoneinfo import ZoneInfo
 
 from flask import request
+from pydantic import TypeAdapter, ValidationError
 
+from app.actions import strict_json
+from app.actions.inputs import Search
 from app.actions.moments import MomentError, is_repeated, is_skipped, parse_moment
 from app.models import Cursor, CursorError, Listing, Window
-from app.models.search_texts import LONGEST_TEXT, trimmed
+from app.models.search_texts import trimmed
+from app.server.errors import Problem, refusals
 from app.web.formats import count_text
 from app.web.rendering import url_with
 
 LIMITS = (10, 20, 50, 100)
 DEFAULT_LIMIT = 20
 _LARGEST_PAGE = 10**9
+_TEXT: TypeAdapter[str] = TypeAdapter(Search)
 
 EnumT = TypeVar("EnumT", bound=StrEnum)
 T = TypeVar("T")
 
 
 def text_arg(name: str) -> str | None:
-    """A text without what surrounds it unseen, or None where there is nothing in it."""
-    return trimmed(request.args.get(name, "").replace("\x00", ""))[:LONGEST_TEXT] or None
+    """A text without what surrounds it unseen, or None where there is nothing in it.
+
+    Raises Problem 422 for what the API refuses: too long a text, and one that cannot be stored.
+    """
+    text = request.args.get(name, "")
+    if not strict_json.is_storable(text):
+        raise _refused(name, strict_json.unstorable(name).message)
+    try:
+        return _TEXT.validate_python(trimmed(text)) or None
+    except ValidationError as exc:
+        raise _refused(name, refusals(exc)[0]["message"]) from exc
+
+
+def _refused(name: str, reason: str) -> Problem:
+    return Problem(422, detail=f"The value of {name} in the address cannot be used. {reason}.")
 
 
 def choice_arg(name: str, choices: type[EnumT]) -> EnumT | None:

@@ -22,7 +22,6 @@ OPTION_OF = {option.name: option for option in OPTIONS}
 DEFAULTS = {option.name: option.default for option in OPTIONS}
 BEFORE = "was_"
 """The prefix of hidden fields that repeat the value from which the form was made."""
-LONGEST_TEXT = 40
 SHOWN_DELAYS = 9
 
 Values = Mapping[str, int | float]
@@ -112,7 +111,7 @@ class Submitted:
         return [
             Field(
                 option,
-                self.texts[name][:LONGEST_TEXT]
+                self.texts[name]
                 if name in self.errors or self.values[name] != self.before[name]
                 else plain_number(stored[name]),
                 plain_number(stored[name]),

@@ -142,7 +142,7 @@ def test_one_pages_forth_and_back_through_everything(make_live_page: MakePage, s
 @pytest.mark.parametrize(
     "query",
     ["limit=7", "limit=x", "cursor=x", "page=-1", "status=NO", "created_from=yesterday",
-     "created_from=0001-01-01T00:00&tz=Asia/Tokyo", "tz=../../etc/passwd", "q=%00", "domain=%00a"],
+     "created_from=0001-01-01T00:00&tz=Asia/Tokyo", "tz=../../etc/passwd"],
 )  # fmt: skip
 def test_an_address_that_makes_no_sense_still_shows_a_list(live_page: Page, query):
     send(live_page, SUCCESS)

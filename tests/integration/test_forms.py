@@ -147,3 +147,17 @@ def test_a_form_made_from_impossible_numbers_is_compared_with_what_is_stored(
 
     assert answer.status_code == 409
     assert got(client.get("/api/v1/config"))["version"] == 1
+
+
+def test_a_list_refuses_a_filter_that_the_api_refuses_and_lists_nothing_else(
+    client: FlaskClient,
+) -> None:
+    """It was cut or changed, so the page listed what nobody had asked for."""
+    for text in ("x" * 201, "a\x00b", "\x00"):
+        for page, api in (("/commands", SEND), ("/troubleshooting", "/api/v1/tsq")):
+            answer = client.get(page, query_string={"q": text})
+            refused = got(client.get(api, query_string={"q": text}))["errors"][0]["message"]
+
+            assert answer.status_code == 422
+            said = f"The value of q in the address cannot be used. {refused}."
+            assert said in html.unescape(answer.text)
