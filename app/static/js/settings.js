@@ -8,10 +8,10 @@ import { morph } from '../src/morph.js';
 import { announce } from '../src/page.js';
 
 const PAUSE_MILLISECONDS = 150;
-const RETRY_FIELDS = ['max_attempts', 'base_delay_ms', 'max_delay_ms', 'backoff_multiplier'];
 
 const form = document.getElementById('settings-form');
 const fields = [...form.querySelectorAll('[data-setting]')];
+const retryFields = fields.filter((field) => field.closest('#retries'));
 const bar = form.querySelector('[data-save-bar]');
 let isLeaving = false;
 let timer;
@@ -21,7 +21,7 @@ form.addEventListener('input', ({ target }) => {
   if (!target.matches('[data-setting]')) return;
   check(target);
   showUnsaved();
-  if (RETRY_FIELDS.includes(target.name)) {
+  if (retryFields.includes(target)) {
     clearTimeout(timer);
     timer = setTimeout(showDelays, PAUSE_MILLISECONDS);
   }
@@ -86,9 +86,9 @@ function mark(field, changed) {
 }
 
 async function showDelays() {
-  if (RETRY_FIELDS.some((name) => !form.elements[name].validity.valid)) return;
+  if (retryFields.some((field) => !field.validity.valid)) return;
   const question = ++asked;
-  const values = new URLSearchParams(RETRY_FIELDS.map((name) => [name, form.elements[name].value]));
+  const values = new URLSearchParams(retryFields.map((field) => [field.name, field.value]));
   try {
     const response = await request(`${form.dataset.delays}?${values}`, { headers: { Accept: 'text/html' } });
     // Only the answer to what stands in the fields now is shown.
