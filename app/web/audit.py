@@ -25,8 +25,14 @@ from app.models.paging import Unseen
 from app.models.trail import Attempt, AttemptOutcome, attempts_of
 from app.server import access
 from app.web import bp
-from app.web.commands import MOVING_SECONDS, RESTING_SECONDS, domain_choices
-from app.web.listing import choice_arg, limit_arg, parsed_arg, period_args, text_arg, zone_arg
+from app.web.commands import MOVING_SECONDS, RESTING_SECONDS
+from app.web.listing import (
+    PeriodPage,
+    choice_arg,
+    limit_arg,
+    parsed_arg,
+    text_arg,
+)
 from app.web.rendering import PageContext, render_page, url_with
 from app.web.timeline import Section, outcomes_of, sections_of, summary_of, total_ms
 from app.web.vocabulary import EVENTS
@@ -63,11 +69,13 @@ def audit_search(text: str) -> ResponseReturnValue:
     return redirect(url_for("web.audit", id=text))
 
 
-class Events(PageContext):
+class Events(PeriodPage):
     """The values of the search over all events: the page of it that the address asks for."""
 
+    filter_names = FILTER_NAMES
+
     def __init__(self) -> None:
-        self._period = period_args("since", "until")
+        super().__init__("since", "until")
         self._wanted = EventFilters(
             event_type=choice_arg("event_type", AuditEventType),
             domain=text_arg("domain"),
@@ -116,34 +124,9 @@ class Events(PageContext):
         return url_with(cursor=cursor, page=self.page + 1) if cursor else ""
 
     @property
-    def filters(self) -> dict[str, str]:
-        """The filters as the form shows them."""
-        return {name: text_arg(name) or "" for name in FILTER_NAMES} | self._period.values
-
-    @property
-    def notes(self) -> list[str]:
-        """The times that were not taken as they were given."""
-        return self._period.notes
-
-    @property
     def is_filtered(self) -> bool:
         """Whether anything narrows the search."""
         return self._wanted != EventFilters()
-
-    @property
-    def zone(self) -> str:
-        """The time zone of the times in the address."""
-        return zone_arg()[0]
-
-    @property
-    def zone_given(self) -> str:
-        """The time zone as the address names it."""
-        return text_arg("tz") or ""
-
-    @property
-    def domain_choices(self) -> list[tuple[str, str]]:
-        """What the filter by domain offers."""
-        return domain_choices()
 
     @property
     def event_choices(self) -> list[tuple[str, str]]:

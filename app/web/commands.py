@@ -22,7 +22,6 @@ from app.models import (
     TroubledRow,
     Window,
     WorkerRow,
-    domains,
     get_command_detail,
     get_worker,
     list_commands,
@@ -42,13 +41,12 @@ from app.web import bp
 from app.web.formats import pretty_json
 from app.web.listing import (
     Pager,
+    PeriodPage,
     choice_arg,
     pager_of,
     parsed_arg,
-    period_args,
     text_arg,
     window,
-    zone_arg,
 )
 from app.web.rendering import PARTIAL, PageContext, render_page
 from app.web.run_texts import title_of
@@ -110,13 +108,14 @@ class ConversationPage(PageContext):
             )
 
 
-class Commands(PageContext):
+class Commands(PeriodPage):
     """The values of the list that the address asks for."""
 
     candidate_limit = CANDIDATE_LIMIT
+    filter_names = FILTER_NAMES
 
     def __init__(self) -> None:
-        self._period = period_args("created_from", "created_before")
+        super().__init__("created_from", "created_before")
         self._wanted = CommandFilters(
             status=choice_arg("status", CommandStatus),
             domain=text_arg("domain"),
@@ -167,16 +166,6 @@ class Commands(PageContext):
         return title_of(run)
 
     @property
-    def filters(self) -> dict[str, str]:
-        """The filters as the form shows them."""
-        return {name: text_arg(name) or "" for name in FILTER_NAMES} | self._period.values
-
-    @property
-    def notes(self) -> list[str]:
-        """The times that were not taken as they were given."""
-        return self._period.notes
-
-    @property
     def is_filtered(self) -> bool:
         """Whether anything narrows the list."""
         return self._wanted != CommandFilters()
@@ -192,24 +181,9 @@ class Commands(PageContext):
         return {name: text for name in TROUBLED_NAMES if (text := text_arg(name)) is not None}
 
     @property
-    def zone(self) -> str:
-        """The time zone of the times in the address."""
-        return zone_arg()[0]
-
-    @property
-    def zone_given(self) -> str:
-        """The time zone as the address names it."""
-        return text_arg("tz") or ""
-
-    @property
     def status_choices(self) -> list[tuple[str, str]]:
         """What the filter by status offers."""
         return [("", "Any"), *((each.value, each.label) for each in STATUSES.values())]
-
-    @property
-    def domain_choices(self) -> list[tuple[str, str]]:
-        """What the filter by domain offers."""
-        return domain_choices()
 
 
 class CommandPage(PageContext):
@@ -280,11 +254,6 @@ def configured_attempts() -> int:
     """The budget of commands that have none of their own."""
     retry = call(ConfigStore(current_portal().pool).get_retry_config)
     return retry.max_attempts
-
-
-def domain_choices() -> list[tuple[str, str]]:
-    """What a filter by domain offers."""
-    return [("", "Any"), *((name, name) for name in domains())]
 
 
 def explained(found: CommandDetail) -> list[str | Moment]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 from zoneinfo import ZoneInfo
 
 from flask import request
@@ -15,11 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 from app.actions import strict_json
 from app.actions.inputs import Search
 from app.actions.moments import MomentError, is_repeated, is_skipped, parse_moment
-from app.models import Cursor, CursorError, Listing, Window
+from app.models import Cursor, CursorError, Listing, Window, domains
 from app.models.search_texts import trimmed
 from app.server.errors import Problem, refusals
 from app.web.formats import count_text
-from app.web.rendering import url_with
+from app.web.rendering import PageContext, url_with
 
 LIMITS = (10, 20, 50, 100)
 DEFAULT_LIMIT = 20
@@ -181,3 +181,42 @@ def pager_of(listing: Listing[Any], noun: str) -> Pager:
         next_url = url_with(cursor=listing.next_cursor, page=page + 1)
     summary = f"{total} {noun}{plural}, {where}"
     return Pager(summary[:1].upper() + summary[1:], previous_url, next_url, limit)
+
+
+def domain_choices() -> list[tuple[str, str]]:
+    """What a filter by domain offers."""
+    return [("", "Any"), *((name, name) for name in domains())]
+
+
+class PeriodPage(PageContext):
+    """The values of a page that lists what happened in a period: those of its filters."""
+
+    filter_names: ClassVar[tuple[str, ...]]
+
+    def __init__(self, since: str, until: str) -> None:
+        self._period = period_args(since, until)
+
+    @property
+    def filters(self) -> dict[str, str]:
+        """The filters as the form shows them."""
+        return {name: text_arg(name) or "" for name in self.filter_names} | self._period.values
+
+    @property
+    def notes(self) -> list[str]:
+        """The times that were not taken as they were given."""
+        return self._period.notes
+
+    @property
+    def zone(self) -> str:
+        """The time zone of the times in the address."""
+        return zone_arg()[0]
+
+    @property
+    def zone_given(self) -> str:
+        """The time zone as the address names it."""
+        return text_arg("tz") or ""
+
+    @property
+    def domain_choices(self) -> list[tuple[str, str]]:
+        """What the filter by domain offers."""
+        return domain_choices()

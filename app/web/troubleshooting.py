@@ -36,9 +36,8 @@ from app.server import access
 from app.server.portal import call, current_portal
 from app.testcommand import store
 from app.web import bp
-from app.web.commands import domain_choices
 from app.web.job_texts import JobLooks, looks_of
-from app.web.listing import Pager, limit_arg, pager_of, parsed_arg, text_arg, window
+from app.web.listing import Pager, domain_choices, limit_arg, pager_of, parsed_arg, text_arg, window
 from app.web.rendering import PageContext, live_url, render_page, url_with
 from commandbus.models import CommandStatus
 from commandbus.pools import autocommit
