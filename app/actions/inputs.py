@@ -150,6 +150,10 @@ class PageQuery(Query):
     offset: Offset = 0
     cursor: CursorText | None = Field(None, description="The next_cursor of a page before")
 
+    def filters(self) -> dict[str, Any]:
+        """What the query asks for, whichever page."""
+        return self.model_dump(exclude=set(PageQuery.model_fields))
+
 
 def require_order(first: datetime | None, second: datetime | None, names: str) -> None:
     """Raises PydanticCustomError where a period ends before it begins."""
@@ -209,7 +213,7 @@ class AuditQuery(Query):
 
 
 class SendCommand(Body):
-    """One test command to send."""
+    """One test command to send; its fields are the arguments of `send_test_command`."""
 
     behavior: Behavior
     payload: dict[str, Any] = Field(default_factory=dict)

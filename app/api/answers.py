@@ -86,16 +86,21 @@ class CommandItem(Answer):
     last_error_message: str | None
 
 
-class CommandList(Answer):
-    """One page of commands, newest first."""
+class PageOfList(Answer):
+    """Which part of a list an answer holds."""
 
-    commands: list[CommandItem]
     total: int
     total_is_exact: bool
     limit: int
     offset: int
     next_cursor: str | None
     previous_cursor: str | None
+
+
+class CommandList(PageOfList):
+    """One page of commands, newest first."""
+
+    commands: list[CommandItem]
 
 
 class TimingItem(Answer):
@@ -217,16 +222,10 @@ class TsqItem(Answer):
     payload: Any
 
 
-class TsqList(Answer):
+class TsqList(PageOfList):
     """One page of the troubleshooting queue, the latest arrivals first."""
 
     commands: list[TsqItem]
-    total: int
-    total_is_exact: bool
-    limit: int
-    offset: int
-    next_cursor: str | None
-    previous_cursor: str | None
 
 
 class GroupItem(Answer):

@@ -16,6 +16,7 @@ from app.loadtest.runs import Origin
 from app.models import (
     CommandFilters,
     Cursor,
+    Listing,
     Window,
     conversation,
     get_command_detail,
@@ -43,17 +44,7 @@ def send(body: inputs.SendCommand) -> Any:
     201 for a new one; 200 where the same command was sent before and nothing was sent now.
     """
     require_payload_size(body.payload)
-    sent = call(
-        send_test_command,
-        current_bus(),
-        body.behavior,
-        body.payload,
-        command_id=body.command_id,
-        correlation_id=body.correlation_id,
-        reply_to=body.reply_to,
-        max_attempts=body.max_attempts,
-        headers=body.headers,
-    )
+    sent = call(send_test_command, current_bus(), **dict(body))
     created = answers.CreatedCommand(
         command_id=sent.command_id,
         status=sent.status,
@@ -110,24 +101,10 @@ def bulk(body: inputs.BulkCommands) -> Any:
 @access.viewer
 def list_(query: inputs.CommandsQuery) -> Any:
     """The commands that match every filter, newest first."""
-    filters = CommandFilters(
-        status=query.status,
-        domain=query.domain,
-        command_type=query.command_type,
-        created_after=query.created_after,
-        created_before=query.created_before,
-        q=query.q,
-        run_id=query.run_id,
-    )
-    page = list_commands(filters, window(query))
+    page = list_commands(CommandFilters(**query.filters()), window(query))
     return answers.CommandList(
         commands=[answers.CommandItem.model_validate(row) for row in page.rows],
-        total=page.total,
-        total_is_exact=page.total_is_exact,
-        limit=query.limit,
-        offset=query.offset,
-        next_cursor=page.next_cursor,
-        previous_cursor=page.previous_cursor,
+        **paging(query, page),
     )
 
 
@@ -178,6 +155,18 @@ def window(query: inputs.PageQuery) -> Window:
     """The part of a list that *query* asks for. Raises CursorError."""
     cursor = None if query.cursor is None else Cursor.parse(query.cursor)
     return Window(query.limit, query.offset, cursor)
+
+
+def paging(query: inputs.PageQuery, page: Listing[Any]) -> dict[str, Any]:
+    """What an answer says of the part of a list that it holds."""
+    return {
+        "total": page.total,
+        "total_is_exact": page.total_is_exact,
+        "limit": query.limit,
+        "offset": query.offset,
+        "next_cursor": page.next_cursor,
+        "previous_cursor": page.previous_cursor,
+    }
 
 
 def _configured_attempts() -> int:

@@ -11,7 +11,8 @@ from pydantic import Field
 from app.actions import inputs, load_tests
 from app.actions.inputs import Id, Query
 from app.api import bp
-from app.api.commands import window
+from app.api.answers import PageOfList
+from app.api.commands import paging, window
 from app.api.routing import Answer, RunPath
 from app.loadtest.comparison import Comparison, compare, differences
 from app.loadtest.runs import request_cancel
@@ -53,16 +54,10 @@ class RunDetail(RunItem):
     series: dict[str, Any] = Field(description="Columns for a chart; latencies in milliseconds")
 
 
-class RunList(Answer):
+class RunList(PageOfList):
     """A page of runs, the latest first."""
 
     runs: list[RunItem]
-    total: int
-    total_is_exact: bool
-    limit: int
-    offset: int
-    next_cursor: str | None
-    previous_cursor: str | None
 
 
 class Figure(Answer):
@@ -108,12 +103,7 @@ def list_load_tests(query: inputs.PageQuery) -> Any:
     page = list_runs(window(query))
     return RunList(
         runs=[RunItem.model_validate(row) for row in page.rows],
-        total=page.total,
-        total_is_exact=page.total_is_exact,
-        limit=query.limit,
-        offset=query.offset,
-        next_cursor=page.next_cursor,
-        previous_cursor=page.previous_cursor,
+        **paging(query, page),
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any, cast
 from uuid import UUID
 
@@ -11,11 +10,10 @@ from app.actions.addressed import domain_of
 from app.actions.orders import Action, Order
 from app.api import answers, bp
 from app.api.body import require_payload_size
-from app.api.commands import window
+from app.api.commands import paging, window
 from app.api.routing import Answer, CommandPath
 from app.api.tsq_jobs import job_started, skipped_item
 from app.models import (
-    TROUBLED_FILTER_NAMES,
     TroubledFilters,
     list_groups,
     list_rejected,
@@ -28,15 +26,10 @@ from app.server import access
 @access.viewer
 def list_tsq(query: inputs.TsqQuery) -> Any:
     """The commands that need an operator, the latest arrivals first."""
-    page = list_troubled(_filters(query), window(query))
+    page = list_troubled(TroubledFilters(**query.filters()), window(query))
     return answers.TsqList(
         commands=[answers.TsqItem.model_validate(row) for row in page.rows],
-        total=page.total,
-        total_is_exact=page.total_is_exact,
-        limit=query.limit,
-        offset=query.offset,
-        next_cursor=page.next_cursor,
-        previous_cursor=page.previous_cursor,
+        **paging(query, page),
     )
 
 
@@ -99,9 +92,8 @@ def bulk_retry(body: inputs.BulkRetry) -> Any:
     """Retry several commands; more than 500 that match a filter in the background (202)."""
     return _carried_out(
         _order(Action.RETRY, body, delay_seconds=body.delay_seconds),
-        lambda done, skipped, count: answers.BulkRetried(
-            retried=done, skipped=skipped, skipped_count=count
-        ),
+        answers.BulkRetried,
+        "retried",
     )
 
 
@@ -111,9 +103,8 @@ def bulk_cancel(body: inputs.BulkCancel) -> Any:
     """Cancel several commands; more than 500 that match a filter in the background (202)."""
     return _carried_out(
         _order(Action.CANCEL, body, reason=body.reason),
-        lambda done, skipped, count: answers.BulkCancelled(
-            cancelled=done, skipped=skipped, skipped_count=count
-        ),
+        answers.BulkCancelled,
+        "cancelled",
     )
 
 
@@ -124,9 +115,8 @@ def bulk_complete(body: inputs.BulkComplete) -> Any:
     require_payload_size(body.result_data)
     return _carried_out(
         _order(Action.COMPLETE, body, result=body.result_data, notes=body.notes),
-        lambda done, skipped, count: answers.BulkCompleted(
-            completed=done, skipped=skipped, skipped_count=count
-        ),
+        answers.BulkCompleted,
+        "completed",
     )
 
 
@@ -143,14 +133,20 @@ def _one(
     return answers.CommandState.model_validate(done)
 
 
-def _carried_out(order: Order, answer: Callable[[int, list[answers.Skipped], int], Answer]) -> Any:
-    """Carry out *order*; the answer says what became of it, or that a job has begun on it."""
+def _carried_out(order: Order, answer: type[Answer], counted: str) -> Any:
+    """Carry out *order*; *answer* says what became of it, or that a job has begun on it.
+
+    *counted*: the answer's name for how many were dealt with.
+    """
     carried = troubled.carry_out(order)
     if carried.outcome is None:
         return job_started(cast(UUID, carried.job_id))
     outcome = carried.outcome
-    skipped = [skipped_item(each) for each in outcome.skipped]
-    return answer(outcome.done, skipped, sum(outcome.changed.values()))
+    return answer(
+        skipped=[skipped_item(each) for each in outcome.skipped],
+        skipped_count=sum(outcome.changed.values()),
+        **{counted: outcome.done},
+    )
 
 
 def _order(action: Action, body: inputs.BulkChoice, **arguments: Any) -> Order:
@@ -158,10 +154,6 @@ def _order(action: Action, body: inputs.BulkChoice, **arguments: Any) -> Order:
         action=action,
         operator=body.operator,
         command_ids=body.command_ids,
-        filters=None if body.filter is None else _filters(body.filter),
+        filters=None if body.filter is None else TroubledFilters(**body.filter.model_dump()),
         **arguments,
     )
-
-
-def _filters(given: inputs.TsqFilter | inputs.TsqQuery) -> TroubledFilters:
-    return TroubledFilters(**{name: getattr(given, name) for name in TROUBLED_FILTER_NAMES})

@@ -57,16 +57,7 @@ def send_one() -> ResponseReturnValue:
     if command is None:
         return _refused(form, Form(EMPTY_LOAD))
     try:
-        sent = call(
-            send_test_command,
-            current_bus(),
-            command.behavior,
-            command.payload,
-            command_id=command.command_id,
-            correlation_id=command.correlation_id,
-            reply_to=command.reply_to,
-            max_attempts=command.max_attempts,
-        )
+        sent = call(send_test_command, current_bus(), **dict(command))
     except CommandBusError as exc:
         form.errors["form"] = str(exc)
         return _refused(form, Form(EMPTY_LOAD))
