@@ -34,7 +34,12 @@ from app.web.commands import MOVING_SECONDS, RESTING_SECONDS
 from app.web.forms import Form
 from app.web.job_texts import commands_text, looks_of, undone_text, words_of
 from app.web.listing import text_arg
-from app.web.remembered import clean_operator, current_operator, remember_operator
+from app.web.remembered import (
+    clean_operator,
+    current_operator,
+    recorded_operator,
+    remember_operator,
+)
 from app.web.rendering import CONFIRMED, ask_to_confirm, local_path, render_page
 from commandbus.errors import CommandNotFoundError, InvalidStateError
 from commandbus.models import CommandStatus
@@ -42,7 +47,6 @@ from commandbus.models import CommandStatus
 FILTER_PREFIX = "filter_"
 ENTERED_UNTIL = "entered_until"
 LIVE_SECONDS = 1
-UNNAMED_OPERATOR = "web"
 NOTHING_CHOSEN = "Nothing was selected, or nothing matches any more."
 
 
@@ -114,9 +118,7 @@ def cancel_pending(command_id: UUID) -> ResponseReturnValue:
 def undo_retry(command_id: UUID) -> ResponseReturnValue:
     domain = domain_of(command_id, text_arg("domain"))
     try:
-        troubled.carry_out_one(
-            Action.UNDO_RETRY, (domain, command_id), current_operator() or UNNAMED_OPERATOR
-        )
+        troubled.carry_out_one(Action.UNDO_RETRY, (domain, command_id), recorded_operator())
         flash(
             "The retry is undone: the command is in the troubleshooting queue as before.", "success"
         )
@@ -176,7 +178,7 @@ def undo_job(job_id: UUID) -> ResponseReturnValue:
         danger=False,
     ):
         return question
-    outcome = troubled.undo(job, current_operator() or UNNAMED_OPERATOR)
+    outcome = troubled.undo(job, recorded_operator())
     return _answer(undone_text(outcome), "success" if outcome.done else "warning", back)
 
 

@@ -14,6 +14,7 @@ THEMES = ("light", "system", "dark")
 THEME_COOKIE = "theme"
 OPERATOR_COOKIE = "operator"
 OPERATOR_MAX_LENGTH = 60
+UNNAMED_OPERATOR = "web"
 # Messages for the next page travel in the session's cookie, which holds 4 KB at most.
 MAX_MESSAGES = 5
 YEAR_SECONDS = 365 * 24 * 60 * 60
@@ -37,6 +38,11 @@ def current_operator() -> str:
     """
     given = clean_operator(unquote(request.cookies.get(OPERATOR_COOKIE, "")))
     return identity.recorded_name(given)
+
+
+def recorded_operator() -> str:
+    """The same; where no name is known, that the action came from a page."""
+    return current_operator() or UNNAMED_OPERATOR
 
 
 def clean_operator(name: str) -> str:

@@ -23,7 +23,7 @@ from app.settings.configuration import (
 from app.settings.options import Option, Source, plain_number
 from app.testcommand.store import ConfigurationChange
 from app.web import bp
-from app.web.remembered import current_operator
+from app.web.remembered import recorded_operator
 from app.web.rendering import PageContext, ask_to_confirm, render_page
 from app.web.settings_form import (
     BEFORE,
@@ -44,7 +44,6 @@ from app.web.settings_form import (
 )
 
 SHOWN_VERSIONS = 15
-UNNAMED_OPERATOR = "web"
 
 
 @dataclass(frozen=True, slots=True)
@@ -254,7 +253,7 @@ def _save(changes: dict[str, int | float], version: int) -> StoredConfig:
         _store().update,
         **by_section(changes),
         expected_version=version,
-        changed_by=current_operator() or UNNAMED_OPERATOR,
+        changed_by=recorded_operator(),
     )
 
 

@@ -20,7 +20,7 @@ from app.server.portal import call, current_portal
 from app.settings.configuration import WORKER_OPTIONS, Settings
 from app.web import bp
 from app.web.forms import Form
-from app.web.remembered import current_operator
+from app.web.remembered import recorded_operator
 from app.web.rendering import PageContext, ask_to_confirm, render_page
 
 LIVE_SECONDS = 2
@@ -28,7 +28,6 @@ SHOWN_COMMANDS = 3
 LOST_SECONDS, LOST_SHOWN = 900, 3
 """How long, and for how many workers, an alert says that a worker disappeared."""
 SHOWN_PAST = 100
-UNNAMED_OPERATOR = "web"
 
 _CONCURRENCY = next(option for option in WORKER_OPTIONS if option.name == "concurrency")
 
@@ -98,7 +97,7 @@ def stop_worker(worker_id: int) -> ResponseReturnValue:
         back=url_for("web.workers"),
     ):
         return question
-    if call(request_stop, current_portal().pool, worker_id, _operator()):
+    if call(request_stop, current_portal().pool, worker_id, recorded_operator()):
         flash(f"{worker.name} was asked to stop. It may finish what it runs first.", "success")
     else:
         flash(f"{worker.name} is gone. If it comes back, it stops.", "info")
@@ -119,7 +118,7 @@ def stop_all_workers() -> ResponseReturnValue:
         back=url_for("web.workers"),
     ):
         return question
-    asked = call(request_stop, current_portal().pool, None, _operator())
+    asked = call(request_stop, current_portal().pool, None, recorded_operator())
     was = "was" if asked == 1 else "were"
     flash(f"{_count(asked, 'worker')} {was} asked to stop.", "success")
     return _back()
@@ -254,10 +253,6 @@ def stop_all_question(active: list[WorkerRow]) -> str:
 
 def _is_lost(worker: WorkerRow) -> bool:
     return worker.state is WorkerState.GONE and worker.heartbeat_age_seconds < LOST_SECONDS
-
-
-def _operator() -> str:
-    return current_operator() or UNNAMED_OPERATOR
 
 
 def _count(number: int, noun: str) -> str:
