@@ -8,8 +8,8 @@ from psycopg.conninfo import make_conninfo
 from app import create_app
 from app.database import open_database
 from app.database.urls import build_url, parameters
-from app.models import db
 from app.settings.configuration import Settings
+from tests.applications import close
 
 
 @pytest.mark.parametrize("kind", ["two hosts", "keywords", "a driver", "a service file"])
@@ -40,9 +40,6 @@ def test_pages_and_sending_work_with_any_connection_string(
         ready = client.get("/health/ready")
         page = client.get("/commands")
     finally:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
     assert (sent.status_code, ready.status_code, page.status_code) == (201, 200, 200)

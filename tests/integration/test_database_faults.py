@@ -15,10 +15,10 @@ from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.models import db
 from app.server.errors import PROBLEM_TYPE
 from app.server.portal import WITHOUT_DATABASE
 from app.settings.logs import TextFormatter
+from tests.applications import close
 from tests.chaos.proxy import Error, Proxy
 from tests.conftest import databases
 
@@ -84,10 +84,7 @@ def app(proxy: Proxy, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Flas
         }
     )
     yield made
-    with made.app_context():
-        db.session.remove()
-        db.engine.dispose()
-    made.extensions["portal"].close()
+    close(made)
 
 
 @pytest.fixture

@@ -14,9 +14,10 @@ from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
 from app import create_app
-from app.models import TroubledFilters, count_troubled, db, list_groups, list_troubled
+from app.models import TroubledFilters, count_troubled, list_groups, list_troubled
 from app.models.paging import TOTAL_LIMIT, Window
 from app.web.job_texts import commands_text
+from tests.applications import close
 from tests.conftest import databases
 from tests.integration.api.conftest import got
 from tests.waiting import eventually_now
@@ -76,10 +77,7 @@ def opened(url: str) -> Iterator[Flask]:
     try:
         yield app
     finally:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
 
 @pytest.fixture(scope="module")

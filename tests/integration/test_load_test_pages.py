@@ -13,7 +13,7 @@ from psycopg.rows import TupleRow
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.models import db
+from tests.applications import close
 from tests.integration.api.conftest import app, client, conn, got
 from tests.waiting import eventually_now
 
@@ -131,7 +131,4 @@ def test_a_generation_is_cancelled_through_another_web_process(
         assert run["cancel_requested_at"] is not None
         assert run["generated_count"] < 1_000_000
     finally:
-        with other.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        other.extensions["portal"].close()
+        close(other)

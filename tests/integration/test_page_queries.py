@@ -15,7 +15,8 @@ from flask.testing import FlaskClient
 from psycopg.rows import TupleRow
 
 from app import create_app, web
-from app.models import db, statistics
+from app.models import statistics
+from tests.applications import close
 from tests.integration.api.conftest import client, conn, got, run_all, send
 from tests.statements import Recorder, recording
 
@@ -52,10 +53,7 @@ def app(recorder: Recorder) -> Iterator[Flask]:
     """The application, with a recorder before its database."""
     made = create_app({"database_url": recorder.url, "secret_key": "for tests only"})
     yield made
-    with made.app_context():
-        db.session.remove()
-        db.engine.dispose()
-    made.extensions["portal"].close()
+    close(made)
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
 from app.database.urls import build_url, parameters
-from app.models import db
 from app.settings.configuration import PROJECT_ROOT
 from commandbus import (
     CommandBus,
@@ -27,6 +26,7 @@ from commandbus import (
 )
 from commandbus.migrating import find_obstacles
 from commandbus.ops import TroubleshootingQueue
+from tests.applications import close
 from tests.facts import (
     DOMAIN,
     REPLIES,
@@ -308,10 +308,7 @@ async def test_the_web_says_that_rows_are_hidden_and_shows_no_empty_list(logins,
         pages = [client.get(path).status_code for path in ("/commands", "/api/v1/commands")]
         sent = client.post("/api/v1/commands", json={"behavior": {"type": "success"}})
     finally:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
     assert ready.status_code == 503
     assert ready.json is not None

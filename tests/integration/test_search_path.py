@@ -13,9 +13,9 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool
 
 from app import create_app
-from app.models import db
 from app.settings.configuration import ConfigStore
 from app.worker import create_worker
+from tests.applications import close
 from tests.facts import Pool, ended, value
 from tests.integration.pruning import send_test
 from tests.programs import program
@@ -52,10 +52,7 @@ def shadowed_url(database_url: str) -> str:
 def app(shadowed_url: str) -> Iterator[Flask]:
     made = create_app({"database_url": shadowed_url, "secret_key": "for tests only"})
     yield made
-    with made.app_context():
-        db.session.remove()
-        db.engine.dispose()
-    made.extensions["portal"].close()
+    close(made)
 
 
 def test_every_page_reads_the_projects_own_tables(app: Flask, shadowed_url: str) -> None:

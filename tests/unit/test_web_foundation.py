@@ -17,12 +17,12 @@ from flask import Flask, abort, request
 
 from app import create_app
 from app.factory import kept_secret_key
-from app.models import db
 from app.server import access, assets
 from app.server.errors import PROBLEM_TYPE, Problem
 from app.server.security import SAFE_METHODS
 from app.settings.configuration import ConfigurationError, Settings
 from app.web.rendering import ask_to_confirm
+from tests.applications import close
 
 STATIC = Path(__file__).parents[2] / "app" / "static"
 API = "/api/v1/echo"
@@ -55,10 +55,7 @@ def make_app(tmp_path, shared_database_url):
 
     yield make
     for app in made:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
 
 @pytest.fixture

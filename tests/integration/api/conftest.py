@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from werkzeug.test import TestResponse
 
 from app import create_app
-from app.models import db
+from tests.applications import close
 
 
 def got(answer: TestResponse) -> Any:
@@ -28,10 +28,7 @@ def app(database_url: str) -> Iterator[Flask]:
     """The application, closed after the test."""
     made = create_app({"database_url": database_url, "secret_key": "for tests only"})
     yield made
-    with made.app_context():
-        db.session.remove()
-        db.engine.dispose()
-    made.extensions["portal"].close()
+    close(made)
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from flask import Flask
 from flask.testing import FlaskClient
 
 from app import create_app
-from app.models import db
+from tests.applications import close
 from tests.integration.api.conftest import got
 
 NEAR, FAR = {"REMOTE_ADDR": "127.0.0.1"}, {"REMOTE_ADDR": "203.0.113.9"}
@@ -27,10 +27,7 @@ def make_client(database_url: str) -> Iterator[Callable[..., FlaskClient]]:
 
     yield make
     for app in made:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,8 @@ from werkzeug.test import TestResponse
 
 from app import create_app
 from app.credentials import CredentialsFile
-from app.models import db
 from app.server.errors import PROBLEM_TYPE
+from tests.applications import close
 from tests.credentials import OPERATOR, PASSWORDS, TOKENS, VIEWER, bearer, credentials_file, remove
 from tests.integration.api.conftest import got
 
@@ -53,10 +53,7 @@ def make_app(database_url: str, users: Path, tmp_path: Path):
 
     yield make
     for app in made:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
 
 @pytest.fixture

@@ -22,6 +22,7 @@ from app.server.breaker import ASKING
 from app.server.errors import PROBLEM_TYPE
 from app.server.portal import current_portal
 from commandbus.store import autocommit
+from tests.applications import close
 from tests.integration.api.conftest import got
 
 LIMITS = {
@@ -46,10 +47,7 @@ def make_client(database_url: str, tmp_path: Path) -> Iterator[Any]:
 
     yield make
     for app in made:
-        with app.app_context():
-            db.session.remove()
-            db.engine.dispose()
-        app.extensions["portal"].close()
+        close(app)
 
 
 def test_what_pages_and_api_read_with_is_limited(app: Flask) -> None:
