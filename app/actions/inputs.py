@@ -123,6 +123,7 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REASON)]
 Limit = Annotated[int, Field(ge=1, le=100), WHOLE]
 Offset = Annotated[int, Field(ge=0, le=TOTAL_LIMIT), WHOLE]
 MaxAttempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT)]
+UndoDelay = Annotated[float, Field(ge=0, le=3600, description="How long it can be undone")]
 
 
 def _headers(headers: dict[str, Any]) -> dict[str, Any]:
@@ -278,10 +279,10 @@ class RetryCommand(Body):
     """By whom, and when."""
 
     operator: OperatorName = DEFAULT_OPERATOR
-    delay_seconds: float = Field(0, ge=0, le=3600, description="How long it can be undone")
+    delay_seconds: UndoDelay = 0
 
 
-class UndoRetry(Body):
+class ByWhom(Body):
     """By whom."""
 
     operator: OperatorName = DEFAULT_OPERATOR
@@ -292,12 +293,6 @@ class CompleteCommand(Body):
 
     result_data: Any = None
     notes: Reason | None = None
-    operator: OperatorName = DEFAULT_OPERATOR
-
-
-class CancelRun(Body):
-    """By whom."""
-
     operator: OperatorName = DEFAULT_OPERATOR
 
 
@@ -353,7 +348,7 @@ class BulkChoice(Body):
 class BulkRetry(BulkChoice):
     """Retry several commands."""
 
-    delay_seconds: float = Field(0, ge=0, le=3600)
+    delay_seconds: UndoDelay = 0
 
 
 class BulkCancel(BulkChoice):
@@ -402,9 +397,3 @@ class StartWorker(Body):
     """A worker process to start on this host."""
 
     concurrency: int | None = Field(None, ge=1, le=MAX_WIDTH, description="Default: the stored one")
-
-
-class StopWorkers(Body):
-    """By whom."""
-
-    operator: OperatorName = DEFAULT_OPERATOR

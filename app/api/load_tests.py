@@ -121,7 +121,7 @@ def show_load_test(path: RunPath) -> Any:
 
 @bp.post("/load-tests/<command_id:run_id>/cancel", responses={202: RunItem})
 @access.operator
-def cancel_load_test(path: RunPath, body: inputs.CancelRun) -> Any:
+def cancel_load_test(path: RunPath, body: inputs.ByWhom) -> Any:
     """Let the generation of a run end; what was sent is processed."""
     run = _found(path.run_id)
     if not call(request_cancel, current_portal().pool, run.run_id, body.operator):

@@ -62,7 +62,7 @@ def retry(path: CommandPath, query: inputs.DomainQuery, body: inputs.RetryComman
 
 @bp.post("/tsq/<command_id:command_id>/undo-retry", responses={200: answers.CommandState})
 @access.operator
-def undo_retry(path: CommandPath, query: inputs.DomainQuery, body: inputs.UndoRetry) -> Any:
+def undo_retry(path: CommandPath, query: inputs.DomainQuery, body: inputs.ByWhom) -> Any:
     """Take back a delayed retry whose time has not come."""
     return _one(Action.UNDO_RETRY, path, query, body.operator)
 

@@ -8,7 +8,7 @@ from typing import Any
 from pydantic import Field
 
 from app.actions import workers as local_workers
-from app.actions.inputs import StartWorker, StopWorkers
+from app.actions.inputs import ByWhom, StartWorker
 from app.api import bp
 from app.api.routing import Answer, WorkerPath
 from app.models import WorkerState, get_worker, list_workers
@@ -92,7 +92,7 @@ def start(body: StartWorker) -> Any:
 
 @bp.post("/workers/<worker_id:worker_id>/stop", responses={202: StopRequested})
 @access.operator
-def stop(path: WorkerPath, body: StopWorkers) -> Any:
+def stop(path: WorkerPath, body: ByWhom) -> Any:
     """Ask one worker to drain, on whichever host it runs."""
     worker = get_worker(path.worker_id)
     if worker is None:
@@ -105,7 +105,7 @@ def stop(path: WorkerPath, body: StopWorkers) -> Any:
 
 @bp.post("/workers/stop", responses={202: StopRequested})
 @access.operator
-def stop_all(body: StopWorkers) -> Any:
+def stop_all(body: ByWhom) -> Any:
     """Ask every worker to drain."""
     asked = call(request_stop, current_portal().pool, None, body.operator)
     return StopRequested(requested=asked), 202
