@@ -69,9 +69,9 @@ GROUPS = (
         (
             Invariant(
                 "what is open is carried by exactly one message or waiting row",
-                "Each command that has not ended is in the queue, waits for its time or its lane, or is"
-                " parked, and only once. So it will be run, and not twice. If somebody took its message"
-                " away, command_bus.requeue_lost_commands gives it a new one.",
+                "Each command that has not ended is in the queue, waits for its time or in its"
+                " lane, or is parked, and only once. So it will be run, and not twice. If somebody"
+                " took its message away, command_bus.requeue_lost_commands gives it a new one.",
                 title="Every open command is queued exactly once",
             ),
             Invariant(
