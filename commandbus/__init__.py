@@ -50,12 +50,14 @@ from commandbus.models import (
     OperatorVerdict,
     OutboxEvent,
     Page,
+    Pause,
     Percentiles,
     Reply,
     SendResult,
     TroubledCommand,
 )
 from commandbus.ops import TroubleshootingQueue
+from commandbus.pauses import Pauses
 from commandbus.pools import create_pool
 from commandbus.retention import Pruned, Pruner, RetentionRule
 from commandbus.retry import RetryPolicy
@@ -98,6 +100,8 @@ __all__ = [
     "OperatorVerdict",
     "OutboxEvent",
     "Page",
+    "Pause",
+    "Pauses",
     "Percentiles",
     "PermanentCommandError",
     "Pruned",

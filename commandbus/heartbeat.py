@@ -7,6 +7,7 @@ import logging
 import os
 import socket
 import time
+from contextlib import suppress
 from typing import Any
 
 from psycopg import AsyncConnection
@@ -57,6 +58,7 @@ class Heartbeat:
         self._slots = slots
         self._alarm = alarm
         self._types = types
+        self._asked = asyncio.Event()
         self._told_types: list[str] = []
         self._recorded_before = 0
         self._beaten_at = time.monotonic()
@@ -115,10 +117,17 @@ class Heartbeat:
         except DATABASE_ERRORS as exc:
             logger.warning("worker_stop_not_recorded", extra={**state.ids, "error": one_line(exc)})
 
+    def look_now(self) -> None:
+        """Beat at once: something was paused or resumed."""
+        self._asked.set()
+
     async def run(self) -> None:
         """Beat for ever."""
         while True:
-            await asyncio.sleep(HEARTBEAT_SECONDS)
+            self._asked.clear()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEARTBEAT_SECONDS):
+                    await self._asked.wait()
             try:
                 await self._beat()
             except DATABASE_ERRORS as exc:
@@ -156,7 +165,7 @@ class Heartbeat:
             if ahead.parked_types:
                 await self._expire_parked(conn)
         await self._connections.close_unused()
-        if self.suspects_wait or self._types.to_take():
+        if self.suspects_wait or self._types.to_take() or self._types.are_paused:
             state.wake()
         if stop is None:
             await self.register()  # its row was pruned
@@ -171,6 +180,7 @@ class Heartbeat:
         )
         self.suspects_wait = ahead.suspects
         self._types.saw_parked(ahead.parked_types)
+        self._types.saw_pauses(domain=ahead.is_paused, types=ahead.paused_types)
         return ahead
 
     async def _expire_parked(self, conn: AsyncConnection[TupleRow]) -> None:

@@ -25,6 +25,8 @@ class KnownTypes:
         self._domain = domain
         self._left: dict[str, float] = {}
         self._parked: list[str] = []
+        self._paused: frozenset[str] = frozenset()
+        self._is_domain_paused = False
 
     def all(self) -> list[str]:
         """The types with a handler, sorted."""
@@ -68,6 +70,19 @@ class KnownTypes:
     def none_parked(self) -> None:
         """What was parked for this worker has been taken."""
         self._parked = []
+
+    def saw_pauses(self, *, domain: bool, types: Iterable[str] | None) -> None:
+        """The whole domain is paused, or these types of it."""
+        self._is_domain_paused, self._paused = domain, frozenset(types or ())
+
+    @property
+    def are_paused(self) -> bool:
+        """Whether anything is paused, as far as the worker has heard."""
+        return self._is_domain_paused or bool(self._paused)
+
+    def is_paused(self, name: str) -> bool:
+        """Whether nothing of this type shall start."""
+        return self._is_domain_paused or name in self._paused
 
     def _knows(self, name: str) -> bool:
         return self._registry.get(self._domain, name) is not None

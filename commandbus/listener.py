@@ -27,6 +27,8 @@ logger = logging.getLogger(__name__)
 CHECK_SECONDS = 10.0
 # What is due later than this is looked for anyway; nobody's odd notification waits longer.
 LONGEST_SECONDS = 60.0
+# The payload that asks for a look; earlier releases take it for new work.
+LOOK = "look"
 
 
 async def listen_for_commands(
@@ -34,10 +36,11 @@ async def listen_for_commands(
     domain: str,
     wake: Callable[[], None],
     due_in: Callable[[float], None],
+    look: Callable[[], None],
     *,
     answer_timeout: float = ANSWER_SECONDS,
 ) -> None:
-    """Call *wake* or *due_in* for each notification, for ever, on a connection of its own.
+    """Call *wake*, *due_in* or *look* for each notification, for ever, on a connection of its own.
 
     It is opened with the pool's settings, but not taken from it, so that a small pool is not made
     smaller. While there is no connection, polling has to do; *wake* is called once it is back.
@@ -54,7 +57,7 @@ async def listen_for_commands(
                 while True:
                     limit.pause()
                     async for notification in conn.notifies(timeout=CHECK_SECONDS):
-                        _tell(notification.payload, wake, due_in)
+                        _tell(notification.payload, wake, due_in, look)
                     limit.renew()
                     await conn.execute("")
         except psycopg.Error as exc:
@@ -67,8 +70,19 @@ async def listen_for_commands(
             await asyncio.sleep(delay)
 
 
-def _tell(payload: str, wake: Callable[[], None], due_in: Callable[[float], None]) -> None:
-    """A notification says that there is work, or in how many seconds there will be."""
+def _tell(
+    payload: str,
+    wake: Callable[[], None],
+    due_in: Callable[[float], None],
+    look: Callable[[], None],
+) -> None:
+    """A notification says that there is work, or in how many seconds there will be.
+
+    Or that something has changed that a heartbeat looks at.
+    """
+    if payload == LOOK:
+        look()
+        return
     try:
         seconds = float(payload or 0)
     except ValueError:

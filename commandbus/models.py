@@ -384,6 +384,25 @@ class BatchProgress:
 
 
 @dataclass(frozen=True, slots=True)
+class Pause:
+    """A pause of a domain, or of one command type of it."""
+
+    pause_id: int
+    domain: str
+    command_type: str | None
+    """None: the whole domain."""
+    reason: str
+    paused_by: str
+    paused_at: datetime
+    ends_at: datetime | None
+    """When it ends by itself; None: when somebody resumes it."""
+    ended_at: datetime | None
+    """None: it is in force, or its time has just run out."""
+    ended_by: str | None
+    """Who resumed it; None: its time was over."""
+
+
+@dataclass(frozen=True, slots=True)
 class Percentiles:
     """Of durations in milliseconds, within 2 %; None where nothing was measured."""
 

@@ -28,6 +28,7 @@ from commandbus.models import (
     LaneGroup,
     LaneSettings,
     OutboxEvent,
+    Pause,
     Percentiles,
     TroubledCommand,
 )
@@ -345,3 +346,31 @@ def _queue_must_exist(queue: str) -> Iterator[None]:
         yield
     except (UndefinedTable, RaiseException) as exc:
         raise UnknownReplyQueueError(f'queue "{queue:.100}" does not exist') from exc
+
+
+async def list_pauses(
+    conn: Connection,
+    *,
+    domain: str | None = None,
+    pause_id: int | None = None,
+    ended: bool = False,
+    limit: int = 1,
+) -> list[Pause]:
+    """The pauses in force, the latest first; with *ended* also others, with *pause_id* that one."""
+    query = sql.SQL(
+        """
+        select pause_id, domain, command_type, reason, paused_by, paused_at, ends_at, ended_at,
+            ended_by
+        from public.command_bus_pause
+        where (%(domain)s::text is null or domain = %(domain)s)
+            and (%(pause_id)s::bigint is null or pause_id = %(pause_id)s)
+            and (%(ended)s or ended_at is null
+                and coalesce(ends_at, 'infinity') > clock_timestamp())
+        order by pause_id desc
+        limit %(limit)s
+        """
+    ) + _none_hidden("command_bus_pause")
+    async with conn.cursor(row_factory=class_row(Pause)) as cur:
+        values = {"domain": domain, "pause_id": pause_id, "ended": ended, "limit": limit}
+        await cur.execute(query, values)
+        return await cur.fetchall()

@@ -214,6 +214,15 @@ class Slots:
         self._ready.clear()
         return self._forget(ready)
 
+    def take_ready_of(self, chosen: Callable[[str], bool]) -> list[ClaimedCommand]:
+        """What has not started of the types that are *chosen*."""
+        taken = [each for each in self._ready if chosen(each.claimed.command.command_type)]
+        if not taken:
+            return []
+        tokens = {attempt.token for attempt in taken}
+        self._ready = deque(each for each in self._ready if each.token not in tokens)
+        return self._forget(taken)
+
     def _forget(self, attempts: Iterable[Attempt]) -> list[ClaimedCommand]:
         forgotten = list(attempts)
         for attempt in forgotten:

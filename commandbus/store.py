@@ -460,6 +460,10 @@ class LookAhead(NamedTuple):
     """Whether suspects wait."""
     parked_types: list[str]
     """Of which types commands wait for a worker that knows them."""
+    is_paused: bool
+    """Whether the whole domain is paused."""
+    paused_types: list[str] | None
+    """Which types are paused; None: none."""
 
 
 async def look_ahead(
@@ -471,7 +475,7 @@ async def look_ahead(
     0 seconds or less where one that is visible waits.
     """
     cur = await conn.execute(
-        "select next_due_seconds, suspects, parked_types"
+        "select next_due_seconds, suspects, parked_types, is_paused, paused_types"
         " from command_bus.look_ahead_v3(%s, %s, %s::text[])",
         (domain, messages, leave),
     )
@@ -695,6 +699,34 @@ async def fold_deltas(conn: Connection) -> int:
 async def listen(conn: Connection, domain: str) -> None:
     """Listen for commands of a domain on this connection."""
     await conn.execute(sql.SQL("listen {}").format(sql.Identifier(f"command_bus_{domain}")))
+
+
+# Pauses
+
+
+async def pause(
+    conn: AsyncConnection[Any],
+    domain: str,
+    command_type: str | None,
+    reason: str,
+    operator: str,
+    seconds: float | None,
+) -> int:
+    """Pause a domain, or one type of it; returns the pause's id."""
+    with translate_errors():
+        [(pause_id,)] = await fetch(
+            conn,
+            "select command_bus.pause(%s, %s, %s, %s, %s::float8)",
+            (domain, command_type, reason, operator, seconds),
+        )
+    return int(pause_id)
+
+
+async def resume(conn: AsyncConnection[Any], pause_id: int, operator: str) -> bool:
+    """End a pause; False: there is none of this id in force."""
+    with translate_errors():
+        [(ended,)] = await fetch(conn, "select command_bus.resume(%s, %s)", (pause_id, operator))
+    return bool(ended)
 
 
 # Operators

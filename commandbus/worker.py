@@ -313,6 +313,7 @@ class Worker:
                     state.domain,
                     state.woken.set,
                     self._alarm.told,
+                    self._heartbeat.look_now,
                     answer_timeout=state.answer_timeout,
                 ),
                 name="listener",

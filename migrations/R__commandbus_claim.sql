@@ -16,7 +16,8 @@
 -- A row without a claim_no is a message that was rejected: its id, the id it names, and the reason
 -- as data. One without a msg_id, too, says how many messages were left for later, as its attempt,
 -- since somebody has locked what they need, and how many commands were parked, as its max_attempts:
--- those of the types p_leave (null: none), which the worker does not know (R__commandbus_parking.sql).
+-- those of the types p_leave (null: none), which the worker does not know (R__commandbus_parking.sql),
+-- and of types that are paused. While the domain is paused it claims nothing (R__commandbus_pauses.sql).
 -- Raises QB001 for an unknown domain, 55P03 where the queue itself is locked, or the table of
 -- commands. A form without p_leave was there before.
 drop function if exists command_bus.claim_commands_v3(text, bigint, integer, integer, integer);
@@ -48,6 +49,11 @@ declare
     v_now timestamptz;
     v_queue text;
     v_hook text;
+    v_paused_until timestamptz;
+    v_pause_ends_at timestamptz;
+    v_paused_types text[];
+    v_is_resuming boolean;
+    v_leave text[];
     v_msg_ids bigint[];
     v_texts text[];
     v_ids uuid[];
@@ -58,13 +64,29 @@ declare
     v_claimed integer := 0;
     v_rows integer;
 begin
-    select d.command_queue, d.transition_hook into v_queue, v_hook
-    from command_bus_domain as d
-    where d.domain = p_domain;
-    if v_queue is null then
-        perform command_bus.require_domain(p_domain);
+    loop
+        select d.command_queue, d.transition_hook, d.paused_until, d.paused_types, d.pause_ends_at,
+            d.is_resuming
+        into v_queue, v_hook, v_paused_until, v_paused_types, v_pause_ends_at, v_is_resuming
+        from command_bus_domain as d
+        where d.domain = p_domain;
+        if v_queue is null then
+            perform command_bus.require_domain(p_domain);
+        end if;
+        exit when v_pause_ends_at is null or v_pause_ends_at > clock_timestamp();
+        perform command_bus.refresh_pauses(p_domain);
+    end loop;
+    if v_paused_until is not null then
+        return;
+    end if;
+    v_leave := p_leave;
+    if v_paused_types is not null then
+        v_leave := v_paused_types || coalesce(p_leave, '{}');
     end if;
     begin
+        if v_is_resuming then
+            perform command_bus.bring_back(p_domain, greatest(p_limit * 2, 100));
+        end if;
         if command_bus.promote_due(p_domain, v_queue, greatest(p_limit * 4, 1000)) > p_limit then
             perform command_bus.wake_workers(p_domain);  -- there is something for others
         end if;
@@ -96,13 +118,13 @@ begin
     end;
 
     v_read := cardinality(v_msg_ids);
-    if p_leave is not null then
-        v_parked := command_bus.park_messages(p_domain, v_queue, v_msg_ids, v_ids, p_leave);
+    if v_leave is not null then
+        v_parked := command_bus.park_messages(p_domain, v_queue, v_msg_ids, v_ids, v_leave);
         if cardinality(v_parked) > 0 then
             v_parked_count := cardinality(v_parked);
             if v_parked_count * 2 >= v_read then
                 v_parked_count := v_parked_count
-                    + command_bus.park_ahead(p_domain, v_queue, p_leave, 1000);
+                    + command_bus.park_ahead(p_domain, v_queue, v_leave, 1000);
             end if;
             return query
             select null::uuid, null::text, null::text, null::uuid, null::text, null::uuid,
@@ -132,7 +154,7 @@ begin
                 and c.msg_id = m.msg_id
                 and c.status = 'PENDING' and c.attempts < coalesce(c.max_attempts, p_max_attempts)
                 and (c.xmax = 0 or c.command_id = any (v_held))
-                and (p_leave is null or c.command_type <> all (p_leave))
+                and (v_leave is null or c.command_type <> all (v_leave))
             returning c.*
         ),
         audited as (
@@ -183,7 +205,7 @@ begin
         select *
         from command_bus.claim_exceptions(
             p_domain, v_queue, p_worker_id, p_lease_seconds, p_max_attempts, v_msg_ids, v_ids, v_now,
-            v_read = p_limit, p_leave
+            v_read = p_limit, v_leave
         );
     end if;
 end;
@@ -368,7 +390,10 @@ begin
                 v_parked := true;
             elsif r.command_type = any (p_leave) then
                 insert into command_bus_parked (command_id, domain, command_type, kind, parked_at)
-                values (r.command_id, p_domain, r.command_type, 'NO_HANDLER', v_now);
+                values (
+                    r.command_id, p_domain, r.command_type,
+                    command_bus.parked_kind(p_domain, r.command_type), v_now
+                );
                 update command_bus_command as c
                 set status = 'PENDING', msg_id = null, lease_until = null, updated_at = v_now
                 where c.command_id = r.command_id and c.domain = p_domain;
@@ -630,8 +655,8 @@ $$;
 -- Claim one suspect, which the worker will run alone; its message says what it is, for a release
 -- to park it again. One that somebody has locked is left for later. Returns no row when there is none
 -- to take, or when its budget turns out to be spent; those of the types p_leave, which the worker does
--- not know, are left to others. Raises QB001 for an unknown domain. A form without p_leave was there
--- before.
+-- not know, are left to others, and those of paused types are left alone. Raises QB001 for an unknown
+-- domain. Other forms were there before.
 drop function if exists command_bus.claim_suspect_v2(text, bigint, integer, integer);
 drop function if exists command_bus.claim_suspect_v2(text, bigint, integer, integer, text[]);
 create function command_bus.claim_suspect_v2(
@@ -653,14 +678,23 @@ declare
     v_command_id uuid;
     v_msg_id bigint;
     v_budget integer;
+    v_leave text[];
     k command_bus_command;
 begin
+    select case when d.paused_types is null then p_leave
+                else d.paused_types || coalesce(p_leave, '{}') end
+    into v_leave
+    from command_bus_domain as d
+    where d.domain = p_domain and d.paused_until is null;
+    if not found then
+        return;
+    end if;
     select s.command_id into v_command_id
     from command_bus_suspect as s
     join command_bus_command as c
         on command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain)
     where s.domain = p_domain and c.status = 'PENDING'
-        and (p_leave is null or c.command_type <> all (p_leave))
+        and (v_leave is null or c.command_type <> all (v_leave))
     order by s.parked_at
     limit 1
     for update of s skip locked
@@ -716,14 +750,19 @@ as $$
 $$;
 
 -- What an idle worker wants to know: in how many seconds something is due (null: nothing is), whether
--- suspects wait that are of no type of p_leave (null: of any type), and of which types commands are
--- parked. Due is the next waiting command and, with p_messages, the next message that becomes visible:
--- where a lease ends, or where one that is visible waits (0 or less).
--- Raises QB001 for an unknown domain.
-create or replace function command_bus.look_ahead_v3(
+-- suspects wait that are of no type of p_leave (null: of any type), of which types commands are
+-- parked, and what is paused. Due is the next waiting command and, with p_messages, the next message
+-- that becomes visible: where a lease ends, or where one that is visible waits (0 or less); or the end
+-- of a pause, before which nothing of it is due.
+-- Raises QB001 for an unknown domain. A form that told less was there before.
+drop function if exists command_bus.look_ahead_v3(text, boolean, text[]);
+create function command_bus.look_ahead_v3(
     p_domain text, p_messages boolean, p_leave text[]
 )
-returns table (next_due_seconds float8, suspects boolean, parked_types text[])
+returns table (
+    next_due_seconds float8, suspects boolean, parked_types text[], is_paused boolean,
+    paused_types text[]
+)
 language plpgsql
 set search_path = public, pg_temp
 set row_security = off
@@ -731,11 +770,38 @@ set lock_timeout = '250ms'
 as $$
 declare
     v_visible_at timestamptz;
+    v_parked_types text[] := '{}';
+    v_leave text[] := p_leave;
+    d command_bus_domain;
 begin
+    select k.* into d from command_bus_domain as k where k.domain = p_domain;
+    if d.paused_until is not null then
+        return query
+        select extract(epoch from nullif(d.pause_ends_at, 'infinity') - clock_timestamp())::float8,
+            false, '{}'::text[], true, d.paused_types;
+        return;
+    end if;
     if p_messages then
         execute format(
             'select vt from pgmq.%I order by vt limit 1', 'q_' || command_bus.command_queue(p_domain)
         ) into v_visible_at;
+    end if;
+    if d.paused_types is not null then
+        v_leave := d.paused_types || coalesce(p_leave, '{}');
+    end if;
+    -- Functions of later files are named only where something is parked: during an upgrade they may
+    -- not be there yet.
+    if exists (select from command_bus_parked as p where p.domain = p_domain) then
+        v_parked_types := command_bus.not_paused(
+            p_domain, command_bus.parked_types(p_domain, 'NO_HANDLER')
+        );
+        if not d.is_resuming
+            and not command_bus.parked_types(p_domain, 'PAUSED') <@ coalesce(d.paused_types, '{}')
+        then
+            -- A claim that had begun before the end of a pause has parked something after it.
+            update command_bus_domain as k set is_resuming = true where k.domain = p_domain;
+            d.is_resuming := true;
+        end if;
     end if;
     return query
     select extract(epoch from least(
@@ -744,19 +810,18 @@ begin
             v_visible_at,
             -- Somebody else may have promoted while this one claimed.
             (select clock_timestamp() + interval '200 ms'
-             where exists (select from command_bus_lane_ready as m where m.domain = p_domain))
+             where exists (select from command_bus_lane_ready as m where m.domain = p_domain)),
+            d.pause_ends_at, case when d.is_resuming then clock_timestamp() end
         ) - clock_timestamp())::float8,
         exists (
             select from command_bus_suspect as s
-            where s.domain = p_domain and (p_leave is null or not exists (
+            where s.domain = p_domain and (v_leave is null or not exists (
                 select from command_bus_command as c
                 where command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain)
-                    and c.command_type = any (p_leave)
+                    and c.command_type = any (v_leave)
             ))
         ),
-        case when exists (select from command_bus_parked as p where p.domain = p_domain)
-            then command_bus.parked_types(p_domain, 'NO_HANDLER')
-            else '{}' end;
+        v_parked_types, false, d.paused_types;
 end;
 $$;
 

@@ -1,6 +1,7 @@
 -- Parking: commands whose type the workers that met them do not know wait beside the queue, PENDING and
 -- with no attempt spent, until a worker that knows the type takes them. After no_handler_after seconds
--- without any such worker they go to the troubleshooting queue.
+-- without any such worker they go to the troubleshooting queue. What is of a paused type is parked as
+-- well, until the pause ends (R__commandbus_pauses.sql).
 
 -- Give back what a worker claimed and has no handler for: parked, no attempt spent. Returns how many
 -- it still held; those that somebody has locked are left out. A suspect stays one.
@@ -83,6 +84,18 @@ begin
 end;
 $$;
 
+-- Why a claim parks commands of a type that it shall leave.
+create or replace function command_bus.parked_kind(p_domain text, p_command_type text)
+returns text
+language sql stable
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select case when p_command_type = any (d.paused_types) then 'PAUSED' else 'NO_HANDLER' end
+    from command_bus_domain as d
+    where d.domain = p_domain;
+$$;
+
 -- Park what is PENDING of the types p_leave among messages that the caller has locked; returns the
 -- messages, which are deleted. What somebody has locked is left out.
 create or replace function command_bus.park_messages(
@@ -124,7 +137,8 @@ begin
         returning c.command_id, c.command_type
     )
     insert into command_bus_parked (command_id, domain, command_type, kind, parked_at)
-    select p.command_id, p_domain, p.command_type, 'NO_HANDLER', v_now
+    select p.command_id, p_domain, p.command_type,
+        command_bus.parked_kind(p_domain, p.command_type), v_now
     from parked as p;
     perform pgmq.delete(p_queue, v_msg_ids);
     perform command_bus.wake_workers(p_domain);
@@ -199,6 +213,20 @@ as $$
         where t.command_type is not null
     )
     select coalesce(array_agg(t.command_type), '{}') from type as t where t.command_type is not null;
+$$;
+
+-- Those of the types that are not paused; none while the whole domain is.
+create or replace function command_bus.not_paused(p_domain text, p_types text[])
+returns text[]
+language sql stable
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select coalesce(array_agg(t.command_type order by t.position), '{}')
+    from command_bus_domain as d
+    cross join unnest(p_types) with ordinality as t (command_type, position)
+    where d.domain = p_domain and d.paused_until is null
+        and (d.paused_types is null or t.command_type <> all (d.paused_types));
 $$;
 
 -- Those of the types that no running worker has a handler for. With p_told, workers that do not say
@@ -302,7 +330,7 @@ declare
     r record;
 begin
     v_ids := command_bus.hold_parked(
-        p_domain, 'NO_HANDLER', p_types, clock_timestamp(), p_limit
+        p_domain, 'NO_HANDLER', command_bus.not_paused(p_domain, p_types), clock_timestamp(), p_limit
     );
     if cardinality(v_ids) = 0 then
         return;
@@ -427,9 +455,9 @@ as $$
 begin
     perform command_bus.unpark(
         p_domain, 'NO_HANDLER',
-        command_bus.unknown_types(
+        command_bus.not_paused(p_domain, command_bus.unknown_types(
             p_domain, command_bus.parked_types(p_domain, 'NO_HANDLER'), true
-        ),
+        )),
         clock_timestamp() - interval '1 second', p_limit
     );
 end;
@@ -452,9 +480,9 @@ as $$
 declare
     v_now timestamptz := clock_timestamp();
     v_before timestamptz := v_now - make_interval(secs => p_seconds);
-    v_types text[] := command_bus.unknown_types(
+    v_types text[] := command_bus.not_paused(p_domain, command_bus.unknown_types(
         p_domain, command_bus.parked_types(p_domain, 'NO_HANDLER'), false
-    );
+    ));
     v_ids uuid[] := command_bus.hold_parked(p_domain, 'NO_HANDLER', v_types, v_before, 1000);
 begin
     v_ids := v_ids || array(
@@ -463,7 +491,9 @@ begin
         join command_bus_command as c
             on command_bus.has_key(c.command_id, c.domain, s.command_id, p_domain)
         where s.domain = p_domain and s.parked_at <= v_before and c.status = 'PENDING'
-            and command_bus.unknown_types(p_domain, array[c.command_type], false) <> '{}'
+            and command_bus.not_paused(
+                p_domain, command_bus.unknown_types(p_domain, array[c.command_type], false)
+            ) <> '{}'
         order by s.command_id
         limit 100
         for update of s skip locked

@@ -180,6 +180,7 @@ begin
     delete from command_bus_lane_group where domain = p_domain;
     delete from command_bus_lane_turn where domain = p_domain;
     delete from command_bus_lane_clock where domain = p_domain;
+    delete from command_bus_pause where domain = p_domain;
     delete from command_bus_domain where domain = p_domain;
 end;
 $$;

@@ -5,6 +5,7 @@
 --   claim            a worker claims commands
 --   parking          commands of types that a worker does not know wait for one that does
 --   lanes            commands wait for their turn in a lane, and get it
+--   pauses           a domain or a command type is paused and resumed
 --   leases           a worker renews its leases, or gives commands back unused
 --   settle           a worker records how attempts ended; replies are sent
 --   handoff          what a handler sent and published goes with its success; the outbox
