@@ -185,7 +185,8 @@ class CommandDetailItem(CommandItem):
     lease_until: datetime | None
     due_at: datetime | None
     parked: str | None = Field(
-        description="NO_HANDLER while it waits for a worker that has a handler for its type"
+        description="NO_HANDLER while it waits for a worker that has a handler for its type;"
+        " PAUSED while its type is paused"
     )
     parked_at: datetime | None
     msg_id: int | None

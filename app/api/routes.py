@@ -7,6 +7,7 @@ from app.api import (  # noqa: F401
     invariants,  # /invariants
     load_tests,  # /load-tests
     openapi,  # /openapi.json
+    pauses,  # /pauses
     problems,  # how the bus's errors are answered
     stats,  # /stats
     tsq,  # /tsq

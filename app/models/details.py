@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.explanations import Facts, Heartbeat, Holder, explain
+from app.models.parked import CurrentPause, pause_in_force
 from app.models.relations import Effects, Related, causes_of, effects_of
 from app.models.tables import Command, Parked, Suspect, Waiting
 from app.models.test_command import TestCommand
@@ -21,7 +22,6 @@ from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timin
 from app.models.workers import (
     WorkerRow,
     WorkerState,
-    count_workers,
     get_worker,
     knowledge_of,
     setting_now,
@@ -56,8 +56,10 @@ class CommandDetail:
     recorded_budget: int | None
     """How many attempts it could have when it was last claimed; None: not recorded."""
     parked: str | None
-    """NO_HANDLER while it waits for a worker that has a handler for its type."""
+    """NO_HANDLER while it waits for a worker that has a handler, PAUSED for the end of a pause."""
     parked_at: datetime | None
+    pause: CurrentPause | None
+    """What keeps it from starting, if its domain or its type is paused."""
     is_suspect: bool
     """Its worker vanished while it ran, so it will run alone."""
     msg_id: int | None
@@ -160,8 +162,8 @@ class CommandDetail:
     def explanation(self) -> str:
         """Why it is where it is, in a sentence."""
         last = _last_operator_event(self.events)
-        workers = count_workers(self.domain)
-        knowledge = knowledge_of(self.domain, self.command_type)
+        workers = knowledge_of(self.domain, self.command_type)
+        pause = self.pause
         return explain(
             Facts(
                 now=self.read_at,
@@ -182,8 +184,12 @@ class CommandDetail:
                 workers_alive=workers.active,
                 workers_late=workers.late,
                 parked=self.parked,
-                is_known=knowledge.is_known,
-                versions=knowledge.versions,
+                paused_by=None if pause is None else pause.paused_by,
+                pause_reason="" if pause is None else pause.reason,
+                pause_ends_at=None if pause is None else pause.ends_at,
+                is_domain_paused=pause is not None and pause.command_type is None,
+                is_known=workers.is_known,
+                versions=workers.versions,
                 error_code=self.last_error_code,
                 error_message=self.last_error_message,
                 operator=None if last is None else last.details.get("operator"),
@@ -200,20 +206,22 @@ def get_command_detail(
     *default_max_attempts* is the configured budget: what a waiting command without its own is
     likely to get. The past is told from what was recorded then.
     """
+    pause = pause_in_force()
     query = (
         sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id, Parked.kind,
-                  Parked.parked_at,
+                  Parked.parked_at, *pause.c,
                   sa.func.clock_timestamp())
         .outerjoin(Waiting, _same(Waiting))
         .outerjoin(Suspect, _same(Suspect))
         .outerjoin(Parked, _same(Parked))
+        .outerjoin(pause, sa.true())
         .where(Command.command_id == command_id, Command.domain == domain)
         .execution_options(populate_existing=True)
     )  # fmt: skip
     row = db.session.execute(query).one_or_none()
     if row is None:
         return None
-    command, due_at, waits_for, suspect, parked, parked_at, now = row
+    command, due_at, waits_for, suspect, parked, parked_at, *paused, now = row
     return CommandDetail(
         **{
             field.name: getattr(command, field.name)
@@ -225,6 +233,7 @@ def get_command_detail(
         recorded_budget=command.budget,
         parked=parked,
         parked_at=parked_at,
+        pause=None if paused[0] is None else CurrentPause(*paused),
         is_suspect=suspect is not None,
         payload=command.data,
         events=get_trail(command_id, domain),

@@ -65,6 +65,11 @@ class Facts:
     """Those whose heartbeat is overdue."""
     parked: str | None = None
     """NO_HANDLER where workers have put it aside that have no handler for its type."""
+    paused_by: str | None = None
+    """Who has paused its domain or its type; None: neither is paused."""
+    pause_reason: str = ""
+    pause_ends_at: datetime | None = None
+    is_domain_paused: bool = False
     is_known: bool | None = None
     """Whether a running worker has a handler for its type; None: some do not say."""
     versions: Sequence[str] = ()
@@ -110,6 +115,13 @@ def _pending(facts: Facts) -> str:
             f"Attempt {facts.attempts} failed: {_error(facts)}."
             f" {attempt.capitalize()} is due at {until}."
         )
+    if facts.paused_by is not None:
+        what = f"domain {facts.domain}" if facts.is_domain_paused else facts.command_type
+        until = ""
+        if facts.pause_ends_at is not None:
+            until = f" until {when(facts.pause_ends_at, facts.now)}"
+        reason = facts.pause_reason.rstrip(". ")
+        return f"{facts.paused_by} paused {what}{until}: {reason}. It waits for {attempt}."
     if facts.workers_alive and _is_spent(facts):
         return f"{_spent(facts)}."
     if facts.workers_alive == 0 and facts.workers_late:

@@ -8,6 +8,8 @@ from datetime import datetime
 import sqlalchemy as sa
 
 from app.models.base import db
+from app.models.tables import Command, Pause
+from commandbus.models import CommandStatus
 
 COUNTED = 10_000
 """A count is exact up to this."""
@@ -42,3 +44,108 @@ def unhandled(domain: str | None = None) -> list[Unhandled]:
         for row in rows
         if row.waiting
     ]
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRow:
+    """A pause of a domain, or of one command type of it."""
+
+    pause_id: int
+    domain: str
+    command_type: str | None
+    reason: str
+    paused_by: str
+    paused_at: datetime
+    ends_at: datetime | None
+    ended_at: datetime | None
+    ended_by: str | None
+    waiting: int
+    """How many commands of it are pending, counted up to COUNTED."""
+
+    @property
+    def waiting_is_exact(self) -> bool:
+        """Whether there are no more."""
+        return self.waiting < COUNTED
+
+    @property
+    def name(self) -> str:
+        """What is paused, for people."""
+        return self.command_type or f"domain {self.domain}"
+
+
+_IN_FORCE = "p.ended_at is null and coalesce(p.ends_at, 'infinity') > clock_timestamp()"
+_PAUSE = """
+    select p.pause_id, p.domain, p.command_type, p.reason, p.paused_by, p.paused_at, p.ends_at,
+        coalesce(p.ended_at, case when p.ends_at <= clock_timestamp() then p.ends_at end),
+        p.ended_by
+"""
+
+
+def pauses(domain: str | None = None) -> list[PauseRow]:
+    """The pauses in force, the latest first."""
+    rows = db.session.execute(
+        sa.text(
+            f"""{_PAUSE}, case
+                when {_IN_FORCE} and p.command_type is null then (
+                    select least(greatest(k.pending, 0), :most)
+                    from command_bus.count_by_status(p.domain) as k)
+                else (
+                    select count(*) from (
+                        select from public.command_bus_parked as k
+                        where k.domain = p.domain and k.kind = 'PAUSED'
+                            and k.command_type = p.command_type
+                        limit :most) as n)
+                end
+            from public.command_bus_pause as p
+            where {_IN_FORCE} and (cast(:domain as text) is null or p.domain = :domain)
+            order by p.pause_id desc
+            """
+        ),
+        {"domain": domain, "most": COUNTED},
+    )
+    return [PauseRow(*row) for row in rows]
+
+
+def ended_pauses(limit: int) -> list[PauseRow]:
+    """The pauses that are over, the latest begun first."""
+    rows = db.session.execute(
+        sa.text(
+            f"""{_PAUSE}, 0
+            from public.command_bus_pause as p
+            where not ({_IN_FORCE})
+            order by p.pause_id desc
+            limit :limit
+            """
+        ),
+        {"limit": limit},
+    )
+    return [PauseRow(*row) for row in rows]
+
+
+@dataclass(frozen=True, slots=True)
+class CurrentPause:
+    """The pause that keeps a command from starting."""
+
+    paused_by: str
+    reason: str
+    ends_at: datetime | None
+    command_type: str | None
+    """None: the whole domain is paused."""
+
+
+def pause_in_force() -> sa.sql.selectable.LateralFromClause:
+    """The columns of CurrentPause for each PENDING command, the domain's pause first."""
+    is_over = sa.func.coalesce(Pause.ends_at, sa.text("'infinity'")) <= sa.func.clock_timestamp()
+    return (
+        sa.select(Pause.paused_by, Pause.reason, Pause.ends_at, Pause.command_type)
+        .where(
+            Pause.domain == Command.domain,
+            sa.func.coalesce(Pause.command_type, Command.command_type) == Command.command_type,
+            Pause.ended_at.is_(None),
+            sa.not_(is_over),
+            Command.status == CommandStatus.PENDING,
+        )
+        .order_by(Pause.command_type.nulls_first())
+        .limit(1)
+        .lateral("pause")
+    )

@@ -102,6 +102,20 @@ class Parked(Base):
     parked_at: Mapped[datetime] = mapped_column(Time)
 
 
+class Pause(Base):
+    """A pause of a domain, or of one command type of it."""
+
+    __tablename__ = "command_bus_pause"
+
+    pause_id: Mapped[int] = mapped_column(primary_key=True)
+    domain: Mapped[str]
+    command_type: Mapped[str | None]
+    reason: Mapped[str]
+    paused_by: Mapped[str]
+    ends_at: Mapped[datetime | None] = mapped_column(Time)
+    ended_at: Mapped[datetime | None] = mapped_column(Time)
+
+
 class Troubled(Base):
     """A command in the troubleshooting queue."""
 

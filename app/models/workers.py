@@ -178,6 +178,8 @@ def count_workers(domain: str | None = None) -> WorkerCounts:
 class Knowledge:
     """What the running workers of a domain say of a command type."""
 
+    active: int
+    late: int
     is_known: bool | None
     """Whether one of them has a handler; None: none says so, and some do not say what they have."""
     versions: list[str]
@@ -185,22 +187,28 @@ class Knowledge:
 
 
 def knowledge_of(domain: str, command_type: str) -> Knowledge:
-    """Whether a running worker has a handler for the type, and which versions run."""
-    knows = sa.literal(command_type) == sa.any_(WorkerProcess.command_types)
-    query = (
-        sa.select(knows, WorkerProcess.app_version)
-        .distinct()
-        .where(
-            WorkerProcess.domain == domain,
-            WorkerProcess.stopped_at.is_(None),
-            WorkerProcess.replaced_by.is_(None),
-            _is_heard_of_within(GONE_AFTER_HEARTBEATS),
-        )
+    """How many workers run, whether one has a handler for the type, and which versions they run."""
+    is_on_time = _is_heard_of_within(LATE_AFTER_HEARTBEATS)
+    types = WorkerProcess.command_types
+    query = sa.select(
+        sa.func.count().filter(is_on_time),
+        sa.func.count().filter(sa.not_(is_on_time)),
+        sa.func.bool_or(sa.literal(command_type) == sa.any_(types)),
+        sa.func.bool_or(types.is_(None)),
+        sa.func.array_agg(sa.distinct(WorkerProcess.app_version)),
+    ).where(
+        WorkerProcess.domain == domain,
+        WorkerProcess.stopped_at.is_(None),
+        WorkerProcess.replaced_by.is_(None),
+        _is_heard_of_within(GONE_AFTER_HEARTBEATS),
     )
-    rows = db.session.execute(query).all()
-    said = {known for known, _ in rows}
-    is_known = True if True in said else None if None in said else False
-    return Knowledge(is_known, sorted({version for _, version in rows if version is not None}))
+    active, late, knows, is_silent, versions = db.session.execute(query).one()
+    return Knowledge(
+        active,
+        late,
+        True if knows else None if is_silent else False,
+        sorted(version for version in versions or () if version is not None),
+    )
 
 
 def count_active(domain: str | None = None) -> int:

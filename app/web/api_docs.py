@@ -25,6 +25,7 @@ LEADS = {
     "tsq": "What needs an operator: retry, complete or cancel it, one or many.",
     "audit": "What happened to a command, step by step.",
     "stats": "Counts, rates and latencies.",
+    "pauses": "What does not start now; pause and resume a domain or a command type.",
     "workers": "Who runs commands; start one, let one or all drain.",
     "config": "The stored settings of workers and retries.",
     "invariants": "What must hold at every moment.",

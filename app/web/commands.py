@@ -259,7 +259,8 @@ def configured_attempts() -> int:
 def explained(found: CommandDetail) -> list[str | Moment]:
     """The explanation in pieces: its text, and its times as times, for the viewer's zone."""
     pieces: list[str | Moment] = [found.explanation]
-    for at in (found.due_at, found.lease_until, found.finished_at):
+    pause_ends_at = None if found.pause is None else found.pause.ends_at
+    for at in (found.due_at, found.lease_until, found.finished_at, pause_ends_at):
         if at is not None:
             # The longer text first: it ends like the other.
             for moment in (

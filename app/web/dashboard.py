@@ -15,7 +15,7 @@ from app.loadtest.runs import Origin, RunState
 from app.models import CommandRow, count_by_status, send_test_command, statistics
 from app.models.load_test import LoadTest, latest_load_test
 from app.models.load_test_runs import RunRow
-from app.models.parked import Unhandled, unhandled
+from app.models.parked import PauseRow, Unhandled, pauses, unhandled
 from app.models.workers import WorkerCounts, count_workers
 from app.server import access
 from app.server.clock import now
@@ -39,7 +39,13 @@ def dashboard() -> ResponseReturnValue:
     return render_page(
         "pages/dashboard.html",
         Dashboard(),
-        partials=("database_findings", "dashboard_counts", "dashboard_run", "dashboard_activity"),
+        partials=(
+            "database_findings",
+            "dashboard_held",
+            "dashboard_counts",
+            "dashboard_run",
+            "dashboard_activity",
+        ),
     )
 
 
@@ -95,6 +101,11 @@ class Dashboard(PageContext):
     def without_handler(self) -> list[Unhandled]:
         """What waits because no running worker has a handler for it."""
         return unhandled()
+
+    @cached_property
+    def paused(self) -> list[PauseRow]:
+        """What is paused now."""
+        return pauses()
 
     @property
     def can_start(self) -> bool:

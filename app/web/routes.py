@@ -9,6 +9,7 @@ from app.web import (  # noqa: F401
     load_tests,  # /load-tests
     login,  # /login, /logout
     operations,  # /troubleshooting/…, /commands/<id>/…: what operators do
+    pauses,  # /pauses
     preferences,  # /preferences
     send,  # /send
     settings,  # /settings

@@ -92,7 +92,14 @@ def pages(
     conn.execute("select pgmq.send('test__commands', '{}') from generate_series(1, 3)")
     job = _action(client, troubled[0])
     return {
-        "/": ["database_findings", "dashboard_counts", "dashboard_run", "dashboard_activity"],
+        "/": [
+            "database_findings",
+            "dashboard_held",
+            "dashboard_counts",
+            "dashboard_run",
+            "dashboard_activity",
+        ],
+        "/pauses": ["pauses_list"],
         "/workers": ["workers_list"],
         "/load-tests": ["load_test_rows"],
         f"/load-tests/{running}": ["load_test_run"],

@@ -303,3 +303,35 @@ def test_commands_that_wait_for_their_time_do_not_wait_for_a_worker(
 
     send()
     assert "1 command waits until one does." in text_of(client, "/")
+
+
+def test_a_pause_is_told_on_the_dashboard_and_of_every_command_that_waits(
+    client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
+) -> None:
+    command_id = send()
+    made = client.post(
+        "/api/v1/pauses",
+        json={
+            "command_type": "TestCommand", "reason": "stock is down.", "operator": "ann",
+            "seconds": 3600,
+        },
+    )  # fmt: skip
+    assert made.status_code == 201
+
+    assert "TestCommand is paused" in text_of(client, "/")
+    assert "stock is down." in text_of(client, "/pauses")
+    explanation = got(client.get(f"/api/v1/commands/{command_id}"))["explanation"]
+    assert explanation.startswith("ann paused TestCommand until ")
+    assert explanation.endswith(": stock is down. It waits for attempt 1 of 3.")
+
+    conn.execute("select * from command_bus.claim_commands_v3('test', %s, 1, 600, 3)", (worker,))
+    assert got(client.get(f"/api/v1/commands/{command_id}"))["parked"] == "PAUSED"
+    [listed] = got(client.get("/api/v1/pauses"))["pauses"]
+    assert (listed["waiting"], listed["waiting_is_exact"]) == (1, True)
+
+    path = f"/api/v1/pauses/{listed['pause_id']}?operator=bob"
+    assert client.delete(path, json={}).status_code == 200
+    assert client.delete(path, json={}).status_code == 404
+    assert got(client.get("/api/v1/pauses"))["pauses"] == []
+    assert "is paused" not in text_of(client, "/")
+    assert "bob" in text_of(client, "/pauses")
