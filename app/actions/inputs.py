@@ -136,6 +136,7 @@ def _headers(headers: dict[str, Any]) -> dict[str, Any]:
 Headers = Annotated[dict[str, Any], AfterValidator(_headers)]
 
 DEFAULT_OPERATOR = "api"
+MAX_PAUSE_SECONDS = 31_536_000
 
 
 class DomainQuery(Query):
@@ -272,6 +273,24 @@ class CancelCommand(Body):
     """Why, and by whom."""
 
     reason: Reason
+    operator: OperatorName = DEFAULT_OPERATOR
+
+
+class NewPause(Body):
+    """What to pause, why, and for how long."""
+
+    domain: DomainName = "test"
+    command_type: Name | None = Field(None, description="Without it, the whole domain")
+    reason: Reason
+    operator: OperatorName = DEFAULT_OPERATOR
+    seconds: Annotated[float, Field(gt=0, le=MAX_PAUSE_SECONDS)] | None = Field(
+        None, description="Without it, until somebody resumes it"
+    )
+
+
+class ResumeQuery(Query):
+    """By whom."""
+
     operator: OperatorName = DEFAULT_OPERATOR
 
 

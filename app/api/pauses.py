@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Any
 
 from pydantic import BaseModel, Field
 
+from app.actions import inputs
 from app.actions import pauses as actions
 from app.api import bp
-from app.api.routing import Answer, Body, Query
-from app.api.schemas import DEFAULT_OPERATOR, DomainName, Name, OperatorName, Reason
+from app.api.routing import Answer
 from app.models import parked
 from app.server import access, identity
-
-MAX_SECONDS = 31_536_000
 
 
 class PausePath(BaseModel):
     """The address of one pause."""
 
     pause_id: int = Field(ge=1)
-
-
-class NewPause(Body):
-    """What to pause, why, and for how long."""
-
-    domain: DomainName = "test"
-    command_type: Name | None = Field(None, description="Without it, the whole domain")
-    reason: Reason
-    operator: OperatorName = DEFAULT_OPERATOR
-    seconds: Annotated[float, Field(gt=0, le=MAX_SECONDS)] | None = Field(
-        None, description="Without it, until somebody resumes it"
-    )
-
-
-class PausesQuery(Query):
-    """Of which domain."""
-
-    domain: DomainName | None = None
-
-
-class ResumeQuery(Query):
-    """By whom."""
-
-    operator: OperatorName = DEFAULT_OPERATOR
 
 
 class PauseItem(Answer):
@@ -80,7 +54,7 @@ class Resumed(Answer):
 
 @bp.get("/pauses", responses={200: PauseList})
 @access.viewer
-def list_pauses(query: PausesQuery) -> Any:
+def list_pauses(query: inputs.DomainQuery) -> Any:
     """What is paused now."""
     return PauseList(
         pauses=[ListedPause.model_validate(row) for row in parked.pauses(query.domain)]
@@ -89,7 +63,7 @@ def list_pauses(query: PausesQuery) -> Any:
 
 @bp.post("/pauses", responses={201: PauseItem})
 @access.operator
-def pause(body: NewPause) -> Any:
+def pause(body: inputs.NewPause) -> Any:
     """Pause a domain, or one command type of it; a pause of the same is replaced."""
     made = actions.pause(
         body.domain,
@@ -103,7 +77,7 @@ def pause(body: NewPause) -> Any:
 
 @bp.delete("/pauses/<worker_id:pause_id>", responses={200: Resumed})
 @access.operator
-def resume(path: PausePath, query: ResumeQuery) -> Any:
+def resume(path: PausePath, query: inputs.ResumeQuery) -> Any:
     """End a pause: what waited for it goes on by itself."""
     actions.resume(path.pause_id, identity.recorded_name(query.operator))
     return Resumed(pause_id=path.pause_id)

@@ -7,20 +7,20 @@ from functools import cached_property
 from flask import flash, redirect, request, url_for
 from flask.typing import ResponseReturnValue
 
+from app.actions import inputs
 from app.actions import pauses as actions
 from app.actions.orders import MAX_REASON
 from app.models import domains, parked
 from app.server import access
 from app.server.errors import Problem
 from app.web import bp
-from app.web.form_values import FormError, text_value
-from app.web.remembered import current_operator
+from app.web.forms import Form
+from app.web.remembered import recorded_operator
 from app.web.rendering import PageContext, render_page
 
 LIVE_SECONDS = 2
 SHOWN_ENDED = 20
 LONGEST_TYPE = 200
-UNNAMED_OPERATOR = "web"
 DURATIONS = (
     ("", "Until resumed"),
     ("900", "15 minutes"),
@@ -40,15 +40,15 @@ def pauses() -> ResponseReturnValue:
 @access.operator
 def pause() -> ResponseReturnValue:
     page = PausesPage()
-    reason = page.read()
-    if reason is None or page.errors:
+    wanted = page.read()
+    if wanted is None:
         return render_page("pages/pauses.html", page, status=422)
     made = actions.pause(
-        page.given["domain"],
-        page.given["command_type"] or None,
-        reason=reason,
-        operator=_operator(),
-        seconds=float(page.given["seconds"]) if page.given["seconds"] else None,
+        wanted.domain,
+        wanted.command_type,
+        reason=wanted.reason,
+        operator=wanted.operator,
+        seconds=wanted.seconds,
     )
     what = made.command_type or f"Domain {made.domain}"
     flash(f"{what} is paused. What runs goes on.", "success")
@@ -59,7 +59,7 @@ def pause() -> ResponseReturnValue:
 @access.operator
 def resume_pause(pause_id: int) -> ResponseReturnValue:
     try:
-        actions.resume(pause_id, _operator())
+        actions.resume(pause_id, recorded_operator())
     except Problem as problem:
         if problem.code != 404:
             raise
@@ -81,22 +81,19 @@ class PausesPage(PageContext):
         self.errors: dict[str, str] = {}
         self.given = {"domain": "test", "command_type": "", "reason": "", "seconds": ""}
 
-    def read(self) -> str | None:
-        """Take the posted form; returns the reason. What cannot be is told in *errors*."""
-        self.given = {name: request.form.get(name, "").strip() for name in self.given}
-        texts: dict[str, str | None] = {}
-        for name, most in (("command_type", LONGEST_TYPE), ("reason", MAX_REASON)):
-            try:
-                texts[name] = text_value(request.form, name, most)
-            except FormError as exc:
-                self.errors[name] = str(exc)
-        if not texts.get("reason") and "reason" not in self.errors:
-            self.errors["reason"] = "Say why, so that others know when it may go on."
+    def read(self) -> inputs.NewPause | None:
+        """Take the posted form; None, with errors, where it says what cannot be."""
+        form = Form(request.form)
+        self.given = {name: form.text(name) for name in self.given}
+        values = {name: form.value(name) for name in ("domain", "command_type", "reason")}
+        values |= {"seconds": form.number("seconds"), "operator": recorded_operator()}
+        wanted = form.read(inputs.NewPause, values)
+        if not self.given["reason"]:
+            form.errors["reason"] = "Say why, so that others know when it may go on."
         if self.given["domain"] not in domains():
-            self.errors["domain"] = "There is no such domain."
-        if self.given["seconds"] not in dict(DURATIONS):
-            self.errors["seconds"] = "Choose one of these."
-        return texts.get("reason")
+            form.errors["domain"] = "There is no such domain."
+        self.errors = form.errors
+        return None if self.errors else wanted
 
     @cached_property
     def in_force(self) -> list[parked.PauseRow]:
@@ -112,10 +109,6 @@ class PausesPage(PageContext):
     def domain_choices(self) -> list[tuple[str, str]]:
         """Which domains there are."""
         return [(name, name) for name in domains()]
-
-
-def _operator() -> str:
-    return current_operator() or UNNAMED_OPERATOR
 
 
 def _back() -> ResponseReturnValue:
