@@ -39,7 +39,7 @@ STATUSES = {
         Status("PENDING", "Pending", "clock", "pending", "Waiting to run"),
         Status("IN_PROGRESS", "In progress", "play", "progress", "Taken by a worker"),
         Status("COMPLETED", "Completed", "check", "completed", "Done"),
-        Status("FAILED", "Failed", "x", "failed", "Refused by a business rule"),
+        Status("FAILED", "Failed", "x", "failed", "Refused by a rule"),
         Status("IN_TSQ", "In TSQ", "alert", "tsq", "Needs an operator"),
         Status("CANCELLED", "Cancelled", "slash", "cancelled", "By an operator"),
     )
