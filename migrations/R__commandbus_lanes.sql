@@ -18,7 +18,7 @@
 --   queue holds a short window, and who comes late needs not wait for what others sent before.
 -- * Groups share by virtual time (start-time fair queueing): a group's time goes on by 1/weight for
 --   each command; the one that is behind comes first; one that had nothing to do begins at the
---   clock. Of more than 64 groups with marks each promotion looks at the next 64.
+--   clock. Where more than 64 groups have marks, each promotion looks at the next few.
 -- * A command in the troubleshooting queue keeps its slot (held) or frees it, as its group's
 --   on_trouble says. An operator's retry gives it back its old place, which is the first.
 
@@ -457,7 +457,8 @@ begin
     for round in 1 .. 5 loop
         v_groups := command_bus.ready_lane_groups(p_domain, v_clock.last_group, 64);
         if cardinality(v_groups) = 64 then
-            v_clock.last_group := v_groups[64];
+            v_groups := v_groups[:greatest(v_need, 16)];  -- each of them gets its turn
+            v_clock.last_group := v_groups[cardinality(v_groups)];
         elsif v_clock.last_group <> '' then
             -- From the beginning, as far as those that were just found.
             v_groups := v_groups || array(
@@ -473,7 +474,9 @@ begin
             v_groups := array_prepend('', v_groups);
         end if;
         exit when cardinality(v_groups) = 0;
-        v_most := case when cardinality(v_groups) <= 4 then v_need
+        -- Where marks let nothing go on (many of one lane, or of lanes at their limits), more are read.
+        v_most := case when round > 1 then 500
+                       when cardinality(v_groups) <= 4 then v_need
                        else greatest(50, 4 * v_need / cardinality(v_groups)) end;
 
         with candidate as materialized (
@@ -507,12 +510,12 @@ begin
                     from command_bus_lane_ready as g
                     where g.domain = p_domain and g.lane_group = k.lane_group
                     order by g.mark_id
-                    limit least(v_most, k.room)
+                    limit case when round > 1 then v_most else least(v_most, k.room) end
                 ) as r
             ) as m
             where k.room > 0
             order by k.start + (m.number - 1) / k.weight, m.mark_id
-            limit v_need
+            limit greatest(v_need, case when round > 1 then v_most end)
         ),
         lane as materialized (
             select l.*, greatest(l.lane_limit - (
