@@ -456,17 +456,18 @@ begin
 
     for round in 1 .. 5 loop
         v_groups := command_bus.ready_lane_groups(p_domain, v_clock.last_group, 64);
-        if cardinality(v_groups) = 64 then
-            v_groups := v_groups[:greatest(v_need, 16)];  -- each of them gets its turn
-            v_clock.last_group := v_groups[cardinality(v_groups)];
-        elsif v_clock.last_group <> '' then
+        if cardinality(v_groups) < 64 and v_clock.last_group <> '' then
             -- From the beginning, as far as those that were just found.
             v_groups := v_groups || array(
                 select g from unnest(
                     command_bus.ready_lane_groups(p_domain, '', 64 - cardinality(v_groups))) as g
                 where g <= v_clock.last_group
             );
-            v_clock.last_group := '';
+        end if;
+        v_clock.last_group := '';
+        if cardinality(v_groups) = 64 then
+            v_groups := v_groups[:greatest(v_need, 16)];  -- each of them gets its turn
+            v_clock.last_group := v_groups[cardinality(v_groups)];
         end if;
         if exists (
             select from command_bus_lane_ready as m where m.domain = p_domain and m.lane_group = ''
