@@ -157,6 +157,8 @@ def _plan(parser: argparse.ArgumentParser, options: argparse.Namespace) -> Plan:
             distribution=distribution,
             delay_ms=options.delay_ms,
             max_attempts=options.max_attempts,
+            lanes=options.lanes,
+            groups=options.groups,
         ),
         name=options.name,
         workers=options.workers,
@@ -232,6 +234,13 @@ def _parser() -> argparse.ArgumentParser:
         "the budget of each command",
         shown="that of the workers' stored settings",
     )
+    add(
+        "--lanes",
+        whole_number(0, MAX_COUNT),
+        0,
+        "into so many lanes the commands go, in turns; 0: none has a lane",
+    )
+    add("--groups", whole_number(1, MAX_COUNT), 1, "in so many groups these lanes are")
     for name, default, text in (
         ("--concurrency", WIDTHS["concurrency"], "commands that each worker runs at once"),
         ("--batch-size", WIDTHS["batch_size"], "the most commands that one claim takes"),

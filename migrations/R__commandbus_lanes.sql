@@ -492,7 +492,18 @@ begin
                         ) as in_flight
                     ), 0) end as room
             from unnest(v_groups) as g (lane_group)
-            cross join lateral command_bus.lane_settings(p_domain, g.lane_group) as s
+            -- What lane_settings says, where most groups have none of their own.
+            cross join lateral (
+                select coalesce(k.weight, 1) as weight, coalesce(k.lane_limit, 1) as lane_limit,
+                    k.max_in_flight
+                from (select) as always
+                left join lateral (
+                    select * from command_bus_lane_group as c
+                    where c.domain = p_domain and c.lane_group in (g.lane_group, '*')
+                    order by c.lane_group = '*'
+                    limit 1
+                ) as k on true
+            ) as s
             left join lateral (
                 select k.virtual_time from command_bus_lane_turn as k
                 where k.domain = p_domain and k.lane_group = g.lane_group
@@ -673,13 +684,17 @@ begin
             from unnest(v_lanes) as l (lane)
             group by 3;
             insert into command_bus_lane_turn as t (domain, lane_group, virtual_time)
-            select p_domain, s.lane_group, v_time + s.n / setting.weight
+            select p_domain, s.lane_group, v_time + s.n / coalesce((
+                    select c.weight from command_bus_lane_group as c
+                    where c.domain = p_domain and c.lane_group in (s.lane_group, '*')
+                    order by c.lane_group = '*'
+                    limit 1
+                ), 1)
             from (
                 select command_bus.lane_group(lane) as lane_group, count(*) as n
                 from unnest(v_lanes) as l (lane)
                 group by 1
             ) as s
-            cross join lateral command_bus.lane_settings(p_domain, s.lane_group) as setting
             on conflict (domain, lane_group) do update
             set virtual_time = greatest(t.virtual_time, v_time) + excluded.virtual_time - v_time;
             v_promoted := v_promoted + cardinality(v_ids);
@@ -1029,6 +1044,30 @@ as $$
     ) as first on true
     left join command_bus_command as k on k.command_id = first.command_id and k.domain = p_domain
     where c.command_id = p_command_id and c.domain = p_domain;
+$$;
+
+-- Lanes that commands in the troubleshooting queue hold, the longest held first, and how many wait in
+-- each: of 1,000 counted, at most.
+create or replace function command_bus.held_lanes(p_domain text, p_limit bigint)
+returns table (
+    domain text, lane_group text, lane text, command_id uuid, taken_at timestamptz, waiting bigint
+)
+language sql stable
+set search_path = public, pg_temp
+set row_security = off
+as $$
+    select s.domain, s.lane_group, s.lane, s.command_id, s.taken_at,
+        (select count(*) from (
+            select from command_bus_lane as e
+            where e.domain = s.domain and e.lane_group = s.lane_group and e.lane = s.lane
+            limit 1000) as waits)
+    from (
+        select * from command_bus_lane_slot as h
+        where h.held and (p_domain is null or h.domain = p_domain)
+        order by h.taken_at
+        limit p_limit
+    ) as s
+    order by s.taken_at;
 $$;
 
 -- How many wait in the lane of each of a set of commands in the troubleshooting queue that hold their

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from datetime import datetime
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 from uuid import UUID
 
 from pydantic import (
@@ -39,9 +39,11 @@ from app.testcommand.behaviors import (
     BehaviorDistribution,
 )
 from commandbus.bus import MAX_ATTEMPTS_LIMIT, checked_headers
+from commandbus.checks import MAX_INTEGER
 from commandbus.errors import InvalidCommandError
+from commandbus.lanes import MAX_LANE_LIMIT, WEIGHTS
 from commandbus.models import AuditEventType, CommandStatus
-from commandbus.names import DOMAIN_PATTERN
+from commandbus.names import DOMAIN_PATTERN, MAX_LANE
 
 UUID_PATTERN = r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}"
 _WHOLE = re.compile(r"-?[0-9]{1,18}", re.ASCII)
@@ -123,6 +125,7 @@ Reason = Annotated[str, StringConstraints(min_length=1, max_length=MAX_REASON)]
 Limit = Annotated[int, Field(ge=1, le=100), WHOLE]
 Offset = Annotated[int, Field(ge=0, le=TOTAL_LIMIT), WHOLE]
 MaxAttempts = Annotated[int, Field(ge=1, le=MAX_ATTEMPTS_LIMIT)]
+GroupName = Annotated[str, StringConstraints(max_length=MAX_LANE, pattern="^[^/]*$")]
 UndoDelay = Annotated[float, Field(ge=0, le=3600, description="How long it can be undone")]
 
 
@@ -177,6 +180,7 @@ class CommandsQuery(PageQuery):
         " that failed, were cancelled, are in the troubleshooting queue or wait for a retry",
     )
     run_id: Id | None = Field(None, description="Of one load-test run")
+    lane: Name | None = Field(None, description="Of one lane")
 
     @model_validator(mode="after")
     def _in_order(self) -> Self:
@@ -226,6 +230,9 @@ class SendCommand(Body):
     headers: Headers | None = Field(
         None, description="What goes along with it, up to its reply; at most 8,192 bytes as JSON"
     )
+    lane: Name | None = Field(
+        None, description='Commands of one lane run in order; its group stands before the first "/"'
+    )
 
 
 class Empty(Body):
@@ -246,6 +253,8 @@ class BulkCommands(Body):
         " timeout longer than the visibility timeout",
     )
     max_attempts: MaxAttempts | None = None
+    lanes: int = Field(0, ge=0, le=MAX_COUNT, description="In turns into so many lanes; 0: none")
+    groups: int = Field(1, ge=1, le=MAX_COUNT, description="In so many groups")
     name: RunName | None = Field(None, description="What to call the run; printable, on one line")
     operator: OperatorName = DEFAULT_OPERATOR
 
@@ -274,6 +283,38 @@ class CancelCommand(Body):
 
     reason: Reason
     operator: OperatorName = DEFAULT_OPERATOR
+
+
+class HeldLanesQuery(DomainQuery):
+    """Which lanes, and how many."""
+
+    limit: Limit = 100
+
+
+class LaneSettingsChange(Body):
+    """The settings to change; what is left out stays."""
+
+    domain: DomainName = "test"
+    group: GroupName = Field(
+        description='What stands before the first "/" of a lane; "" for lanes without one; "*" for'
+        " all groups without settings of their own"
+    )
+    max_in_flight: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = Field(
+        None, description="Commands of the group at once; 0: nothing new starts; null: no limit"
+    )
+    weight: float = Field(1, ge=WEIGHTS[0], le=WEIGHTS[1], description="Share beside other groups")
+    lane_limit: int = Field(1, ge=1, le=MAX_LANE_LIMIT, description="Commands of a lane at once")
+    on_trouble: Literal["hold", "skip"] = Field(
+        "hold", description="Whether a command in the troubleshooting queue holds its lane"
+    )
+    operator: OperatorName = DEFAULT_OPERATOR
+
+
+class LaneSettingsReset(Body):
+    """The group whose own settings are taken back."""
+
+    domain: DomainName = "test"
+    group: GroupName
 
 
 class NewPause(Body):

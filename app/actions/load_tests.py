@@ -39,6 +39,8 @@ def order_of(body: BulkCommands, timeout_ms: Callable[[], int | None]) -> BulkOr
         delay_ms=body.delay_ms or 0,
         timeout_ms=timeout_ms() if has_timeouts else None,
         max_attempts=body.max_attempts,
+        lanes=body.lanes,
+        groups=body.groups,
     )
 
 

@@ -81,6 +81,7 @@ class CommandItem(Answer):
     created_at: datetime
     updated_at: datetime
     correlation_id: UUID | None
+    lane: str | None
     last_error_type: str | None
     last_error_code: str | None
     last_error_message: str | None
@@ -215,6 +216,10 @@ class TsqItem(Answer):
     created_at: datetime
     updated_at: datetime
     entered_at: datetime
+    lane: str | None
+    waiting_behind: int = Field(
+        description="How many wait in the lane that it holds; 1000 means: at least"
+    )
     first_failed_at: datetime
     last_failed_at: datetime
     last_error_type: str

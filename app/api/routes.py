@@ -5,6 +5,7 @@ from app.api import (  # noqa: F401
     commands,  # /commands
     config,  # /config
     invariants,  # /invariants
+    lanes,  # /lanes
     load_tests,  # /load-tests
     openapi,  # /openapi.json
     pauses,  # /pauses

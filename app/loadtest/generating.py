@@ -49,10 +49,16 @@ class BulkOrder:
     """Names the run: its counters are found under this id."""
     seed: int | None = None
     """Makes the order of a distribution repeatable."""
+    lanes: int = 0
+    """Into so many lanes they go, in turns; 0: none has a lane."""
+    groups: int = 1
+    """Of so many groups these lanes are."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.count <= MAX_COUNT:
             raise ValueError(f"count must be from 1 to {MAX_COUNT}")
+        if not 0 <= self.lanes <= MAX_COUNT or not 1 <= self.groups <= MAX_COUNT:
+            raise ValueError(f"lanes must be from 0, groups from 1, both to {MAX_COUNT}")
         if self.behavior is not None and self.distribution is not None:
             raise ValueError("give a behavior or a distribution, not both")
 
@@ -67,6 +73,13 @@ class BulkOrder:
         if self.distribution is None:
             return repeat(self._only_type, self.count)
         return self.distribution.shuffled(self.count, seed=self.seed)
+
+    def lane_of(self, number: int) -> str | None:
+        """The lane of the command with this number, counted from 0."""
+        if not self.lanes:
+            return None
+        lane = number % self.lanes
+        return f"group-{lane % self.groups}/lane-{lane}"
 
     def behavior_of(self, kind: BehaviorType) -> Behavior:
         """What the commands of a type do."""
@@ -124,6 +137,11 @@ async def generate(
             kinds = list(islice(sequence, CHUNK))
             command_ids = [uuid7() for _ in kinds]
             rows = list(map(_filled, map(templates.__getitem__, kinds), command_ids))
+            if order.lanes:
+                rows = [
+                    _in_lane(row, order.lane_of(number), number - result.created)
+                    for number, row in enumerate(rows, result.created)
+                ]
             generated = time.perf_counter()
             async with conn.transaction():
                 await _send(conn, order, rows)
@@ -162,3 +180,7 @@ def _row_template(order: BulkOrder, kind: BehaviorType) -> str:
 
 def _filled(template: str, command_id: UUID) -> str:
     return template % command_id
+
+
+def _in_lane(row: str, lane: str | None, position: int) -> str:
+    return f'{row[:-1]},"lane":"{lane}","lane_position":{position}}}'

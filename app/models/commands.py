@@ -16,7 +16,16 @@ from app.models.base import db
 from app.models.load_test_runs import get_run
 from app.models.paging import SCAN_LIMIT, Condition, Key, Listing, Source, Total, Window
 from app.models.search import CANDIDATE_LIMIT, candidates, sees_all_retries
-from app.models.tables import Command, Domain, Suspect, Troubled, Unsuccessful, Waiting, queue_table
+from app.models.tables import (
+    Command,
+    Domain,
+    Laned,
+    Suspect,
+    Troubled,
+    Unsuccessful,
+    Waiting,
+    queue_table,
+)
 from commandbus.models import CommandStatus
 
 FEW_PENDING = 5_000
@@ -42,6 +51,8 @@ class CommandFilters:
     """An id or its beginning, a correlation id, or an error code (see candidates)."""
     run_id: UUID | None = None
     """Of one load-test run."""
+    lane: str | None = None
+    """Of one lane."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +73,7 @@ class CommandRow:
     finished_at: datetime | None
     correlation_id: UUID | None
     batch_id: UUID | None
+    lane: str | None
     last_error_type: str | None
     last_error_code: str | None
     last_error_message: str | None
@@ -167,7 +179,8 @@ def _source(filters: CommandFilters, counts: Counts) -> Source:
         return replace(source, is_cut=is_cut)
     match filters.status:
         case CommandStatus.IN_TSQ:
-            return _scanned(Troubled, _created(Troubled, filters), _named(Troubled, filters))
+            troubled = _with_batch(Troubled, filters) if filters.lane else Troubled
+            return _scanned(troubled, _created(troubled, filters), _named(troubled, filters))
         case CommandStatus.FAILED | CommandStatus.CANCELLED:
             listed = _with_batch(Unsuccessful, filters)
             ended = [listed.status == filters.status, *_created(listed, filters)]
@@ -199,6 +212,7 @@ def _among(ids: sa.Subquery, filters: CommandFilters) -> Source:
             Command.domain,
             Command.command_type,
             Command.batch_id,
+            Command.lane,
         )
         .join(ids, sa.and_(Command.command_id == ids.c.command_id, Command.domain == ids.c.domain))
         .where(Command.status == filters.status)
@@ -224,12 +238,14 @@ def _named(columns: Any, filters: CommandFilters) -> list[Condition]:
         conditions.append(columns.command_type == filters.command_type)
     if filters.run_id is not None:
         conditions.append(columns.batch_id == filters.run_id)
+    if filters.lane is not None:
+        conditions.append(columns.lane == filters.lane)
     return conditions
 
 
 def _with_batch(columns: Any, filters: CommandFilters) -> Any:
     """*columns*, and the batch where it is asked for, which only the command itself knows."""
-    if filters.run_id is None:
+    if filters.run_id is None and filters.lane is None:
         return columns
     same = sa.and_(Command.command_id == columns.command_id, Command.domain == columns.domain)
     return (
@@ -240,6 +256,7 @@ def _with_batch(columns: Any, filters: CommandFilters) -> Any:
             columns.command_type,
             columns.status,
             Command.batch_id,
+            Command.lane,
         )
         .join(Command, same)
         .subquery()
@@ -283,6 +300,7 @@ def _pending(domain: str | None) -> sa.Subquery:
     return sa.union(
         sa.select(Waiting.command_id, Waiting.domain),
         sa.select(Suspect.command_id, Suspect.domain),
+        sa.select(Laned.command_id, Laned.domain),
         *parts,
     ).subquery()
 

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from app.models.audit import EventRow, get_trail
 from app.models.base import db
 from app.models.explanations import Facts, Heartbeat, Holder, explain
+from app.models.lanes import LanePlace, lane_place
 from app.models.parked import CurrentPause, pause_in_force
 from app.models.relations import Effects, Related, causes_of, effects_of
 from app.models.tables import Command, Parked, Suspect, Waiting
@@ -71,6 +72,7 @@ class CommandDetail:
     headers: Any
     """None: it has none."""
     reply_to: str | None
+    lane: str | None
     last_error_type: str | None
     last_error_code: str | None
     last_error_message: str | None
@@ -159,6 +161,13 @@ class CommandDetail:
         return failed[-1].error_details
 
     @cached_property
+    def place(self) -> LanePlace | None:
+        """Where it waits in its lane; None where it does not."""
+        if self.lane is None or self.status is not CommandStatus.PENDING:
+            return None
+        return lane_place(self.command_id, self.domain)
+
+    @cached_property
     def explanation(self) -> str:
         """Why it is where it is, in a sentence."""
         last = _last_operator_event(self.events)
@@ -180,6 +189,7 @@ class CommandDetail:
                 due_at=self.due_at,
                 waits_for=self.waits_for,
                 is_suspect=self.is_suspect,
+                place=self.place,
                 holder=None if self.worker is None else _holder(self.worker, self),
                 workers_alive=workers.active,
                 workers_late=workers.late,

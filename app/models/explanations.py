@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
+from app.models.lanes import MOST_BEFORE, LanePlace
 from app.models.trail import Troubled
 from commandbus.models import CommandStatus
 
@@ -58,6 +59,8 @@ class Facts:
     waits_for: str | None = None
     """SCHEDULED, RETRY or OPERATOR_RETRY where it waits for its time."""
     is_suspect: bool = False
+    place: LanePlace | None = None
+    """Where it waits for its turn in its lane."""
     holder: Holder | None = None
     workers_alive: int = 0
     """Of this domain."""
@@ -122,6 +125,8 @@ def _pending(facts: Facts) -> str:
             until = f" until {when(facts.pause_ends_at, facts.now)}"
         reason = facts.pause_reason.rstrip(". ")
         return f"{facts.paused_by} paused {what}{until}: {reason}. It waits for {attempt}."
+    if facts.place is not None and (why := _in_lane(facts.place)):
+        return why
     if facts.workers_alive and _is_spent(facts):
         return f"{_spent(facts)}."
     if facts.workers_alive == 0 and facts.workers_late:
@@ -163,6 +168,37 @@ def _running_versions(facts: Facts) -> str:
         shown[-1:] = [f"{len(facts.versions) - SHOWN_VERSIONS + 1} others"]
     names = " and ".join(filter(None, [", ".join(shown[:-1]), shown[-1]]))
     return f"workers of version {names} run"
+
+
+def _in_lane(place: LanePlace) -> str:
+    """What it waits for in its lane; empty: only for the next claim."""
+    if place.behind is not None and (place.taken or place.waiting_before):
+        is_cut = place.waiting_before >= MOST_BEFORE
+        number = place.waiting_before + place.taken + 1
+        ordinal = f"at least {number:,}th" if is_cut else _ordinal(number)
+        doing = _DOING.get(place.behind_status) if place.behind_status else None
+        which = f", which {doing}" if doing else ""
+        if place.taken < place.lane_limit and place.waiting_before < place.lane_limit - place.taken:
+            return ""
+        return f"It is {ordinal} in lane {place.lane}, behind {place.behind}{which}."
+    if place.max_in_flight is not None and place.group_in_flight >= place.max_in_flight:
+        return (
+            f"It is first in lane {place.lane}, and waits for its group, of which at most"
+            f" {place.max_in_flight} may be on their way at once."
+        )
+    return ""
+
+
+_DOING = {
+    CommandStatus.PENDING: "waits to be run",
+    CommandStatus.IN_PROGRESS: "runs",
+    CommandStatus.IN_TSQ: "is in the troubleshooting queue",
+}
+
+
+def _ordinal(number: int) -> str:
+    names = ("first", "second", "third", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth")
+    return names[number - 1] if number <= len(names) else f"{number:,}th"
 
 
 def _in_progress(facts: Facts) -> str:

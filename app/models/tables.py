@@ -46,6 +46,7 @@ class Command(Base):
     causation_id: Mapped[UUID | None]
     headers: Mapped[Any] = mapped_column(JSONB)
     reply_to: Mapped[str | None]
+    lane: Mapped[str | None]
     data: Mapped[Any] = mapped_column(JSONB)
     result: Mapped[Any] = mapped_column(JSONB)
     last_error_type: Mapped[str | None]
@@ -78,6 +79,18 @@ class Waiting(Base):
     domain: Mapped[str] = mapped_column(primary_key=True)
     due_at: Mapped[datetime] = mapped_column(Time)
     kind: Mapped[str]
+
+
+class Laned(Base):
+    """A command that waits for its turn in its lane."""
+
+    __tablename__ = "command_bus_lane"
+
+    domain: Mapped[str] = mapped_column(primary_key=True)
+    lane_group: Mapped[str] = mapped_column(primary_key=True)
+    lane: Mapped[str] = mapped_column(primary_key=True)
+    seq: Mapped[int] = mapped_column(primary_key=True)
+    command_id: Mapped[UUID]
 
 
 class Suspect(Base):

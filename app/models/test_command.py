@@ -99,6 +99,7 @@ async def send_test_command(
     reply_to: str | None = None,
     max_attempts: int | None = None,
     headers: Mapping[str, Any] | None = None,
+    lane: str | None = None,
 ) -> SendResult:
     """Write a test command and send its command in one transaction.
 
@@ -123,6 +124,7 @@ async def send_test_command(
             reply_to=reply_to,
             max_attempts=max_attempts,
             headers=headers,
+            lane=lane,
             conn=conn,
         )
         if written and not result.created:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from app.models.base import db
 from app.models.commands import count_by_status
+from app.models.lanes import waiting_behind
 from app.models.paging import Condition, Cursor, Key, Listing, Source, Total, Window
 from app.models.search import contains, is_id
 from app.models.search_texts import id_text, trimmed
@@ -86,6 +87,10 @@ class TroubledRow:
     last_error_code: str
     last_error_message: str
     payload: Any
+    lane: str | None = None
+    holds_lane: bool = False
+    waiting_behind: int = 0
+    """How many wait in its lane while it holds that, of 1,000 counted at most."""
 
     @property
     def status(self) -> CommandStatus:
@@ -333,6 +338,14 @@ def _rows(keys: Sequence[Key]) -> list[TroubledRow]:
         .where(sa.tuple_(Troubled.command_id, Troubled.domain).in_(wanted))
     )
     by_id = {(row[0], row[1]): TroubledRow(*row) for row in db.session.execute(query)}
+    for key, behind in waiting_behind(keys).items():
+        if (row := by_id.get((key.command_id, key.domain))) is not None:
+            by_id[key.command_id, key.domain] = replace(
+                row,
+                lane=behind.lane,
+                holds_lane=behind.is_held,
+                waiting_behind=behind.waiting if behind.is_held else 0,
+            )
     return [by_id[key] for key in wanted if key in by_id]
 
 

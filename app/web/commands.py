@@ -54,7 +54,9 @@ from app.web.timeline import Section, outcomes_of, sections_of
 from app.web.vocabulary import STATUSES
 from commandbus.models import CommandStatus
 
-FILTER_NAMES = ("status", "domain", "command_type", "created_from", "created_before", "q", "run")
+FILTER_NAMES = (
+    "status", "domain", "command_type", "lane", "created_from", "created_before", "q", "run",
+)  # fmt: skip
 TROUBLED_NAMES = ("domain", "command_type", "q")
 """The filters that the troubleshooting queue has, too."""
 MOVING_SECONDS = 2
@@ -124,6 +126,7 @@ class Commands(PeriodPage):
             created_before=self._period.until,
             q=text_arg("q"),
             run_id=parsed_arg("run", UUID),
+            lane=text_arg("lane"),
         )
 
     @property

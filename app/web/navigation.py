@@ -32,6 +32,7 @@ GROUPS = (
             Item("Send command", "/send", "send"),
             Item("Commands", "/commands", "list"),
             Item("Troubleshooting", "/troubleshooting", "alert"),
+            Item("Lanes", "/lanes", "layers"),
             Item("Pauses", "/pauses", "hourglass"),
             Item("Audit trail", "/audit", "history"),
         ),

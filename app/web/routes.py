@@ -6,6 +6,7 @@ from app.web import (  # noqa: F401
     commands,  # /commands
     dashboard,  # /
     invariants,  # /invariants
+    lanes,  # /lanes
     load_tests,  # /load-tests
     login,  # /login, /logout
     operations,  # /troubleshooting/…, /commands/<id>/…: what operators do

@@ -47,6 +47,7 @@ def read_single(form: Form, *, timeout_ms: int) -> SendCommand | None:
         "command_id": form.uuid("command_id"),
         "correlation_id": form.uuid("correlation_id"),
         "reply_to": form.value("reply_to"),
+        "lane": form.value("lane"),
         "max_attempts": form.number("max_attempts"),
     }
     return form.read(SendCommand, values)
@@ -64,6 +65,8 @@ def read_load(form: Form, *, timeout_ms: int) -> BulkOrder | None:
         "timeout_ms": form.number("timeout_ms"),
         "max_attempts": form.number("load_max_attempts"),
         "name": form.value("name"),
+        "lanes": form.number("lanes"),
+        "groups": form.number("groups"),
     }
     load = form.read(LoadTest, values, LOAD_PLACES)
     return None if load is None else order_of(load, lambda: load.timeout_ms or timeout_ms)
