@@ -47,6 +47,7 @@ class Attempt:
         "_limit",
         "_renew",
         "abandoned",
+        "cancel_requested",
         "claimed",
         "deadline",
         "ended",
@@ -58,6 +59,7 @@ class Attempt:
         "timeout",
         "token",
         "transactions",
+        "was_cancelled",
     )
 
     def __init__(
@@ -81,6 +83,10 @@ class Attempt:
         self.abandoned = False
         self.gives_back = False
         """Whether a fault of the database undid it, so that it shall spend no attempt."""
+        self.cancel_requested = False
+        """Whether an operator asks to cancel it."""
+        self.was_cancelled = False
+        """Whether it ended by that."""
         self.ended = False
         """Whether there is an outcome, which is recorded or will be."""
         self.timeout = timeout if handler.timeout is None else handler.timeout
@@ -104,6 +110,11 @@ class Attempt:
         """Cancel the handler; the attempt is over or will be, and what it raises is no outcome."""
         self.abandoned = True
         if self.task is not None:
+            self.task.cancel()
+
+    def cancel(self) -> None:
+        """Cancel the handler because an operator asked for it, unless it has ended."""
+        if self.task is not None and not (self.ended or self.abandoned):
             self.task.cancel()
 
     async def extend(self, seconds: float) -> None:
@@ -134,6 +145,7 @@ class Attempt:
             extend=self.extend,
             follow_ups=follow_ups,
             conn=conn,
+            is_cancel_requested=lambda: self.cancel_requested,
         )
         try:
             if self.timeout:
@@ -220,6 +232,9 @@ class Attempt:
         # Where it was not abandoned, the handler itself raised CancelledError: an unexpected
         # error like any other.
         outcome = outcomes.failure(claimed, self._run_us(), error, policy)
+        if self.cancel_requested and outcome.kind is OutcomeKind.TRANSIENT:
+            self.was_cancelled = True
+            return None
         self._log(error, outcome)
         return outcome
 

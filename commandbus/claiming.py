@@ -94,6 +94,7 @@ class ClaimLoop:
             self._state.woken.clear()
             await self._leases.give_back(self._slots.take_stale())
             await self._leases.end(self._slots.take_over())
+            await self._leases.record_cancelled()
             if self._types.are_paused:
                 await self._leases.give_back(self._slots.take_ready_of(self._types.is_paused))
             room = self._slots.room()

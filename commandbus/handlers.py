@@ -28,7 +28,14 @@ ExtendVisibility = Callable[[float], Awaitable[None]]
 class HandlerContext:
     """What a handler knows of the attempt it runs in."""
 
-    __slots__ = ("_conn", "_extend", "_follow_ups", "attempt", "max_attempts")
+    __slots__ = (
+        "_conn",
+        "_extend",
+        "_follow_ups",
+        "_is_cancel_requested",
+        "attempt",
+        "max_attempts",
+    )
 
     def __init__(
         self,
@@ -38,6 +45,7 @@ class HandlerContext:
         extend: ExtendVisibility,
         follow_ups: FollowUps | None = None,
         conn: AsyncConnection[Any] | None = None,
+        is_cancel_requested: Callable[[], bool] | None = None,
     ) -> None:
         check_whole("attempt", attempt, 1, MAX_INTEGER)
         check_whole("max_attempts", max_attempts, 1, MAX_INTEGER)
@@ -47,7 +55,17 @@ class HandlerContext:
         self.max_attempts = max_attempts
         self._extend = extend
         self._conn = conn
+        self._is_cancel_requested = is_cancel_requested
         self._follow_ups = FollowUps(None) if follow_ups is None else follow_ups
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether an operator asks to cancel this command.
+
+        A handler in steps may clean up and raise ``asyncio.CancelledError``; what it returns
+        counts as its success. After the worker's ``cancel_grace`` its task is cancelled.
+        """
+        return self._is_cancel_requested is not None and self._is_cancel_requested()
 
     @property
     def conn(self) -> AsyncConnection[Any]:

@@ -164,6 +164,8 @@ class Heartbeat:
             self._alarm.looked(ahead.due)
             if ahead.parked_types:
                 await self._expire_parked(conn)
+            if ahead.cancel_requests:
+                await self._see_cancel_requests(conn)
         await self._connections.close_unused()
         if self.suspects_wait or self._types.to_take() or self._types.are_paused:
             state.wake()
@@ -182,6 +184,18 @@ class Heartbeat:
         self._types.saw_parked(ahead.parked_types)
         self._types.saw_pauses(domain=ahead.is_paused, types=ahead.paused_types)
         return ahead
+
+    async def _see_cancel_requests(self, conn: AsyncConnection[TupleRow]) -> None:
+        """Tell the handlers that shall end, and cancel what runs no more."""
+        state = self._state
+        tokens = await store.attempts_to_cancel(conn, state.domain, state.registered_id)
+        self._slots.request_cancel(tokens, state.cancel_grace)
+        try:
+            await store.carry_out_cancels(conn, state.domain)
+        except DATABASE_ERRORS as exc:
+            if conn.closed:
+                raise
+            logger.warning("cancel_not_carried_out", extra={**state.ids, "error": one_line(exc)})
 
     async def _expire_parked(self, conn: AsyncConnection[TupleRow]) -> None:
         """Move what has waited too long for a handler to the troubleshooting queue."""

@@ -169,6 +169,27 @@ class Leases:
             self._doubted_at = time.monotonic()  # somebody has locked the others
         logger.info("commands_parked", extra={**state.ids, "count": count})
 
+    async def record_cancelled(self) -> None:
+        """Record what was cancelled as an operator asked for; where that fails, later."""
+        claimed = self._slots.take_cancelled()
+        if not claimed:
+            return
+        state = self._state
+        try:
+            async with self._connections.autocommit("leases", within=state.call_seconds) as conn:
+                count = await store.settle_cancelled(
+                    conn, state.domain, state.registered_id, store.tokens_of(claimed)
+                )
+        except DATABASE_ERRORS as exc:
+            logger.warning(
+                "cancel_not_recorded",
+                extra={**state.ids, "count": len(claimed), "error": one_line(exc)},
+            )
+            await asyncio.sleep(END_SECONDS)
+            self._slots.put_cancelled(claimed)
+        else:
+            logger.info("commands_cancelled", extra={**state.ids, "count": count})
+
     async def end(self, claimed: list[ClaimedCommand]) -> None:
         """Let the next attempts begin of commands whose handlers were cancelled at the lease's end.
 

@@ -256,6 +256,28 @@ class TroubleshootingQueue:
             await self._operate(conn, "cancel_pending", domain, command_id, operator, reason),
         )
 
+    async def request_cancel(
+        self,
+        domain: str,
+        command_id: UUID,
+        operator: str = DEFAULT_OPERATOR,
+        reason: str | None = None,
+        *,
+        conn: AsyncConnection[Any] | None = None,
+    ) -> OperatorResult:
+        """Ask to cancel a command that is IN_PROGRESS; one that is PENDING is cancelled at once.
+
+        Its worker is told: ``context.cancel_requested`` is true then, and after the worker's
+        ``cancel_grace`` the handler's task is cancelled. The command ends as CANCELLED unless its
+        result, or its end by a business rule, was recorded before.
+        """
+        _check_reason("reason", reason)
+        command_id = uuid_of("command_id", command_id)
+        return _single(
+            domain,
+            await self._operate(conn, "request_cancel", domain, command_id, operator, reason),
+        )
+
     async def _operate(
         self,
         conn: AsyncConnection[Any] | None,

@@ -49,6 +49,7 @@ class Slots:
         self._given_up: dict[tuple[int, int], float] = {}
         self._stale: list[Attempt] = []
         self._over: list[Attempt] = []
+        self._cancelled: list[ClaimedCommand] = []
         self._mean_run_seconds: float | None = None
         self._look_planned = False
         self._context = contextvars.copy_context()
@@ -168,6 +169,9 @@ class Slots:
                 del self._running[attempt.token]
             if attempt.gives_back:
                 self._put_aside(attempt)
+            elif attempt.was_cancelled:
+                self._forget_given_up(attempt)
+                self.put_cancelled([attempt.claimed])
             elif outcome is None:
                 self._forget_given_up(attempt)
         if outcome is not None:
@@ -206,6 +210,28 @@ class Slots:
         """What outlasted its lease and has come to an end since."""
         over, self._over = self._over, []
         return [attempt.claimed for attempt in over]
+
+    def request_cancel(self, tokens: set[tuple[int, int]], grace: float) -> None:
+        """An operator asks to cancel these attempts: those that run get *grace* seconds."""
+        ready = [each for each in self._ready if each.token in tokens]
+        if ready:
+            self._ready = deque(each for each in self._ready if each.token not in tokens)
+            self.put_cancelled(self._forget(ready))
+        for token in tokens & self._running.keys():
+            attempt = self._running[token]
+            if not attempt.cancel_requested:
+                attempt.cancel_requested = True
+                asyncio.get_running_loop().call_later(grace, attempt.cancel)
+
+    def put_cancelled(self, cancelled: list[ClaimedCommand]) -> None:
+        """Let the claim loop record that these were cancelled."""
+        self._cancelled += cancelled
+        self._on_change()
+
+    def take_cancelled(self) -> list[ClaimedCommand]:
+        """What was cancelled, as an operator asked for, and is still to be recorded."""
+        cancelled, self._cancelled = self._cancelled, []
+        return cancelled
 
     def take_ready(self) -> list[ClaimedCommand]:
         """Everything that has not started."""

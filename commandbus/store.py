@@ -464,6 +464,8 @@ class LookAhead(NamedTuple):
     """Whether the whole domain is paused."""
     paused_types: list[str] | None
     """Which types are paused; None: none."""
+    cancel_requests: bool
+    """Whether an operator asks to cancel what runs, on whichever worker."""
 
 
 async def look_ahead(
@@ -475,8 +477,8 @@ async def look_ahead(
     0 seconds or less where one that is visible waits.
     """
     cur = await conn.execute(
-        "select next_due_seconds, suspects, parked_types, is_paused, paused_types"
-        " from command_bus.look_ahead_v3(%s, %s, %s::text[])",
+        "select next_due_seconds, suspects, parked_types, is_paused, paused_types,"
+        " cancel_requests from command_bus.look_ahead_v3(%s, %s, %s::text[])",
         (domain, messages, leave),
     )
     [row] = await cur.fetchall()  # the function returns exactly one row
@@ -699,6 +701,39 @@ async def fold_deltas(conn: Connection) -> int:
 async def listen(conn: Connection, domain: str) -> None:
     """Listen for commands of a domain on this connection."""
     await conn.execute(sql.SQL("listen {}").format(sql.Identifier(f"command_bus_{domain}")))
+
+
+# Cancelling
+
+
+async def attempts_to_cancel(conn: Connection, domain: str, worker_id: int) -> set[tuple[int, int]]:
+    """(msg_id, claim_no) of the worker's attempts that shall be cancelled."""
+    with translate_errors():
+        rows = await fetch(
+            conn,
+            "select msg_id, claim_no from command_bus.attempts_to_cancel(%s, %s)",
+            (domain, worker_id),
+        )
+    return {(msg_id, claim_no) for msg_id, claim_no in rows}
+
+
+async def settle_cancelled(
+    conn: Connection, domain: str, worker_id: int, tokens: Iterable[Token]
+) -> int:
+    """Record that attempts were cancelled as asked; returns how many the worker still held."""
+    with translate_errors():
+        [(count,)] = await fetch(
+            conn,
+            "select command_bus.settle_cancelled(%s, %s, %s)",
+            (domain, worker_id, _tokens_json(tokens)),
+        )
+    return int(count)
+
+
+async def carry_out_cancels(conn: Connection, domain: str) -> None:
+    """Cancel what was asked for and runs no more."""
+    with translate_errors():
+        await fetch(conn, "select command_bus.carry_out_cancels(%s)", (domain,))
 
 
 # Pauses

@@ -73,6 +73,8 @@ class Worker:
       for wait for one, before they go to the troubleshooting queue with the code NO_HANDLER.
     * *retry_policy*: backoff, and the budget of commands that have none of their own.
     * *drain_timeout* (seconds): how long handlers may go on after ``stop()``.
+    * *cancel_grace* (seconds): how long a handler may go on after an operator asked to cancel its
+      command (``context.cancel_requested``), before its task is cancelled.
     * *answer_timeout* (seconds): how long a call of the database may take before its connection is
       given up and the call is tried again on another one; less where a lease is shorter.
     * *app_version*: the version of the application, shown on pages; without it APP_VERSION in the
@@ -102,6 +104,7 @@ class Worker:
         no_handler_after: float = 3600.0,
         retry_policy: RetryPolicy | None = None,
         drain_timeout: float = 30.0,
+        cancel_grace: float = 5.0,
         answer_timeout: float = ANSWER_SECONDS,
         settings: dict[str, Any] | None = None,
         app_version: str | None = None,
@@ -117,12 +120,14 @@ class Worker:
             check_text("app_version", app_version, 1, MAX_VERSION)
         check_positive("answer_timeout", answer_timeout)
         check_number("drain_timeout", drain_timeout, 0, MAX_SECONDS)
+        check_number("cancel_grace", cancel_grace, 0, MAX_SECONDS)
         self._state = WorkerState(
             domain,
             settings=settings or {},
             drain_timeout=drain_timeout,
             answer_timeout=answer_timeout,
             app_version=own_version() if app_version is None else app_version,
+            cancel_grace=cancel_grace,
         )
         self._pool = pool
         types = KnownTypes(registry, domain)
@@ -372,6 +377,7 @@ class Worker:
         await self._claims.wait_until_idle(
             lambda: not self._state.is_forced, deadline - time.monotonic()
         )
+        await self._leases.record_cancelled()
         left = self._slots.abandon_running()
         if left:
             logger.warning("handlers_cancelled_by_stop", extra={**self._state.ids, "count": left})

@@ -32,12 +32,14 @@ class WorkerState:
         drain_timeout: float,
         answer_timeout: float,
         app_version: str | None,
+        cancel_grace: float,
     ) -> None:
         self.domain = domain
         self.settings = settings
         self.drain_timeout = drain_timeout
         self.answer_timeout = answer_timeout
         self.app_version = app_version
+        self.cancel_grace = cancel_grace
         self.worker_id: int | None = None
         self.registered = asyncio.Event()
         self.outcomes_recorded = 0

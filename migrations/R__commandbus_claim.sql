@@ -373,7 +373,13 @@ begin
                     r.command_id, v_now, r.msg_id, r.worker_id, r.attempts, 'LEASE_EXPIRED', p_domain
                 );
             end if;
-            if v_is_spent then
+            if r.status = 'IN_PROGRESS' and exists (
+                select from command_bus_cancel_request as q
+                where q.command_id = r.command_id and q.domain = p_domain
+            ) then
+                perform command_bus.end_requested(p_domain, r.command_id);
+                v_drop := v_drop || r.seen_msg_id;
+            elsif v_is_spent then
                 perform command_bus.exhaust(p_domain, r.command_id, r.budget);
                 v_drop := v_drop || r.seen_msg_id;
             elsif v_is_suspect then
@@ -751,7 +757,7 @@ $$;
 
 -- What an idle worker wants to know: in how many seconds something is due (null: nothing is), whether
 -- suspects wait that are of no type of p_leave (null: of any type), of which types commands are
--- parked, and what is paused. Due is the next waiting command and, with p_messages, the next message
+-- parked, what is paused, and whether the cancellation of anything was asked for. Due is the next waiting command and, with p_messages, the next message
 -- that becomes visible: where a lease ends, or where one that is visible waits (0 or less); or the end
 -- of a pause, before which nothing of it is due.
 -- Raises QB001 for an unknown domain. A form that told less was there before.
@@ -761,7 +767,7 @@ create function command_bus.look_ahead_v3(
 )
 returns table (
     next_due_seconds float8, suspects boolean, parked_types text[], is_paused boolean,
-    paused_types text[]
+    paused_types text[], cancel_requests boolean
 )
 language plpgsql
 set search_path = public, pg_temp
@@ -772,13 +778,16 @@ declare
     v_visible_at timestamptz;
     v_parked_types text[] := '{}';
     v_leave text[] := p_leave;
+    v_cancel_requests boolean := exists (
+        select from command_bus_cancel_request as q where q.domain = p_domain
+    );
     d command_bus_domain;
 begin
     select k.* into d from command_bus_domain as k where k.domain = p_domain;
     if d.paused_until is not null then
         return query
         select extract(epoch from nullif(d.pause_ends_at, 'infinity') - clock_timestamp())::float8,
-            false, '{}'::text[], true, d.paused_types;
+            false, '{}'::text[], true, d.paused_types, v_cancel_requests;
         return;
     end if;
     if p_messages then
@@ -821,7 +830,7 @@ begin
                     and c.command_type = any (v_leave)
             ))
         ),
-        v_parked_types, false, d.paused_types;
+        v_parked_types, false, d.paused_types, v_cancel_requests;
 end;
 $$;
 

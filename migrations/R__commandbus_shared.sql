@@ -3,6 +3,7 @@
 -- One file for each thing that happens:
 --   send             a command is sent; a delayed one enters the queue when it is due
 --   claim            a worker claims commands
+--   cancelling       an operator asks to cancel what runs
 --   parking          commands of types that a worker does not know wait for one that does
 --   lanes            commands wait for their turn in a lane, and get it
 --   pauses           a domain or a command type is paused and resumed

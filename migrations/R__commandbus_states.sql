@@ -19,6 +19,7 @@ as $$
         ('RECEIVED', 'FAILED'),
         ('RECEIVED', 'LEASE_EXPIRED'),
         ('RECEIVED', 'RELEASED'),
+        ('RECEIVED', 'OPERATOR_CANCEL'),
         ('FAILED', 'RETRY_SCHEDULED'),
         ('FAILED', 'RETRY_EXHAUSTED'),
         ('FAILED', 'MOVED_TO_TSQ'),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -44,6 +44,7 @@ class Action(StrEnum):
     CANCEL = "cancel"
     CANCEL_PENDING = "cancel_pending"
     UNDO_RETRY = "undo_retry"
+    REQUEST_CANCEL = "request_cancel"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,7 +73,7 @@ class Order:
     def arguments(self) -> dict[str, Any]:
         """The action's other arguments, as they are stored."""
         match self.action:
-            case Action.CANCEL | Action.CANCEL_PENDING:
+            case Action.CANCEL | Action.CANCEL_PENDING | Action.REQUEST_CANCEL:
                 return {"reason": self.reason}
             case Action.COMPLETE:
                 return {"result": self.result, "notes": self.notes}
@@ -145,14 +146,22 @@ async def _act_in(
         case Action.UNDO_RETRY:
             return await tsq.undo_retry_many(domain, ids, by, conn=conn)
         case Action.CANCEL_PENDING:
-            return [await _cancel_pending(tsq, conn, order, domain, each) for each in ids]
+            cancel = tsq.cancel_pending
+            return [await _cancel_one(cancel, conn, order, domain, each) for each in ids]
+        case Action.REQUEST_CANCEL:
+            cancel = tsq.request_cancel
+            return [await _cancel_one(cancel, conn, order, domain, each) for each in ids]
 
 
-async def _cancel_pending(
-    tsq: TroubleshootingQueue, conn: Connection, order: Order, domain: str, command_id: UUID
+async def _cancel_one(
+    cancel: Callable[..., Awaitable[OperatorResult]],
+    conn: Connection,
+    order: Order,
+    domain: str,
+    command_id: UUID,
 ) -> OperatorResult:
     try:
-        return await tsq.cancel_pending(domain, command_id, order.operator, order.reason, conn=conn)
+        return await cancel(domain, command_id, order.operator, order.reason, conn=conn)
     except CommandNotFoundError:
         return OperatorResult(command_id, OperatorVerdict.NOT_FOUND, None)
     except InvalidStateError as exc:

@@ -311,7 +311,9 @@ class JobItem(Answer):
     """An operator's action on one command or many, and how far it is."""
 
     job_id: UUID
-    action: str = Field(description="retry, complete, cancel, cancel_pending or undo_retry")
+    action: str = Field(
+        description="retry, complete, cancel, cancel_pending, request_cancel or undo_retry"
+    )
     operator: str
     state: str = Field(description="running, finished or stopped")
     expected: int = Field(

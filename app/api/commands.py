@@ -151,6 +151,17 @@ def cancel(path: CommandPath, query: inputs.DomainQuery, body: inputs.CancelComm
     return answers.CommandState.model_validate(done)
 
 
+@bp.post("/commands/<command_id:command_id>/request-cancel", responses={202: answers.CommandState})
+@access.operator
+def request_cancel(path: CommandPath, query: inputs.DomainQuery, body: inputs.CancelCommand) -> Any:
+    """Ask to cancel a command that runs; one that is PENDING is cancelled at once."""
+    domain = domain_of(path.command_id, query.domain)
+    done = troubled.carry_out_one(
+        Action.REQUEST_CANCEL, (domain, path.command_id), body.operator, reason=body.reason
+    )
+    return answers.CommandState.model_validate(done), 202
+
+
 def window(query: inputs.PageQuery) -> Window:
     """The part of a list that *query* asks for. Raises CursorError."""
     cursor = None if query.cursor is None else Cursor.parse(query.cursor)

@@ -17,7 +17,7 @@ from app.models.explanations import Facts, Heartbeat, Holder, explain
 from app.models.lanes import LanePlace, lane_place
 from app.models.parked import CurrentPause, pause_in_force
 from app.models.relations import Effects, Related, causes_of, effects_of
-from app.models.tables import Command, Parked, Suspect, Waiting
+from app.models.tables import CancelRequest, Command, Parked, Suspect, Waiting
 from app.models.test_command import TestCommand
 from app.models.trail import Attempt, Timing, attempts_of, last_budget_of, timing_of, troubled_of
 from app.models.workers import (
@@ -61,6 +61,8 @@ class CommandDetail:
     parked_at: datetime | None
     pause: CurrentPause | None
     """What keeps it from starting, if its domain or its type is paused."""
+    cancel_requested_by: str | None
+    """Who asks to cancel it while it runs."""
     is_suspect: bool
     """Its worker vanished while it ran, so it will run alone."""
     msg_id: int | None
@@ -183,6 +185,7 @@ class CommandDetail:
                 budget=self.budget,
                 is_last_attempt=self._is_last_attempt,
                 troubled=troubled_of(self.events),
+                cancel_requested_by=self.cancel_requested_by,
                 started_at=self.started_at,
                 finished_at=self.finished_at,
                 lease_until=self.lease_until,
@@ -219,11 +222,12 @@ def get_command_detail(
     pause = pause_in_force()
     query = (
         sa.select(Command, Waiting.due_at, Waiting.kind, Suspect.command_id, Parked.kind,
-                  Parked.parked_at, *pause.c,
+                  Parked.parked_at, CancelRequest.requested_by, *pause.c,
                   sa.func.clock_timestamp())
         .outerjoin(Waiting, _same(Waiting))
         .outerjoin(Suspect, _same(Suspect))
         .outerjoin(Parked, _same(Parked))
+        .outerjoin(CancelRequest, _same(CancelRequest))
         .outerjoin(pause, sa.true())
         .where(Command.command_id == command_id, Command.domain == domain)
         .execution_options(populate_existing=True)
@@ -231,7 +235,7 @@ def get_command_detail(
     row = db.session.execute(query).one_or_none()
     if row is None:
         return None
-    command, due_at, waits_for, suspect, parked, parked_at, *paused, now = row
+    command, due_at, waits_for, suspect, parked, parked_at, requested_by, *paused, now = row
     return CommandDetail(
         **{
             field.name: getattr(command, field.name)
@@ -243,6 +247,7 @@ def get_command_detail(
         recorded_budget=command.budget,
         parked=parked,
         parked_at=parked_at,
+        cancel_requested_by=requested_by,
         pause=None if paused[0] is None else CurrentPause(*paused),
         is_suspect=suspect is not None,
         payload=command.data,
@@ -252,7 +257,9 @@ def get_command_detail(
     )
 
 
-def _same(table: type[Waiting] | type[Suspect] | type[Parked]) -> sa.ColumnElement[bool]:
+def _same(
+    table: type[Waiting] | type[Suspect] | type[Parked] | type[CancelRequest],
+) -> sa.ColumnElement[bool]:
     return sa.and_(table.command_id == Command.command_id, table.domain == Command.domain)
 
 

@@ -52,6 +52,8 @@ class Facts:
     """Whether a claim after the running attempt would find no attempt left, as of now."""
     troubled: Troubled | None = None
     """Why it was moved to the troubleshooting queue, as recorded."""
+    cancel_requested_by: str | None = None
+    """Who asks to cancel it while it runs."""
     started_at: datetime | None = None
     finished_at: datetime | None = None
     lease_until: datetime | None = None
@@ -90,7 +92,8 @@ def explain(facts: Facts) -> str:
         case CommandStatus.PENDING:
             return _pending(facts)
         case CommandStatus.IN_PROGRESS:
-            return _in_progress(facts)
+            asked = facts.cancel_requested_by
+            return _in_progress(facts) + (f" {asked} asks to cancel it." if asked else "")
         case CommandStatus.COMPLETED:
             if facts.operator is not None:
                 return f"Completed manually by {facts.operator}{_at(facts.finished_at, facts.now)}."

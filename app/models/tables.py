@@ -129,6 +129,17 @@ class Pause(Base):
     ended_at: Mapped[datetime | None] = mapped_column(Time)
 
 
+class CancelRequest(Base):
+    """An operator asks to cancel what runs."""
+
+    __tablename__ = "command_bus_cancel_request"
+
+    command_id: Mapped[UUID] = mapped_column(primary_key=True)
+    domain: Mapped[str] = mapped_column(primary_key=True)
+    requested_at: Mapped[datetime] = mapped_column(Time)
+    requested_by: Mapped[str]
+
+
 class Troubled(Base):
     """A command in the troubleshooting queue."""
 

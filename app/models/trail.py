@@ -30,6 +30,7 @@ class AttemptOutcome(StrEnum):
     FAILED = "failed"
     LEASE_EXPIRED = "lease_expired"
     RELEASED = "released"
+    CANCELLED = "cancelled"
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,7 @@ _ENDINGS = {
     AuditEventType.FAILED: AttemptOutcome.FAILED,
     AuditEventType.LEASE_EXPIRED: AttemptOutcome.LEASE_EXPIRED,
     AuditEventType.RELEASED: AttemptOutcome.RELEASED,
+    AuditEventType.OPERATOR_CANCEL: AttemptOutcome.CANCELLED,
 }
 
 

@@ -23,6 +23,7 @@ WORDS = {
     Action.COMPLETE: Words("Complete", "completed", "check", "completed"),
     Action.CANCEL: Words("Cancel", "cancelled", "slash", "cancelled"),
     Action.CANCEL_PENDING: Words("Cancel", "cancelled", "slash", "cancelled"),
+    Action.REQUEST_CANCEL: Words("Ask to cancel", "asked to stop", "slash", "cancelled"),
     Action.UNDO_RETRY: Words("Undo the retry of", "back in the queue", "undo", "neutral"),
 }
 _NO_STATUS = {NOT_FOUND: "not found", AMBIGUOUS: "in several domains"}

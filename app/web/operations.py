@@ -96,13 +96,17 @@ def operate(action: str) -> ResponseReturnValue:
 @bp.route("/commands/<uuid:command_id>/cancel", methods=["GET", "POST"])
 @access.operator
 def cancel_pending(command_id: UUID) -> ResponseReturnValue:
+    return _ask_and_cancel(command_id, Action.CANCEL_PENDING)
+
+
+def _ask_and_cancel(command_id: UUID, action: Action) -> ResponseReturnValue:
     domain = domain_of(command_id, text_arg("domain"))
     back = url_for("web.command", command_id=command_id, domain=request.args.get("domain"))
     form, operator = _posted()
     if request.method == "POST":
         arguments = _read_arguments(form, Action.CANCEL, operator)
         if not form.errors:
-            flash(*_cancelled(domain, command_id, operator, **arguments))
+            flash(*_cancelled(action, domain, command_id, operator, **arguments))
             return _named(redirect(back, 303), operator)
     return render_template(
         "pages/tsq_action.html",
@@ -111,6 +115,12 @@ def cancel_pending(command_id: UUID) -> ResponseReturnValue:
         fields=[],
         back=back,
     )
+
+
+@bp.route("/commands/<uuid:command_id>/request-cancel", methods=["GET", "POST"])
+@access.operator
+def request_cancel(command_id: UUID) -> ResponseReturnValue:
+    return _ask_and_cancel(command_id, Action.REQUEST_CANCEL)
 
 
 @bp.post("/commands/<uuid:command_id>/undo-retry")
@@ -330,14 +340,18 @@ def _named(answer: ResponseReturnValue, operator: str) -> ResponseReturnValue:
     return response
 
 
-def _cancelled(domain: str, command_id: UUID, operator: str, reason: str) -> tuple[str, str]:
+def _cancelled(
+    action: Action, domain: str, command_id: UUID, operator: str, reason: str
+) -> tuple[str, str]:
     try:
-        troubled.carry_out_one(Action.CANCEL_PENDING, (domain, command_id), operator, reason=reason)
+        done = troubled.carry_out_one(action, (domain, command_id), operator, reason=reason)
     except CommandNotFoundError:
         return "The command no longer exists.", "warning"
     except InvalidStateError as exc:
         status = CommandStatus(exc.current_status)
         return f"Nothing was cancelled: the command is {status.value} now.", "warning"
+    if done.status is CommandStatus.IN_PROGRESS:
+        return "Its worker was asked to cancel it.", "success"
     return "Cancelled.", "success"
 
 

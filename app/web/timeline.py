@@ -16,6 +16,7 @@ OUTCOMES = {
     AttemptOutcome.FAILED: ("Failed", "failed"),
     AttemptOutcome.LEASE_EXPIRED: ("Lease expired", "tsq"),
     AttemptOutcome.RELEASED: ("Released", "neutral"),
+    AttemptOutcome.CANCELLED: ("Cancelled", "cancelled"),
 }
 """Label and tone of how an attempt ended."""
 NOT_HEARD_OF = ("Not heard from", "tsq")

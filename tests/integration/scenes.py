@@ -303,6 +303,12 @@ def operator(action: str, *args: Any) -> Callable[[Scene], Any]:
     return happen
 
 
+async def cancelled_by_worker(scene: Scene) -> Any:
+    async with store.autocommit(scene.pool) as conn:
+        tokens = store.tokens_of([scene.last_attempt])
+        return await store.settle_cancelled(conn, DOMAIN, scene.worker_id, tokens)
+
+
 EVENTS: dict[str, Callable[[Scene], Awaitable[Any]]] = {
     "send same": send_same,
     "send other": send_other,
@@ -331,5 +337,7 @@ EVENTS: dict[str, Callable[[Scene], Awaitable[Any]]] = {
     "undo retry": operator("undo_retry"),
     "operator cancel": operator("operator_cancel", "why"),
     "cancel pending": operator("cancel_pending", "why"),
+    "request cancel": operator("request_cancel", "why"),
+    "cancelled by its worker": cancelled_by_worker,
     "operator complete": operator("operator_complete", {"by": "hand"}),
 }

@@ -135,7 +135,8 @@ WHAT_HAPPENS["unknown"] |= {
 }
 WHAT_HAPPENS["parked"]["no handler"] = to_tsq(answer=1)
 for _state in PENDING:
-    WHAT_HAPPENS[_state]["cancel pending"] = ended("CANCELLED", "OPERATOR_CANCEL", answer="done")
+    for _event in ("cancel pending", "request cancel"):
+        WHAT_HAPPENS[_state][_event] = ended("CANCELLED", "OPERATOR_CANCEL", answer="done")
 WHAT_HAPPENS["retried later"]["undo retry"] = Cell(
     "done",
     ("OPERATOR_RETRY_UNDONE",),
@@ -154,6 +155,8 @@ for _state in RUNNING:
         ),
         "transient, last": to_tsq("FAILED", "RETRY_EXHAUSTED"),
         "renew": Cell(True),
+        "request cancel": Cell("done"),
+        "cancelled by its worker": ended("CANCELLED", "OPERATOR_CANCEL", answer=1),
         "release": Cell(1, ("RELEASED",), {"status": "PENDING", "attempts": 0}),
         "park": Cell(
             1, ("RELEASED",), {"status": "PENDING", "attempts": 0, "queue": 0, "parked": 1}
@@ -188,6 +191,7 @@ ANSWER_WHEN_NOTHING_HAPPENS: dict[str, Any] = {
     "claim without handler": 0,
     "claim parked": 0,
     "park": 0,
+    "cancelled by its worker": 0,
     "no handler": 0,
     "old message": 0,
     "renew": False,
@@ -199,6 +203,7 @@ OPERATIONS = (
     "undo retry",
     "operator cancel",
     "cancel pending",
+    "request cancel",
     "operator complete",
 )
 

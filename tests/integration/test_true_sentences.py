@@ -335,3 +335,31 @@ def test_a_pause_is_told_on_the_dashboard_and_of_every_command_that_waits(
     assert got(client.get("/api/v1/pauses"))["pauses"] == []
     assert "is paused" not in text_of(client, "/")
     assert "bob" in text_of(client, "/pauses")
+
+
+def test_a_request_to_cancel_is_told_until_the_worker_has_carried_it_out(
+    client: FlaskClient, conn: psycopg.Connection[Any], send: Callable[..., str], worker: int
+) -> None:
+    command_id = send()
+    conn.execute(CLAIMED, (worker,))
+    path = f"/api/v1/commands/{command_id}"
+    assert "Ask to cancel…" in text_of(client, f"/commands/{command_id}")
+
+    asked = client.post(f"{path}/request-cancel", json={"operator": "ann", "reason": "wrong"})
+
+    assert (asked.status_code, asked.json["status"]) == (202, "IN_PROGRESS")
+    assert got(client.get(path))["explanation"].endswith(" ann asks to cancel it.")
+    assert "Ask to cancel…" not in text_of(client, f"/commands/{command_id}")
+    assert client.post(f"{path}/cancel", json={"operator": "ann", "reason": "r"}).status_code == 409
+
+    conn.execute(
+        "select command_bus.settle_cancelled('test', %s, jsonb_build_array(jsonb_build_object("
+        " 'command_id', command_id, 'msg_id', msg_id, 'claim_no', claim_no)))"
+        " from command_bus_command where command_id = %s",
+        (worker, command_id),
+    )
+    found = got(client.get(path))
+    assert (found["status"], found["explanation"]) == ("CANCELLED", "ann cancelled it: wrong.")
+    assert [each["outcome"] for each in found["attempt_list"]] == ["cancelled"]
+    again = client.post(f"{path}/request-cancel", json={"operator": "ann", "reason": "r"})
+    assert again.status_code == 409
