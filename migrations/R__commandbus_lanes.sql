@@ -430,6 +430,7 @@ declare
     v_seqs bigint[];
     v_held uuid[];
     v_locked uuid[];
+    v_taken uuid[];
     v_msg_ids bigint[];
 begin
     select * into v_clock from command_bus_lane_clock where domain = p_domain
@@ -597,19 +598,24 @@ begin
         if v_ids is not null then
             -- Locks in the common order: places, then commands. What somebody holds is left out, and
             -- what stands behind it in its lane.
-            v_held := array(
-                select e.command_id
-                from (
-                    select * from unnest(v_ids, v_lanes, v_seqs) as p (command_id, lane, seq)
-                    order by p.command_id
-                ) as p
-                cross join lateral (
-                    select w.command_id from command_bus_lane as w
-                    where w.domain = p_domain and w.lane_group = command_bus.lane_group(p.lane)
-                        and w.lane = p.lane and w.seq = p.seq
-                    for update skip locked
-                ) as e
-            );
+            with gone as (
+                delete from command_bus_lane where ctid = any (array(
+                    select e.ctid
+                    from (
+                        select * from unnest(v_ids, v_lanes, v_seqs) as p (command_id, lane, seq)
+                        order by p.command_id
+                    ) as p
+                    cross join lateral (
+                        select w.ctid from command_bus_lane as w
+                        where w.domain = p_domain and w.lane_group = command_bus.lane_group(p.lane)
+                            and w.lane = p.lane and w.seq = p.seq
+                        for update skip locked
+                    ) as e
+                ))
+                returning command_id
+            )
+            select coalesce(array_agg(g.command_id), '{}') into v_held from gone as g;
+            v_taken := v_held;
             -- Nobody ends a command whose place is locked, so one that nobody ever locked is free.
             select coalesce(array_agg(c.command_id) filter (where c.is_free), '{}'),
                 coalesce(array_agg(c.command_id) filter (where not c.is_free), '{}')
@@ -638,8 +644,6 @@ begin
                     from unnest(v_ids, v_lanes) as p (command_id, lane)
                     where p.command_id <> all (v_held)
                 );
-                perform command_bus.drop_stray_places(p_domain, array(
-                    select unnest(v_ids) except select unnest(v_held)), v_again);
                 select array_agg(p.command_id order by p.position),
                     array_agg(p.lane order by p.position), array_agg(p.seq order by p.position)
                 into v_ids, v_lanes, v_seqs
@@ -649,6 +653,8 @@ begin
                     select from unnest(v_ids, v_lanes, v_seqs) as m (command_id, lane, seq)
                     where m.lane = p.lane and m.seq < p.seq and m.command_id <> all (v_held)
                 );
+                perform command_bus.give_places_back(
+                    p_domain, array(select unnest(v_taken) except select unnest(v_ids)));
             end if;
         end if;
 
@@ -666,16 +672,6 @@ begin
             set msg_id = i.msg_id
             from unnest(v_ids, v_msg_ids) as i (command_id, msg_id)
             where command_bus.has_key(c.command_id, c.domain, i.command_id, p_domain);
-            delete from command_bus_lane where ctid = any (array(
-                select e.ctid
-                from unnest(v_lanes, v_seqs) as p (lane, seq)
-                cross join lateral (
-                    select w.ctid from command_bus_lane as w
-                    where w.domain = p_domain and w.lane_group = command_bus.lane_group(p.lane)
-                        and w.lane = p.lane and w.seq = p.seq
-                    limit 1
-                ) as e
-            ));
             insert into command_bus_lane_slot (domain, lane_group, lane, seq, command_id, taken_at)
             select p_domain, command_bus.lane_group(p.lane), p.lane, p.seq, p.command_id, v_now
             from unnest(v_ids, v_lanes, v_seqs) as p (command_id, lane, seq);
@@ -739,10 +735,9 @@ exception when lock_not_available then
 end;
 $$;
 
--- Remove places whose command is not PENDING any more, which nothing of the bus leaves behind.
-create or replace function command_bus.drop_stray_places(
-    p_domain text, p_ids uuid[], p_lanes text[]
-)
+-- Put back places that a promotion took, of commands that somebody has locked. Those of commands that
+-- are not PENDING any more, which nothing of the bus leaves behind, are gone for good.
+create or replace function command_bus.give_places_back(p_domain text, p_ids uuid[])
 returns void
 language plpgsql
 set search_path = public, pg_temp
@@ -754,28 +749,22 @@ set enable_bitmapscan = off
 set jit = off
 as $$
 begin
-    if not exists (
-        select from unnest(p_ids) as i (id)
+    with held as (
+        select i.id, c.status, c.lane, c.lane_seq, c.updated_at
+        from unnest(p_ids) as i (id)
         left join command_bus_command as c on command_bus.has_key(c.command_id, c.domain, i.id, p_domain)
-        where c.status is distinct from 'PENDING'
-    ) then
-        return;
-    end if;
-    with gone as (
-        delete from command_bus_lane as e
-        where e.domain = p_domain
-            and e.lane_group = any (array(
-                select command_bus.lane_group(lane) from unnest(p_lanes) as l (lane)))
-            and e.lane = any (p_lanes) and e.command_id = any (p_ids)
-            and not exists (
-                select from command_bus_command as c
-                where command_bus.has_key(c.command_id, c.domain, e.command_id, p_domain)
-                    and c.status = 'PENDING'
-            )
-        returning lane_group
+    ),
+    back as (
+        insert into command_bus_lane (domain, lane_group, lane, seq, command_id, entered_at)
+        select p_domain, command_bus.lane_group(h.lane), h.lane, h.lane_seq, h.id, h.updated_at
+        from held as h
+        where h.status = 'PENDING'
     )
     insert into command_bus_lane_delta (at, domain, lane_group, waiting, ended)
-    select clock_timestamp(), p_domain, lane_group, -count(*), 0 from gone group by lane_group;
+    select clock_timestamp(), p_domain, command_bus.lane_group(h.lane), -count(*), 0
+    from held as h
+    where h.status <> 'PENDING'
+    group by 3;
 end;
 $$;
 
