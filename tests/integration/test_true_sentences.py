@@ -170,7 +170,7 @@ def test_a_run_says_that_its_charts_count_the_whole_domain(
     answer = client.post("/api/v1/commands/bulk", json={"count": 1})
     text = text_of(client, f"/load-tests/{got(answer)['run_id']}")
 
-    assert "Commands per second in domain test while the run lasted" in text
+    assert "Commands processed per second in domain test while the run lasted" in text
     assert "of all commands that ended in domain test in each second of the run" in text
 
 
@@ -347,7 +347,7 @@ def test_a_request_to_cancel_is_told_until_the_worker_has_carried_it_out(
 
     asked = client.post(f"{path}/request-cancel", json={"operator": "ann", "reason": "wrong"})
 
-    assert (asked.status_code, asked.json["status"]) == (202, "IN_PROGRESS")
+    assert (asked.status_code, got(asked)["status"]) == (202, "IN_PROGRESS")
     assert got(client.get(path))["explanation"].endswith(" ann asks to cancel it.")
     assert "Ask to cancel…" not in text_of(client, f"/commands/{command_id}")
     assert client.post(f"{path}/cancel", json={"operator": "ann", "reason": "r"}).status_code == 409
