@@ -106,8 +106,11 @@ def _parsed(stored: Any) -> Behavior:
 
 async def _spend_time(behavior: Behavior, attempt: int) -> None:
     """Run for as long as the behaviour says; a timeout does so for its first attempts only."""
-    if behavior.type is BehaviorType.TIMEOUT and attempt > behavior.timeouts:
-        return
+    if behavior.type is BehaviorType.TIMEOUT:
+        if attempt > behavior.timeouts:
+            return
+        if not behavior.execution_time_ms:
+            await asyncio.Event().wait()  # until the lease, however long it is, is over
     if behavior.execution_time_ms > 0:
         await asyncio.sleep(behavior.execution_time_ms / 1000)
 

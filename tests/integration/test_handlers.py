@@ -86,8 +86,9 @@ async def test_a_command_ends_as_its_behaviour_says(
     assert (row.processed_at is not None) == (result is not None)
 
 
-async def test_a_timeout_outlasts_its_lease_and_then_completes(pool):
-    command_id = await send(pool, {"type": "timeout", "timeout_ms": 60_000})
+@pytest.mark.parametrize("behavior", [{"timeout_ms": 60_000}, {}], ids=["a time", "no time"])
+async def test_a_timeout_outlasts_its_lease_and_then_completes(pool, behavior):
+    command_id = await send(pool, {"type": "timeout", **behavior})
     async with working(pool, concurrency=1, visibility_timeout=1):
         command = await outcome(pool, command_id)
     assert command.status is CommandStatus.COMPLETED
