@@ -70,7 +70,7 @@ def take_snapshot(conn: psycopg.Connection[TupleRow], domain: str = "test") -> S
                 row["command_id"]: row
                 for row in rows(
                     "select command_id::text, status::text, attempts, max_attempts, command_type,"
-                    " data, result, correlation_id::text, reply_to, last_error_code"
+                    " data, result, correlation_id::text, reply_to, last_error_code, lane"
                     " from command_bus_command where domain = %s",
                     domain,
                 )
@@ -117,6 +117,7 @@ def check(history: Recorded, database: Snapshot, *, budget: int = 3) -> list[Vio
         *_outcomes_really_happened(history, database),
         *_ended_once(database),
         *_answered_once(database),
+        *_lanes_in_order(history),
     ]
 
 
@@ -251,6 +252,31 @@ def _ended_once(database: Snapshot) -> Iterator[Violation]:
             yield Violation("one closing event", command_id, f"{command['status']}: {closing}")
         if (command["status"] == "IN_TSQ") != (command_id in database.tsq):
             yield Violation("the TSQ lists what is IN_TSQ", command_id, command["status"])
+
+
+def _lanes_in_order(history: Recorded) -> Iterator[Violation]:
+    """In each lane a command begins when all that were sent before it are over.
+
+    This is so where no operator puts one back, and no handler outlives its lease. The end of one
+    that was killed is not known; it did not begin later.
+    """
+    lanes: defaultdict[str, list[str]] = defaultdict(list)
+    for command_id, content in history.attempted.items():
+        if content.get("lane"):
+            lanes[content["lane"]].append(command_id)
+    for lane, members in lanes.items():
+        over, last = 0.0, ""
+        for command_id in members:
+            starts = history.all_starts_of(command_id)
+            if starts and min(starts) < over:
+                yield Violation(
+                    "a lane runs in order, one at a time",
+                    command_id,
+                    f"lane {lane}: began {over - min(starts):.3f} s before {last} was over",
+                )
+            moments = [*starts, *history.ended_at[command_id]]
+            if moments and max(moments) > over:
+                over, last = max(moments), command_id
 
 
 def _answered_once(database: Snapshot) -> Iterator[Violation]:

@@ -47,7 +47,15 @@ class History:
 
     def ended(self, command_id: str, attempt: int, how: str) -> None:
         """A handler is about to return (completed) or to raise (its error's code, or CANCELLED)."""
-        self._write({"what": "ended", "command_id": command_id, "attempt": attempt, "how": how})
+        self._write(
+            {
+                "what": "ended",
+                "command_id": command_id,
+                "attempt": attempt,
+                "how": how,
+                "at": time.time(),
+            }
+        )
 
     def _write(self, record: dict[str, Any]) -> None:
         line = (json.dumps(record) + "\n").encode()
@@ -72,6 +80,7 @@ class Recorded:
     started_at: defaultdict[tuple[str, int], list[float]] = field(
         default_factory=lambda: defaultdict(list)
     )
+    ended_at: defaultdict[str, list[float]] = field(default_factory=lambda: defaultdict(list))
     ends: defaultdict[tuple[str, int], list[str]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, record: dict[str, Any]) -> None:
@@ -87,8 +96,18 @@ class Recorded:
                 self.started_at[command_id, record["attempt"]].append(record["at"])
             case "ended":
                 self.ends[command_id, record["attempt"]].append(record["how"])
+                self.ended_at[command_id].append(record["at"])
             case unknown:
                 raise ValueError(f"a record of an unknown kind: {unknown}")
+
+    def all_starts_of(self, command_id: str) -> list[float]:
+        """When handlers were started for a command, over all attempts."""
+        return [
+            at
+            for (started, _), moments in self.started_at.items()
+            if started == command_id
+            for at in moments
+        ]
 
     def starts_of(self, command_id: str) -> int:
         """How often a handler was started for a command, over all attempts."""

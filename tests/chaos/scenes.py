@@ -19,7 +19,9 @@ from tests.chaos.worker_program import COMMAND_TYPE
 from tests.facts import DOMAIN, REPLIES, Pool
 
 
-def command(do: str, *, max_attempts: int | None = None, **data: Any) -> NewCommand:
+def command(
+    do: str, *, max_attempts: int | None = None, lane: str | None = None, **data: Any
+) -> NewCommand:
     """A command that asks for a reply and carries something to compare later."""
     return NewCommand(
         command_type=COMMAND_TYPE,
@@ -28,6 +30,7 @@ def command(do: str, *, max_attempts: int | None = None, **data: Any) -> NewComm
         correlation_id=uuid7(),
         reply_to=REPLIES,
         max_attempts=max_attempts,
+        lane=lane,
     )
 
 
@@ -61,6 +64,7 @@ def content(new: NewCommand) -> dict[str, Any]:
         "correlation_id": str(new.correlation_id) if new.correlation_id else None,
         "reply_to": new.reply_to,
         "max_attempts": new.max_attempts,
+        **({} if new.lane is None else {"lane": new.lane}),
     }
 
 

@@ -40,7 +40,7 @@ def run(server_url, template_database, tmp_path_factory) -> Iterator[Run]:
 
 async def _small_run(url, history, log) -> dict[str, str]:
     commands = [
-        command(do)
+        command(do, lane="group/1" if do == "success" else None)
         for do in ("success", "success", "transient", "permanent", "permanent", "business")
     ]
     commands.append(command("transient", failures=9))
@@ -99,6 +99,14 @@ RECORDS: dict[str, tuple[str, Callable[[Recorded, dict[str, str]], object]]] = {
     "an outcome that no handler had": (
         "an outcome is its handler's",
         lambda record, kinds: record.ends[kinds["transient"], 1].remove("E_TRANSIENT"),
+    ),
+    "two of a lane in another order": (
+        "a lane runs in order, one at a time",
+        lambda record, kinds: record.started_at.update({(kinds["other"], 1): [1.0]}),
+    ),
+    "two of a lane at once": (
+        "a lane runs in order, one at a time",
+        lambda record, kinds: record.ended_at[kinds["success"]].append(9e9),
     ),
     "a handler that ran twice": (
         "a handler runs once for each claim",
