@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from commandbus.checks import MAX_INTEGER, is_number
+from commandbus.checks import is_number
 from commandbus.errors import InvalidCommandError
 from commandbus.names import MAX_LANE, check_text
 from commandbus.texts import shown
@@ -13,6 +13,7 @@ from commandbus.texts import shown
 ALL_GROUPS = "*"
 """Stands for the groups that have no settings of their own."""
 MAX_LANE_LIMIT = 10_000
+MAX_IN_FLIGHT = 1_000_000
 WEIGHTS = (0.001, 1_000)
 ON_TROUBLE = ("hold", "skip")
 
@@ -33,13 +34,13 @@ def check_lane_group(group: object) -> None:
 def lane_changes(given: Mapping[str, object]) -> dict[str, Any]:
     """The settings of *given* as the database takes them; raises InvalidCommandError."""
     checks = {
-        "max_in_flight": lambda value: value is None or _is_whole(value, 0, MAX_INTEGER),
+        "max_in_flight": lambda value: value is None or _is_whole(value, 0, MAX_IN_FLIGHT),
         "weight": lambda value: is_number(value) and WEIGHTS[0] <= value <= WEIGHTS[1],
         "lane_limit": lambda value: _is_whole(value, 1, MAX_LANE_LIMIT),
         "on_trouble": lambda value: isinstance(value, str) and value in ON_TROUBLE,
     }
     wanted = {
-        "max_in_flight": "a whole number from 0, or None for no limit",
+        "max_in_flight": "a whole number from 0 to 1,000,000, or None for no limit",
         "weight": "a number from 0.001 to 1,000",
         "lane_limit": "a whole number from 1 to 10,000",
         "on_trouble": "hold or skip",

@@ -39,9 +39,8 @@ from app.testcommand.behaviors import (
     BehaviorDistribution,
 )
 from commandbus.bus import MAX_ATTEMPTS_LIMIT, checked_headers
-from commandbus.checks import MAX_INTEGER
 from commandbus.errors import InvalidCommandError
-from commandbus.lanes import MAX_LANE_LIMIT, WEIGHTS
+from commandbus.lanes import MAX_IN_FLIGHT, MAX_LANE_LIMIT, WEIGHTS
 from commandbus.models import AuditEventType, CommandStatus
 from commandbus.names import DOMAIN_PATTERN, MAX_LANE
 
@@ -299,7 +298,7 @@ class LaneSettingsChange(Body):
         description='What stands before the first "/" of a lane; "" for lanes without one; "*" for'
         " all groups without settings of their own"
     )
-    max_in_flight: Annotated[int, Field(ge=0, le=MAX_INTEGER)] | None = Field(
+    max_in_flight: Annotated[int, Field(ge=0, le=MAX_IN_FLIGHT)] | None = Field(
         None, description="Commands of the group at once; 0: nothing new starts; null: no limit"
     )
     weight: float = Field(1, ge=WEIGHTS[0], le=WEIGHTS[1], description="Share beside other groups")

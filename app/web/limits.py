@@ -9,6 +9,7 @@ from app.models.search_texts import LONGEST_TEXT
 from app.testcommand.behaviors import MAX_CODE, MAX_EXECUTION_MS, MAX_MESSAGE, MAX_REPEATS
 from app.web.remembered import OPERATOR_MAX_LENGTH
 from commandbus.bus import MAX_ATTEMPTS_LIMIT
+from commandbus.names import MAX_LANE
 
 LIMITS = {
     "attempts": MAX_ATTEMPTS_LIMIT,
@@ -17,6 +18,7 @@ LIMITS = {
     "error_code": MAX_CODE,
     "error_message": MAX_MESSAGE,
     "run_name": LONGEST_NAME,
+    "lane": MAX_LANE,
     "reason": MAX_REASON,
     "operator": OPERATOR_MAX_LENGTH,
     "search": LONGEST_TEXT,

@@ -101,6 +101,7 @@ def pages(
         ],
         "/pauses": ["pauses_list"],
         "/workers": ["workers_list"],
+        "/lanes": ["lanes_list"],
         "/load-tests": ["load_test_rows"],
         f"/load-tests/{running}": ["load_test_run"],
         f"/load-tests/{ended}": ["load_test_run"],
