@@ -19,8 +19,7 @@ from commandbus.errors import (
     LeaseLostError,
 )
 from commandbus.failures import as_text, deciding, describe, explains_more, leaves
-from commandbus.handlers import HandlerContext, RegisteredHandler, awaited_result
-from commandbus.handoff import FollowUps
+from commandbus.handlers import RegisteredHandler, awaited_result, context_of, end_context
 from commandbus.models import ClaimedCommand, Outcome, OutcomeKind
 from commandbus.retry import RetryPolicy
 from commandbus.transactions import HandlerTransactions, TransactionFaultError
@@ -138,27 +137,23 @@ class Attempt:
         self, handler: RegisteredHandler, policy: RetryPolicy, conn: AsyncConnection[Any] | None
     ) -> Outcome | None:
         claimed = self.claimed
-        follow_ups = FollowUps(claimed.command)
-        context = HandlerContext(
-            attempt=claimed.attempt,
-            max_attempts=claimed.max_attempts,
-            extend=self.extend,
-            follow_ups=follow_ups,
-            conn=conn,
-            is_cancel_requested=lambda: self.cancel_requested,
-        )
+        context = context_of(claimed, self.extend, conn, self._is_to_be_cancelled)
         try:
             if self.timeout:
                 async with asyncio.timeout(self.timeout) as self._limit:
-                    result = await self._result(handler, context)
+                    result = await handler.run(claimed.command, context)
+                    if type(result) not in _PLAIN:
+                        result = await awaited_result(result)
             else:
-                result = await self._result(handler, context)
+                result = await handler.run(claimed.command, context)
+                if type(result) not in _PLAIN:
+                    result = await awaited_result(result)
         except BaseException as exc:
             if conn is not None and (conn.broken or isinstance(exc, REFUSED_TRANSACTIONS)):
                 raise TransactionFaultError from exc
             return self._failure(exc, policy)
         finally:
-            follow_ups.close()
+            follow_ups = end_context(context)
         try:
             return outcomes.success(claimed, self._run_us(), result, follow_ups)
         except (KeyboardInterrupt, GeneratorExit):
@@ -193,9 +188,8 @@ class Attempt:
             return self._failure(exc, policy)
         return outcome
 
-    async def _result(self, handler: RegisteredHandler, context: HandlerContext) -> Any:
-        result = await handler.run(self.claimed.command, context)
-        return result if type(result) in _PLAIN else await awaited_result(result)
+    def _is_to_be_cancelled(self) -> bool:
+        return self.cancel_requested
 
     def _failure(self, error: BaseException, policy: RetryPolicy) -> Outcome | None:
         """The outcome of what the handler raised, which is logged. None: it was abandoned."""

@@ -14,7 +14,7 @@ from psycopg import AsyncConnection
 from commandbus.checks import MAX_INTEGER, MAX_LEASE_SECONDS, MAX_SECONDS, check_number, check_whole
 from commandbus.errors import HandlerAlreadyRegisteredError, PermanentCommandError
 from commandbus.handoff import FollowUpId, FollowUps
-from commandbus.models import Command
+from commandbus.models import ClaimedCommand, Command
 from commandbus.names import MAX_TYPE, check_domain, check_text
 from commandbus.texts import shown
 
@@ -29,10 +29,12 @@ class HandlerContext:
     """What a handler knows of the attempt it runs in."""
 
     __slots__ = (
+        "_command",
         "_conn",
         "_extend",
         "_follow_ups",
         "_is_cancel_requested",
+        "_is_over",
         "attempt",
         "max_attempts",
     )
@@ -43,7 +45,7 @@ class HandlerContext:
         attempt: int,
         max_attempts: int,
         extend: ExtendVisibility,
-        follow_ups: FollowUps | None = None,
+        command: Command | None = None,
         conn: AsyncConnection[Any] | None = None,
         is_cancel_requested: Callable[[], bool] | None = None,
     ) -> None:
@@ -54,9 +56,11 @@ class HandlerContext:
         self.attempt = attempt
         self.max_attempts = max_attempts
         self._extend = extend
+        self._command = command
         self._conn = conn
         self._is_cancel_requested = is_cancel_requested
-        self._follow_ups = FollowUps(None) if follow_ups is None else follow_ups
+        self._follow_ups: FollowUps | None = None
+        self._is_over = False
 
     @property
     def cancel_requested(self) -> bool:
@@ -111,7 +115,7 @@ class HandlerContext:
         InvalidCommandError for what can never be sent, and RuntimeError once the handler has
         returned.
         """
-        return self._follow_ups.send(
+        return self._kept().send(
             domain,
             command_type,
             command_id,
@@ -140,7 +144,14 @@ class HandlerContext:
         this command runs again. Raises InvalidCommandError for what cannot be stored, and
         RuntimeError once the handler has returned.
         """
-        return self._follow_ups.publish(event_type, data, key, headers)
+        return self._kept().publish(event_type, data, key, headers)
+
+    def _kept(self) -> FollowUps:
+        if self._is_over:
+            raise RuntimeError("the handler has ended, so what it sends now would be lost")
+        if self._follow_ups is None:
+            self._follow_ups = FollowUps(self._command)
+        return self._follow_ups
 
     @property
     def is_last_attempt(self) -> bool:
@@ -155,6 +166,31 @@ class HandlerContext:
         """
         check_number("seconds", seconds, 0, MAX_LEASE_SECONDS)
         await self._extend(seconds)
+
+
+def context_of(
+    claimed: ClaimedCommand,
+    extend: ExtendVisibility,
+    conn: AsyncConnection[Any] | None,
+    is_cancel_requested: Callable[[], bool],
+) -> HandlerContext:
+    """The context of a worker's attempt, whose values need no check."""
+    context = HandlerContext.__new__(HandlerContext)
+    context.attempt = claimed.attempt
+    context.max_attempts = claimed.max_attempts
+    context._extend = extend
+    context._command = claimed.command
+    context._conn = conn
+    context._is_cancel_requested = is_cancel_requested
+    context._follow_ups = None
+    context._is_over = False
+    return context
+
+
+def end_context(context: HandlerContext) -> FollowUps | None:
+    """What the handler, which has ended, sent and published; it can send nothing any more."""
+    context._is_over = True
+    return context._follow_ups
 
 
 class RegisteredHandler:

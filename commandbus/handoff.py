@@ -32,14 +32,13 @@ class FollowUpId(UUID):
 class FollowUps:
     """What one attempt of *command* sends and publishes, in order."""
 
-    __slots__ = ("_command", "_events", "_is_closed", "_sends", "_size")
+    __slots__ = ("_command", "_events", "_sends", "_size")
 
     def __init__(self, command: Command | None) -> None:
         self._command = command
         self._sends: list[str] = []
         self._events: list[str] = []
         self._size = 0
-        self._is_closed = False
 
     def __len__(self) -> int:
         return len(self._sends) + len(self._events)
@@ -97,13 +96,7 @@ class FollowUps:
     def _id(self, name: str) -> UUID:
         return uuid4() if self._command is None else uuid5(self._command.command_id, name)
 
-    def close(self) -> None:
-        """Take no more: the handler has ended."""
-        self._is_closed = True
-
     def _keep(self, kept: list[str], text: str) -> None:
-        if self._is_closed:
-            raise RuntimeError("the handler has ended, so what it sends now would be lost")
         if len(self) >= MAX_FOLLOW_UPS:
             raise InvalidCommandError(f"one attempt sends and publishes {MAX_FOLLOW_UPS:,} at most")
         self._size += len(text)

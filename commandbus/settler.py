@@ -266,9 +266,14 @@ class Settler:
     async def _settle(
         self, task: str, group: Sequence[Outcome], *, apart: bool
     ) -> list[Settlement]:
-        completed = [o for o in group if o.kind is OutcomeKind.SUCCESS and not o.follow_ups]
-        failed = [o for o in group if o.kind is not OutcomeKind.SUCCESS]
-        handed = [o for o in group if o.follow_ups]
+        completed: list[Outcome] = []
+        failed: list[Outcome] = []
+        handed: list[Outcome] = []
+        for outcome in group:
+            if outcome.kind is not OutcomeKind.SUCCESS:
+                failed.append(outcome)
+            else:
+                (handed if outcome.follow_ups else completed).append(outcome)
         domain, worker_id = self._state.domain, self._state.registered_id
         settle = store.settle_commands_apart if apart else store.settle_commands
         settled: list[Settlement] = []
