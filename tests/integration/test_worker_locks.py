@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from commandbus import settler, store
+from commandbus import PermanentCommandError, settler, store
 from tests.facts import (
     QUEUE,
     REPLIES,
@@ -99,12 +99,16 @@ async def test_a_lock_that_outlasts_leases_holds_up_its_own_command_only(
 
 
 async def test_a_worker_whose_own_row_is_locked_goes_on_and_is_counted_later(
-    pool, slow, start_worker
+    pool, registry, slow, start_worker
 ):
+    @registry.handler("test", "Failing")
+    async def fail(command, context):
+        raise PermanentCommandError("E", "never")
+
     worker = await start_worker(visibility_timeout=1)
     async with held(pool, "select from command_bus_worker for update"):
         done = await send(pool, 20, max_attempts=1)
-        [failing] = await send(pool, command_type="Nobodys", max_attempts=1)
+        [failing] = await send(pool, command_type="Failing", max_attempts=1)
         await ended(pool, *done)
         await ended(pool, failing, expected="IN_TSQ")
         await assert_books_balance(pool)
