@@ -115,6 +115,9 @@ declare
     v_now timestamptz := clock_timestamp();
     v_ids uuid[];
     v_msg_ids bigint[];
+    v_paused text[] := (
+        select d.paused_types from command_bus_domain as d where d.domain = p_domain
+    );
 begin
     with held as (
         select c.command_id, c.msg_id
@@ -138,7 +141,7 @@ begin
     )
     insert into command_bus_parked (command_id, domain, command_type, kind, parked_at)
     select p.command_id, p_domain, p.command_type,
-        command_bus.parked_kind(p_domain, p.command_type), v_now
+        case when p.command_type = any (v_paused) then 'PAUSED' else 'NO_HANDLER' end, v_now
     from parked as p;
     perform pgmq.delete(p_queue, v_msg_ids);
     perform command_bus.wake_workers(p_domain);
