@@ -12,7 +12,15 @@ from commandbus import queries, store
 from commandbus.checks import MAX_BIGINT, MAX_SECONDS, check_positive, check_whole
 from commandbus.deadlines import ANSWER_SECONDS
 from commandbus.models import Pause
-from commandbus.names import MAX_OPERATOR, MAX_REASON, MAX_TYPE, check_domain, check_text
+from commandbus.names import (
+    MAX_OPERATOR,
+    MAX_REASON,
+    MAX_TYPE,
+    check_domain,
+    check_storable,
+    check_text,
+)
+from commandbus.texts import shown
 
 if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
@@ -85,6 +93,10 @@ class Pauses:
     ) -> Sequence[Pause]:
         """The pauses in force, the latest first; with *ended* also those that are over."""
         check_whole("limit", limit, 1, MAX_LISTED)
+        if domain is not None:
+            check_storable("domain", domain)
+        if not isinstance(ended, bool):
+            raise TypeError(f"ended is True or False, not {shown(ended)}")
         return await store.repeated(
             self._pool,
             lambda conn: queries.list_pauses(conn, domain=domain, ended=ended, limit=limit),
