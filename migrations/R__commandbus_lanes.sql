@@ -891,6 +891,10 @@ begin
     order by 1, 2, 3
     on conflict (at, domain, lane_group) do update set ended = r.ended + excluded.ended;
     delete from command_bus_lane_rate where at < clock_timestamp() - interval '10 minutes';
+    -- Groups come and go; one in which nothing waits needs no row.
+    delete from command_bus_lane_counter as c
+    using (select distinct domain, lane_group from unnest(v_deltas)) as d
+    where c.domain = d.domain and c.lane_group = d.lane_group and c.waiting = 0;
     delete from command_bus_lane_turn as t
     using command_bus_lane_clock as k
     where k.domain = t.domain and t.virtual_time <= k.virtual_time
@@ -1118,13 +1122,13 @@ as $$
     where c.lane is not null and c.status in ('PENDING', 'IN_PROGRESS')
         and not exists (
             select from command_bus_lane_slot as s
-            where s.command_id = c.command_id and s.domain = c.domain
-                and s.lane_group = command_bus.lane_group(c.lane) and s.lane = c.lane
+            where s.domain = c.domain and s.lane_group = command_bus.lane_group(c.lane)
+                and s.held = any ('{f,t}') and s.lane = c.lane and s.seq = c.lane_seq
         )
         and not exists (
             select from command_bus_lane as e
             where e.domain = c.domain and e.lane_group = command_bus.lane_group(c.lane)
-                and e.lane = c.lane and e.command_id = c.command_id
+                and e.lane = c.lane and e.seq = c.lane_seq
         )
         and not exists (
             select from command_bus_waiting as w
@@ -1145,7 +1149,8 @@ as $$
         )
         and (
             select count(*) from command_bus_lane_slot as s
-            where s.domain = l.domain and s.lane_group = l.lane_group and s.lane = l.lane
+            where s.domain = l.domain and s.lane_group = l.lane_group and s.held = any ('{f,t}')
+                and s.lane = l.lane
         ) < (select k.lane_limit from command_bus.lane_settings(l.domain, l.lane_group) as k)
 
     union all
@@ -1214,8 +1219,8 @@ begin
                     where p.command_id = c.command_id and p.domain = c.domain)))
             and not exists (
                 select from command_bus_lane_slot as s
-                where s.command_id = c.command_id and s.domain = c.domain
-                    and s.lane_group = command_bus.lane_group(c.lane) and s.lane = c.lane
+                where s.domain = c.domain and s.lane_group = command_bus.lane_group(c.lane)
+                    and s.held = any ('{f,t}') and s.lane = c.lane and s.seq = c.lane_seq
             )
         for no key update of c skip locked
         returning domain
@@ -1234,7 +1239,8 @@ begin
             )
             and (
                 select count(*) from command_bus_lane_slot as s
-                where s.domain = e.domain and s.lane_group = e.lane_group and s.lane = e.lane
+                where s.domain = e.domain and s.lane_group = e.lane_group and s.held = any ('{f,t}')
+                and s.lane = e.lane
             ) < (select k.lane_limit from command_bus.lane_settings(e.domain, e.lane_group) as k)
         returning domain
     )
