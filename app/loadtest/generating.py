@@ -74,6 +74,11 @@ class BulkOrder:
             return repeat(self._only_type, self.count)
         return self.distribution.shuffled(self.count, seed=self.seed)
 
+    @property
+    def lane_settings(self) -> dict[str, int]:
+        """How many lanes and groups, where there are any: what a run is remembered by."""
+        return {"lanes": self.lanes, "groups": self.groups} if self.lanes else {}
+
     def lane_of(self, number: int) -> str | None:
         """The lane of the command with this number, counted from 0."""
         if not self.lanes:

@@ -43,6 +43,7 @@ class Plan:
             "delay_ms": self.order.delay_ms,
             "max_attempts": self.order.max_attempts,
             "domain": self.order.domain,
+            **self.order.lane_settings,
         }
 
 

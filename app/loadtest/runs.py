@@ -273,6 +273,7 @@ def _settings(order: BulkOrder, workers: Mapping[str, Any] | None) -> dict[str, 
         **({} if order.timeout_ms is None else {"timeout_ms": order.timeout_ms}),
         "max_attempts": order.max_attempts,
         "domain": order.domain,
+        **order.lane_settings,
     }
     if order.behavior is not None:
         settings["behavior"] = order.behavior.to_json()

@@ -44,6 +44,24 @@ async def load_test_without_workers(database_url, file, *arguments):
         yield running
 
 
+async def test_a_load_test_in_lanes_runs_each_lane_in_order(database_url, pool, tmp_path):
+    code, running, results = await load_test(
+        database_url, tmp_path,
+        "--commands", "300", "--workers", "2", "--lanes", "20", "--groups", "5",
+    )  # fmt: skip
+
+    assert code == 0, running.output
+    assert (results["settings"]["lanes"], results["settings"]["groups"]) == (20, 5)
+    in_lanes = await rows(
+        pool,
+        "select lane, array_agg(command_id order by lane_seq) = array_agg(command_id order by"
+        " started_at), count(*) from command_bus_command group by lane",
+    )
+    assert sorted(in_lanes) == sorted(
+        (f"group-{lane % 5}/lane-{lane}", True, 15) for lane in range(20)
+    )
+
+
 async def test_every_command_is_generated_and_processed(database_url, pool, tmp_path):
     code, running, results = await load_test(
         database_url, tmp_path, "--commands", "500", "--workers", "2", "--name", "first"
