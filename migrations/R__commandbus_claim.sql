@@ -180,13 +180,18 @@ begin
         v_claimed := v_claimed + v_rows;
         exit when v_claimed = cardinality(v_msg_ids) or cardinality(v_held) > 0;
         v_held := array(
-            select c.command_id
-            from unnest(v_ids, v_msg_ids) as m (command_id, msg_id)
-            join command_bus_command as c
-                on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
-            where c.msg_id = m.msg_id and c.status = 'PENDING'
-            order by m.command_id
-            for no key update of c skip locked
+            -- Laterally: else a plan may read the commands first, and compare each with each.
+            select held.command_id
+            from (
+                select * from unnest(v_ids, v_msg_ids) as u (command_id, msg_id) order by command_id
+            ) as m
+            cross join lateral (
+                select c.command_id
+                from command_bus_command as c
+                where c.command_id = m.command_id and c.domain = p_domain
+                    and c.msg_id = m.msg_id and c.status = 'PENDING'
+                for no key update skip locked
+            ) as held
         );
         exit when cardinality(v_held) = 0;
     end loop;

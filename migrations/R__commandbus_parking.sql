@@ -120,13 +120,19 @@ declare
     );
 begin
     with held as (
-        select c.command_id, c.msg_id
-        from unnest(p_ids, p_msg_ids) as m (command_id, msg_id)
-        join command_bus_command as c
-            on command_bus.has_key(c.command_id, c.domain, m.command_id, p_domain)
-        where c.msg_id = m.msg_id and c.status = 'PENDING' and c.command_type = any (p_leave)
-        order by m.command_id
-        for no key update of c skip locked
+        -- Laterally: else a plan may read the commands first, and compare each with each.
+        select locked.command_id, locked.msg_id
+        from (
+            select * from unnest(p_ids, p_msg_ids) as u (command_id, msg_id) order by command_id
+        ) as m
+        cross join lateral (
+            select c.command_id, c.msg_id
+            from command_bus_command as c
+            where c.command_id = m.command_id and c.domain = p_domain
+                and c.msg_id = m.msg_id and c.status = 'PENDING'
+                and c.command_type = any (p_leave)
+            for no key update skip locked
+        ) as locked
     )
     select array_agg(h.command_id), array_agg(h.msg_id) into v_ids, v_msg_ids from held as h;
     if v_ids is null then
@@ -291,12 +297,15 @@ begin
         return v_rows;
     end if;
     return array(
-        select c.command_id
-        from (select command_id from unnest(v_rows) as r (command_id) order by command_id) as r
-        join command_bus_command as c
-            on command_bus.has_key(c.command_id, c.domain, r.command_id, p_domain)
-        where c.status = 'PENDING' and c.msg_id is null
-        for no key update of c skip locked
+        select held.command_id
+        from (select command_id from unnest(v_rows) as u (command_id) order by command_id) as r
+        cross join lateral (
+            select c.command_id
+            from command_bus_command as c
+            where c.command_id = r.command_id and c.domain = p_domain
+                and c.status = 'PENDING' and c.msg_id is null
+            for no key update skip locked
+        ) as held
     );
 end;
 $$;
