@@ -203,7 +203,7 @@ async def test_what_a_worker_holds_and_has_not_started_never_starts(
     pool, tsq, registry, start_worker, gate
 ):
     ids = await send(pool, 12)
-    worker = await start_worker(concurrency=1, batch_size=20)
+    worker = await start_worker(concurrency=1, batch_size=20, cancel_grace=60)
     await until(lambda: gate.started == 1)
     worker._slots._mean_run_seconds = 0.001  # as after quick handlers: it claims ahead
     worker._state.wake()
@@ -216,7 +216,7 @@ async def test_what_a_worker_holds_and_has_not_started_never_starts(
     async def cancelled() -> int:
         return (await CommandBus(pool).count_by_status())[CommandStatus.CANCELLED]
 
-    await eventually(cancelled, lambda found: found == 11, seconds=5)
+    await eventually(cancelled, lambda found: found == 11)
     gate.open.set()
     assert gate.started == 1
     await assert_books_balance(pool)
