@@ -218,6 +218,12 @@ async def test_what_a_worker_holds_and_has_not_started_never_starts(
 
     await eventually(cancelled, lambda found: found == 11)
     gate.open.set()
+
+    async def completed_count() -> int:
+        return (await CommandBus(pool).count_by_status())[CommandStatus.COMPLETED]
+
+    await eventually(completed_count, lambda found: found == 1)
+    await eventually(lambda: requests(pool), lambda found: found == 0)
     assert gate.started == 1
     await assert_books_balance(pool)
 
