@@ -13,7 +13,8 @@ from benchmarks.harness import RESULTS
 PAGE = PROJECT_ROOT / "docs" / "performance.md"
 BEGIN, END = "<!-- written by benchmarks/report.py: begin -->", "<!-- end -->"
 ORDER = (
-    "noop", "ceiling", "load", "side_by_side", "send", "latency", "obstacles", "reads", "memory",
+    "noop", "lanes", "ceiling", "load", "side_by_side", "send", "latency", "obstacles", "reads",
+    "memory",
 )  # fmt: skip
 
 

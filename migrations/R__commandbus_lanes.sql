@@ -717,7 +717,8 @@ end;
 $$;
 
 -- promote_lanes as a claim calls it: with a word to other workers where there is something for them,
--- and without waiting for tables that somebody has locked.
+-- and without waiting for tables that somebody has locked. Where it is refused, as others have promoted
+-- since a claim at a higher level of isolation began, the claim goes on without it.
 create or replace function command_bus.promote_for_claim(
     p_domain text, p_queue text, p_limit integer
 )
@@ -730,7 +731,7 @@ begin
     if command_bus.promote_lanes(p_domain, p_queue, p_limit) > p_limit then
         perform command_bus.wake_workers(p_domain);
     end if;
-exception when lock_not_available then
+exception when lock_not_available or serialization_failure then
     null;
 end;
 $$;

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from uuid import UUID, uuid4
 
+import psycopg
 import pytest
 
 from commandbus import (
@@ -365,6 +366,27 @@ async def test_while_somebody_promotes_others_claim_what_is_there(pool, bus):
 
     assert await claimed_ids(pool, worker) == [in_lane]
     assert await status(pool, first) == "IN_PROGRESS"
+
+
+async def test_a_claim_that_may_not_promote_since_others_have_goes_on_without(
+    pool, bus, database_url
+):
+    worker = await register(pool)
+    await send(bus, new(), new())
+    await claim(pool, worker)
+    [without, _] = await send(bus, new(None), new("other"))
+    with psycopg.connect(database_url) as conn:
+        conn.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
+        conn.execute("select from command_bus_lane_clock")
+        await rows(
+            pool, "update command_bus_lane_clock set virtual_time = virtual_time + 1 returning 1"
+        )
+
+        claimed = conn.execute(
+            "select command_id from command_bus.claim_commands_v2('test', %s, 10, 30, 3)", (worker,)
+        ).fetchall()
+
+    assert claimed == [(without,)]
 
 
 async def test_a_follow_up_in_its_parents_lane_takes_its_place(pool, bus, registry, start_worker):
