@@ -110,7 +110,12 @@ def _ask_and_cancel(command_id: UUID, action: Action) -> ResponseReturnValue:
             return _named(redirect(back, 303), operator)
     return render_template(
         "pages/tsq_action.html",
-        **_form_context(Action.CANCEL, Total(1, is_exact=True), False, form.errors),
+        **_form_context(
+            Action.CANCEL if action is Action.CANCEL_PENDING else action,
+            Total(1, is_exact=True),
+            False,
+            form.errors,
+        ),
         target=path_and_query(),
         fields=[],
         back=back,

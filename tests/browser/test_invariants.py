@@ -45,7 +45,7 @@ def test_everything_holds_and_each_invariant_is_explained(
     page.goto("/invariants")
 
     expect(page.locator("#verdict")).to_contain_text("Everything checked holds")
-    expect(page.locator("#verdict")).to_contain_text("15 invariants over 1 command,")
+    expect(page.locator("#verdict")).to_contain_text("20 invariants over 1 command,")
     for group in GROUPS:
         for invariant in group.invariants:
             heading = page.get_by_role(
@@ -54,7 +54,7 @@ def test_everything_holds_and_each_invariant_is_explained(
             expect(heading).to_be_visible()
     report = page.request.get("/api/v1/invariants").json()
     assert (report["holds"], report["violations_count"]) == (True, 0)
-    assert len(report["invariants"]) == 15
+    assert len(report["invariants"]) == 20
 
 
 def test_what_does_not_hold_is_named_with_a_link_to_the_command(live_page: Page, conn):

@@ -99,12 +99,13 @@ async def test_an_idle_worker_learns_when_to_look_again(pool):
         async with store.autocommit(pool) as conn:
             return await store.look_ahead(conn, "test")
 
-    assert await look_ahead() == (None, False, [])
+    nothing = await look_ahead()
+    assert (nothing.due, nothing.suspects, nothing.parked_types) == (None, False, [])
     await send(pool, delay=50)
     await send(pool, delay=20)
-    seconds, suspects, _ = await look_ahead()
-    assert seconds == pytest.approx(20, abs=5)
-    assert not suspects
+    found = await look_ahead()
+    assert found.due == pytest.approx(20, abs=5)
+    assert not found.suspects
 
 
 async def test_of_many_claims_at_once_each_due_command_enters_the_queue_once(pool):
