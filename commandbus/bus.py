@@ -271,9 +271,10 @@ class CommandBus:
         the status before and after, and the result. Claim, settle, release and operators call it
         once for each set, in the transaction of the change: what it writes, sends
         (``command_bus.send_commands``) and publishes (``command_bus.publish_events``) is there with
-        the change or not at all, and what it raises undoes the change, which is tried again. It
-        should lock its own rows in the order of the ids, in which it gets them. Sending a command
-        is no change.
+        the change or not at all. What it raises undoes the change: a worker logs it and tries
+        again, for as long as it takes, and an operator's call raises TransitionHookError. It should
+        lock its own rows in the order of the ids, in which it gets them. Sending a command is no
+        change.
 
         Raises UnknownDomainError, and InvalidCommandError where there is no such function.
         """

@@ -80,6 +80,13 @@ class MissingQueueError(CommandBusError):
     """
 
 
+class TransitionHookError(CommandBusError):
+    """The transition hook of a domain has failed, or is not there any more; nothing was changed.
+
+    Workers try again until it is mended or taken away (``bus.set_transition_hook``).
+    """
+
+
 class LeaseLostError(CommandBusError):
     """The attempt is over: its lease ran out and somebody else may hold the command."""
 
@@ -179,6 +186,7 @@ _BY_SQLSTATE: dict[str, type[CommandBusError]] = {
     "QB003": DuplicateCommandError,
     "QB004": UnknownReplyQueueError,
     "QB009": DomainInUseError,
+    "QH001": TransitionHookError,
 }
 
 # What the server says of values that no command can have: NUL in text, numbers out of range, ...

@@ -1,6 +1,6 @@
 -- Transition hooks: a domain may name a function that is called for each set of commands whose status
 -- has changed, in the same transaction: by claim, settle, release, and what operators do. What it
--- raises undoes the change. It may send and publish; it locks rows of its own after the commands,
+-- raises undoes the change, and is told apart from what the bus itself raises. It may send and publish; it locks rows of its own after the commands,
 -- and in the order of command_id, in which it gets them. Sending a command is no change of one.
 
 -- Let a function be told the changes of a domain's commands; null: none. It takes (text,
@@ -36,7 +36,8 @@ end;
 $$;
 
 -- Tell the hook of a domain, where it has one, of locked commands that have just changed. Without
--- p_event it is what their new status says of an attempt that failed.
+-- p_event it is what their new status says of an attempt that failed. Raises QH001 for whatever the
+-- hook raises, also where it is not there any more; faults that pass are raised as they are.
 create or replace function command_bus.tell_hook(
     p_domain text, p_ids uuid[], p_event command_bus.audit_event,
     p_from command_bus.command_status
@@ -70,7 +71,17 @@ begin
     from unnest(p_ids) as id
     join command_bus_command as c on command_bus.has_key(c.command_id, c.domain, id, p_domain);
     if v_transitions is not null then
-        execute format('select %s($1, $2)', v_hook) using p_domain, v_transitions;
+        begin
+            execute format('select %s($1, $2)', v_hook) using p_domain, v_transitions;
+        exception when others then
+            if left(sqlstate, 2) in ('08', '25', '40', '53', '55', '57', '58', 'XX') then
+                raise;
+            end if;
+            -- Else an unknown domain or a bad value would seem to be the command's. It is none of the
+            -- class QB, which stands for what the bus refuses.
+            raise exception 'the transition hook % of domain "%" has failed: %', v_hook, p_domain, sqlerrm
+                using errcode = 'QH001', detail = 'SQLSTATE ' || sqlstate;
+        end;
     end if;
 end;
 $$;

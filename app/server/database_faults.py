@@ -22,6 +22,7 @@ from commandbus.errors import (
     MissingQueueError,
     NoAnswerError,
     NotMigratedError,
+    TransitionHookError,
     UnsuitableConnectionError,
     one_line,
 )
@@ -65,6 +66,12 @@ INCOMPLETE: Final = Fault(
 )
 NO_RIGHTS: Final = Fault(
     "no_rights", "The role of the application may not do this in the database.", may_pass=False
+)
+HOOK: Final = Fault(
+    "transition_hook",
+    "The domain's transition hook has failed, so nothing was changed. The log says why.",
+    may_pass=False,
+    changed_nothing=True,
 )
 UNSUITABLE: Final = Fault(
     "unsuitable_connection",
@@ -126,6 +133,8 @@ def failure_of(error: BaseException) -> Failure | None:
         return Failure(AWAY, _reason(error))
     if isinstance(error, NotMigratedError | MissingQueueError):
         return Failure(INCOMPLETE, _reason(error), _sqlstate(error.__cause__))
+    if isinstance(error, TransitionHookError):
+        return Failure(HOOK, _reason(error), _sqlstate(error.__cause__))
     if isinstance(error, UnsuitableConnectionError):
         return Failure(UNSUITABLE, _reason(error))
     if isinstance(error, sqlalchemy.exc.TimeoutError):

@@ -6,9 +6,8 @@ from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
-from psycopg.errors import RaiseException
 
-from commandbus import TroubleshootingQueue, UnknownDomainError
+from commandbus import TransitionHookError, TroubleshootingQueue, UnknownDomainError
 from commandbus.errors import InvalidCommandError
 from tests.facts import (
     DOMAIN,
@@ -26,7 +25,7 @@ from tests.facts import (
     settle,
     status,
 )
-from tests.waiting import until
+from tests.waiting import eventually, until
 
 HOOK = """
 create schema shop;
@@ -182,21 +181,95 @@ async def ok(command: Any, context: Any) -> dict[str, bool]:
     return {"ok": True}
 
 
-async def test_what_a_hook_raises_undoes_the_change(pool):
+async def break_hook(pool: Pool, statement: str, event: str) -> None:
+    await rows(
+        pool,
+        f"""
+        create or replace function shop.on_transition(
+            p_domain text, p_transitions command_bus.transition[]
+        )
+        returns void language plpgsql as $$
+        begin
+            if exists (select from unnest(p_transitions) as t where t.event = '{event}') then
+                {statement};
+            end if;
+        end;
+        $$
+        """,
+    )
+
+
+# What it raises by itself, and what would mean something else if the bus raised it.
+FAULTS = {
+    "an exception": "raise exception 'not now'",
+    "a bad value": "perform 1 / 0",
+    "a refused send": "perform command_bus.send_commands('nowhere', '[]', null)",
+    "an SQLSTATE of the bus": "raise exception 'mine' using errcode = 'QB000'",
+    "what is not there": "perform command_bus.no_such_function()",
+}
+
+
+@pytest.mark.parametrize("statement", FAULTS.values(), ids=FAULTS)
+async def test_what_a_hook_raises_undoes_the_change(pool, statement):
     [command_id] = await send(pool)
     worker_id = await register(pool)
     claimed = await claim_one(pool, worker_id)
-    await rows(
-        pool,
-        "create or replace function shop.on_transition(p_domain text,"
-        " p_transitions command_bus.transition[]) returns void language plpgsql"
-        " as $$ begin raise exception 'not now'; end; $$",
-    )
+    await break_hook(pool, statement, "COMPLETED")
 
-    with pytest.raises(RaiseException, match="not now"):
+    with pytest.raises(TransitionHookError, match=r'hook shop\.on_transition of domain "test"'):
         await settle(pool, worker_id, completed(claimed))
 
     assert await status(pool, command_id) == "IN_PROGRESS"
+
+
+@pytest.mark.parametrize("event", ["RECEIVED", "COMPLETED"])
+@pytest.mark.parametrize("statement", FAULTS.values(), ids=FAULTS)
+async def test_a_worker_goes_on_when_its_hook_is_mended(
+    pool, bus, start_worker, registry, caplog, statement, event
+):
+    @registry.handler(DOMAIN, "DoIt")
+    async def do_it(command, context):
+        if command.data["sends"]:
+            context.send(DOMAIN, "DoIt", data={"sends": False})
+
+    @registry.handler(DOMAIN, "InTransaction", transactional=True)
+    async def in_transaction(command, context): ...
+
+    await break_hook(pool, statement, event)
+    await start_worker()
+    for name, sends in (("DoIt", False), ("DoIt", True), ("InTransaction", False)):
+        await bus.send(DOMAIN, name, uuid4(), {"sends": sends}, max_attempts=1)
+    await until(lambda: "shop.on_transition" in told_errors(caplog))
+    await break_hook(pool, "null", event)
+
+    async def have_ended() -> bool:
+        found = await rows(pool, "select status::text, attempts from command_bus_command")
+        return found == [("COMPLETED", 1)] * 4
+
+    await eventually(have_ended)
+    await assert_books_balance(pool)
+
+
+def told_errors(caplog: pytest.LogCaptureFixture) -> str:
+    return " ".join(str(getattr(record, "error", "")) for record in caplog.records)
+
+
+async def test_a_worker_goes_on_when_a_hook_that_was_dropped_is_taken_away(
+    pool, bus, start_worker, registry, caplog
+):
+    @registry.handler(DOMAIN, "DoIt")
+    async def do_it(command, context): ...
+
+    await rows(pool, "drop function shop.on_transition")
+    await start_worker()
+    [command_id] = await send(pool)
+    await until(lambda: "shop.on_transition" in told_errors(caplog))
+    await bus.set_transition_hook(DOMAIN, None)
+
+    async def has_ended() -> bool:
+        return await status(pool, command_id) == "COMPLETED"
+
+    await eventually(has_ended)
 
 
 async def test_only_functions_that_are_there_can_be_hooks(pool, bus):
