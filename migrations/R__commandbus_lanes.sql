@@ -1217,6 +1217,9 @@ begin
                     where w.command_id = c.command_id and w.domain = c.domain and w.kind = 'RETRY')
                 or exists (
                     select from command_bus_suspect as p
+                    where p.command_id = c.command_id and p.domain = c.domain)
+                or exists (
+                    select from command_bus_parked as p
                     where p.command_id = c.command_id and p.domain = c.domain)))
             and not exists (
                 select from command_bus_lane_slot as s

@@ -25,11 +25,13 @@ from tests.facts import (
     Pool,
     assert_books_balance,
     claim,
+    claim_parked,
     completed,
     ended,
     expire_leases,
     failed,
     make_due,
+    park,
     register,
     release,
     rows,
@@ -485,6 +487,23 @@ async def test_repair_gives_back_what_somebody_took_from_lanes(pool, bus):
         running = await claim(pool, worker)
         seen |= {each.command.command_id for each in running}
     assert seen == set(sent)
+
+
+async def test_repair_gives_a_parked_command_its_slot_back(pool, bus):
+    worker = await register(pool)
+    first, second = await send(bus, new(), new())
+    await park(pool, worker, await claim(pool, worker))
+    await rows(pool, "delete from command_bus_lane_slot returning 1")
+
+    await rows(pool, "select * from command_bus.recount()")
+
+    await assert_books_balance(pool)
+    assert await claim(pool, worker) == []
+    for expected_id in (first, second):
+        [claimed] = await claim_parked(pool, worker, "DoIt") or await claim(pool, worker)
+        assert claimed.command.command_id == expected_id
+        await settle(pool, worker, completed(claimed))
+    await assert_books_balance(pool)
 
 
 async def test_a_domain_with_commands_in_lanes_is_not_deleted(pool, bus):
