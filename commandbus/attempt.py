@@ -168,9 +168,10 @@ class Attempt:
 
         None: abandoned, or undone by a fault that is not the handler's.
         """
-        outcome = None
+        outcome, has_begun = None, False
         try:
             async with self.transactions.connection() as conn, conn.transaction() as block:
+                has_begun = True
                 ran = await self._run(handler, policy, conn)
                 if ran is not None and ran.kind is OutcomeKind.SUCCESS:
                     ran = await self.transactions.settle(conn, ran, policy, until=self.deadline)
@@ -182,6 +183,9 @@ class Attempt:
                 return outcome  # only the rollback failed
             if not self.abandoned:
                 await self.transactions.back_off(self.claimed.log_fields, exc)
+                command_id = self.claimed.command.command_id
+                if has_begun and self.transactions.spends_an_attempt(command_id, exc):
+                    return outcomes.transaction_fault(self.claimed, self._run_us(), exc, policy)
                 self.gives_back = True
             return None
         except psycopg.Error as exc:  # what is checked at the end, a deferred constraint

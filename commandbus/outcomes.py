@@ -11,6 +11,7 @@ from commandbus.errors import (
     HandlerError,
     PermanentCommandError,
     TransientCommandError,
+    one_line,
 )
 from commandbus.failures import (
     deciding,
@@ -29,6 +30,7 @@ UNDECODABLE_PAYLOAD = "UNDECODABLE_PAYLOAD"
 UNSTORABLE_RESULT = "UNSTORABLE_RESULT"
 HANDLER_TIMEOUT = "HANDLER_TIMEOUT"
 TRANSACTION_UNDONE = "TRANSACTION_UNDONE"
+TRANSACTION_FAULT = "TRANSACTION_FAULT"
 FOLLOW_UP_REFUSED = "FOLLOW_UP_REFUSED"
 
 _KINDS: tuple[tuple[type[HandlerError], OutcomeKind], ...] = (
@@ -211,6 +213,22 @@ def undone(outcome: Outcome, reason: str, policy: RetryPolicy) -> Outcome:
 def lease_lost(outcome: Outcome, policy: RetryPolicy) -> Outcome:
     """The attempt was over when the handler's transaction was to be committed; it is undone."""
     return undone(outcome, "its attempt was over", policy)
+
+
+def transaction_fault(
+    claimed: ClaimedCommand, run_us: int, fault: Exception, policy: RetryPolicy
+) -> Outcome:
+    """Faults of the database have undone the handler's transaction, again and again."""
+    return _failed(
+        claimed,
+        run_us,
+        OutcomeKind.TRANSIENT,
+        policy,
+        error_type="TRANSIENT",
+        code=TRANSACTION_FAULT,
+        message="Its transaction was undone by a fault each time it ran here, the last one: "
+        + one_line(fault.__cause__ or fault),
+    )
 
 
 def follow_up_refused(outcome: Outcome, reason: str) -> Outcome:

@@ -24,6 +24,8 @@ from commandbus.deadlines import answered_within
 from commandbus.errors import (
     DATABASE_ERRORS,
     DuplicateCommandError,
+    MissingQueueError,
+    TransitionHookError,
     UnknownDomainError,
     UnknownReplyQueueError,
     is_about_the_value,
@@ -35,6 +37,8 @@ from commandbus.retry import RetryPolicy
 from commandbus.worker_state import WorkerState
 
 if TYPE_CHECKING:
+    from uuid import UUID
+
     from psycopg_pool import AsyncConnectionPool
 
 logger = logging.getLogger(__name__)
@@ -46,10 +50,23 @@ LOCKED_SECONDS = 0.1
 MARGIN_SECONDS = 0.2
 # The longest pause after a fault, before what it hit is given back.
 LONGEST_SECONDS = 5.0
+# How many faults in a row may hit one command here and spend no attempt; further ones do, since it
+# may be the handler that brings them about.
+FREE_FAULTS = 10
+# Of how many commands faults are counted.
+MAX_COUNTED = 10_000
 
 
 class TransactionFaultError(Exception):
     """The database, not the handler, kept a transaction from its end; it is undone."""
+
+
+class TransactionLockedError(TransactionFaultError):
+    """Somebody held what the end of a transaction needs until the lease was over."""
+
+
+# Faults that no handler brings about.
+NEVER_ITS_OWN = (TransactionLockedError, TransitionHookError, MissingQueueError)
 
 
 class HandlerTransactions:
@@ -63,6 +80,19 @@ class HandlerTransactions:
         self._pool: LivePool | None = None
         self._opening = asyncio.Lock()
         self._backoff = Backoff(LONGEST_SECONDS)
+        self._faults: dict[UUID, int] = {}
+
+    def spends_an_attempt(self, command_id: UUID, fault: Exception) -> bool:
+        """Count a fault that hit a command while its handler ran; whether it spends the attempt."""
+        if isinstance(fault, NEVER_ITS_OWN) or isinstance(fault.__cause__, NEVER_ITS_OWN):
+            return False
+        faults = self._faults.pop(command_id, 0) + 1
+        if faults > FREE_FAULTS:
+            return True
+        self._faults[command_id] = faults
+        if len(self._faults) > MAX_COUNTED:
+            del self._faults[next(iter(self._faults))]
+        return False
 
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[AsyncConnection[TupleRow]]:
@@ -137,12 +167,13 @@ class HandlerTransactions:
             else:
                 if not answers:
                     self._backoff.reset()
+                    self._faults.pop(outcome.claimed.command.command_id, None)
                     return outcomes.recorded(outcome)
                 if answers[0].verdict is not Verdict.LOCKED:
                     return outcomes.lease_lost(outcome, policy)
                 locked = None
             if time.monotonic() + LOCKED_SECONDS + MARGIN_SECONDS > until:
-                raise TransactionFaultError from locked
+                raise TransactionLockedError("locked") from locked
             await asyncio.sleep(LOCKED_SECONDS)
 
     async def back_off(self, outcome_fields: dict[str, object], error: BaseException) -> None:

@@ -201,6 +201,35 @@ async def test_a_lost_connection_spends_no_attempt(pool, bus, start_worker, regi
     await assert_books_balance(pool)
 
 
+@pytest.mark.parametrize("how", ["closes it", "makes it read-only", "ends its session"])
+async def test_a_handler_that_spoils_its_connection_each_time_spends_attempts_in_the_end(
+    pool, bus, start_worker, registry, monkeypatch, how
+):
+    monkeypatch.setattr("commandbus.transactions.LONGEST_SECONDS", 0.05)
+    runs: list[int] = []
+
+    @registry.handler(DOMAIN, "DoIt", transactional=True)
+    async def do_it(command, context):
+        runs.append(context.attempt)
+        await insert(command, context)
+        if how == "closes it":
+            await context.conn.close()
+        elif how == "makes it read-only":
+            await context.conn.execute("set transaction read only")
+        else:
+            await context.conn.execute("select pg_terminate_backend(pg_backend_pid())")
+
+    await start_worker()
+    command_id = uuid4()
+    await bus.send(DOMAIN, "DoIt", command_id, {}, max_attempts=2)
+
+    assert await ended(bus, command_id) is CommandStatus.IN_TSQ
+    assert (await bus.get_command(DOMAIN, command_id)).last_error_code == "TRANSACTION_FAULT"
+    assert runs == [1] * 11 + [2] * 11
+    assert await written(pool) == []
+    await assert_books_balance(pool)
+
+
 async def rows_of(context: HandlerContext, query: str) -> list[Any]:
     cur = await context.conn.execute(query.encode())
     return await cur.fetchall()
