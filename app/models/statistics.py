@@ -19,6 +19,13 @@ from commandbus.models import CommandStatus, Percentiles
 DEPTH_LIMIT = 10_000
 RATE_WINDOW_SECONDS = 60
 
+_PARKED = sa.table("command_bus_parked", sa.column("domain"), schema="public")
+# What waits by the counters is their sum.
+_IN_LANES = [
+    sa.table(name, sa.column("domain"), sa.column("waiting"), schema="public")
+    for name in ("command_bus_lane_counter", "command_bus_lane_delta")
+]
+
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
@@ -35,11 +42,12 @@ class Metrics:
 
 @dataclass(frozen=True, slots=True)
 class Backlog:
-    """The messages that a worker could take now."""
+    """What is due and no worker has taken."""
 
     depth: int
+    """In the queues, in lanes, and parked: of a paused type, or without a handler."""
     oldest_seconds: float | None
-    """How long the oldest one has been in its queue; None: there is none."""
+    """How long the oldest one in a queue has been there; None: there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,23 +143,23 @@ def metrics() -> Metrics:
 
 
 def queue_depth(domain: str | None = None) -> int:
-    """How many commands wait in the queues for a worker now: the depth of `backlog`."""
+    """How many commands are due and no worker has taken: the depth of `backlog`."""
     return backlog(domain).depth
 
 
 def backlog(domain: str | None = None) -> Backlog:
-    """What waits in the queues for a worker now, of all domains or of one.
+    """What is due and no worker has taken, of all domains or of one.
 
-    Counted up to DEPTH_LIMIT for each queue. Beyond that, the depth is the number of pending
-    commands without those that wait for their time.
+    Counted up to DEPTH_LIMIT for each queue, and parked ones as well. Beyond that, the depth is the
+    number of pending commands without those that wait for their time.
     """
     parts = [_waiting_in(name, queue) for name, queue in command_queues(domain)]
     if not parts:
         return Backlog(0, None)
     depths: dict[str, int] = {}
     ages: list[float] = []
-    for name, depth, age in db.session.execute(sa.union_all(*parts)):
-        depths[name] = depth
+    for name, in_queue, in_lanes, parked, age in db.session.execute(sa.union_all(*parts)):
+        depths[name] = in_queue + max(in_lanes, 0) + parked
         if age is not None:
             ages.append(max(age, 0.0))
     deep = [name for name, depth in depths.items() if depth > DEPTH_LIMIT]
@@ -161,14 +169,27 @@ def backlog(domain: str | None = None) -> Backlog:
 
 
 def _waiting_in(domain: str, queue: sa.TableClause) -> sa.Select[*tuple[Any, ...]]:
-    """The domain, how many messages are due in its queue, and the age of the oldest of them."""
+    """The domain, how much is due in its queue, waits in lanes, and is parked, and the age of the
+    oldest in the queue.
+    """
     is_due = queue.c.vt <= sa.func.clock_timestamp()
     due = sa.select(queue.c.msg_id).where(is_due).limit(DEPTH_LIMIT + 1).subquery()
+    parked = sa.select(_PARKED.c.domain).where(_PARKED.c.domain == domain)
     age = sa.func.extract("epoch", sa.func.clock_timestamp() - queue.c.enqueued_at)
     oldest = sa.select(sa.cast(age, sa.Float)).where(is_due).order_by(queue.c.msg_id).limit(1)
+    in_lanes = [
+        sa.select(sa.func.coalesce(sa.func.sum(table.c.waiting), 0))
+        .where(table.c.domain == domain)
+        .scalar_subquery()
+        for table in _IN_LANES
+    ]
     return sa.select(
         sa.literal(domain),
         sa.select(sa.func.count()).select_from(due).scalar_subquery(),
+        sa.cast(in_lanes[0] + in_lanes[1], sa.BigInteger),
+        sa.select(sa.func.count())
+        .select_from(parked.limit(DEPTH_LIMIT + 1).subquery())
+        .scalar_subquery(),
         oldest.scalar_subquery(),
     )
 

@@ -69,8 +69,9 @@ EVENTS = {
 TERMS = {
     "backlog": Term(
         "queue depth",
-        "The backlog: commands that are due and that no worker has taken yet. Delayed commands"
-        " count from the moment they are due.",
+        "The backlog: commands that are due and that no worker has taken yet, also those that wait"
+        " in lanes, for the end of a pause, or for a handler. Delayed commands count from the"
+        " moment they are due.",
     ),
     "budget": Term(
         "the budget of attempts",

@@ -46,6 +46,32 @@ def test_the_dashboard_counts_what_is_there(
     assert metrics["avg_processing_time_ms"] == 2
 
 
+def test_the_queue_depth_counts_what_waits_beside_the_queue(
+    client: FlaskClient,
+    send: Callable[..., str],
+    run_all: Callable[..., None],
+    conn: psycopg.Connection[TupleRow],
+) -> None:
+    for _ in range(3):
+        send(lane="tenant-7/order-42")
+    stats = got(client.get(f"{API}/stats"))
+    assert stats["counts"]["PENDING"] == stats["metrics"]["queue_depth"] == 3
+
+    run_all("permanent")  # the first holds the lane
+    pause = {"domain": "test", "command_type": "TestCommand", "reason": "away"}
+    assert client.post(f"{API}/pauses", json=pause).status_code == 201
+    send()
+    run_all()  # parks it
+    parked = conn.execute("select count(*) from command_bus_parked").fetchone()
+
+    stats = got(client.get(f"{API}/stats"))
+    assert parked == (1,)
+    assert stats["counts"]["PENDING"] == stats["metrics"]["queue_depth"] == 3
+    depth = got(client.get(f"{API}/stats/throughput?domain=test"))["queue_depth"]
+    assert depth == 3
+    assert b"None is due now" not in client.get("/").data
+
+
 def test_throughput_and_history_agree(
     client: FlaskClient, send: Callable[..., str], run_all: Callable[..., None]
 ) -> None:
