@@ -33,8 +33,8 @@ as $$
     select case when strpos(p_lane, '/') > 0 then split_part(p_lane, '/', 1) else '' end;
 $$;
 
--- So many places, in order; later calls give later ones. There is room for 65,535 between two of them,
--- which follow-ups take (place_of_follow_up).
+-- So many places, in order; later calls give later ones. Between two of them is room for follow-ups
+-- (place_of_follow_up).
 create or replace function command_bus.next_lane_places(p_count bigint)
 returns setof bigint
 language sql
@@ -55,7 +55,11 @@ $$;
 
 -- The place of the p_number-th of p_count commands that the handler of a command, which has just ended,
 -- sends in its own lane: the first takes its place, the others stand directly behind. Null: it has none
--- to give (another lane, or more than there is room for).
+-- to give (another lane, or more than there is room for: 32,768, and half as many after each time that
+-- one of two follow-ups sends two).
+-- A place is the middle of the room that belongs to it, and its lowest bit says how wide that is. Who
+-- sends several divides its own room among them. So no place is ever given twice, however many commands
+-- of the lane are on their way or in the troubleshooting queue, and nobody has to look.
 create or replace function command_bus.place_of_follow_up(
     p_domain text, p_cause_id uuid, p_lane text, p_number bigint, p_count bigint
 )
@@ -64,15 +68,20 @@ language sql stable
 set search_path = public, pg_temp
 set row_security = off
 as $$
-    select c.lane_seq + (p_number - 1) * room.n / p_count
+    select case when p_count = 1 then c.lane_seq
+                else room.first + (2 * p_number - 1) * (room.width / share.n / 2) end
     from command_bus_command as c
+    -- What was sent has the room from its place up to the next one.
     cross join lateral (
-        select least(65536, min(e.seq) - c.lane_seq) as n
-        from command_bus_lane as e
-        where e.domain = p_domain and e.lane_group = command_bus.lane_group(c.lane)
-            and e.lane = c.lane and e.seq >= c.lane_seq
+        select case when c.lane_seq % 65536 = 0 then c.lane_seq
+                    else c.lane_seq - (c.lane_seq & -c.lane_seq) end as first,
+            least(65536, 2 * (c.lane_seq & -c.lane_seq)) as width
     ) as room
-    where c.command_id = p_cause_id and c.domain = p_domain and c.lane = p_lane and room.n >= p_count;
+    cross join lateral (
+        select (2 ^ ceil(log(2, p_count)))::bigint as n  -- halves, quarters, ...
+    ) as share
+    where c.command_id = p_cause_id and c.domain = p_domain and c.lane = p_lane
+        and (p_count = 1 or room.width / share.n >= 2);
 $$;
 
 -- The settings that hold for a group: its own, those of '*', or the built-in ones.

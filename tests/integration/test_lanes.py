@@ -8,6 +8,7 @@ from uuid import UUID, uuid4
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 from commandbus import (
     CommandBus,
@@ -411,6 +412,77 @@ async def test_a_follow_up_in_its_parents_lane_takes_its_place(pool, bus, regist
     await ended(pool, *sent)
     assert order == ["1", "1a", "1b", "1c", "2", "2a", "3"]
     await assert_books_balance(pool)
+
+
+async def hand_off(pool: Pool, worker_id: int, claimed, *names: str) -> list[UUID]:
+    """Complete a command that sends others in its own lane; their ids."""
+    ids = [uuid4() for _ in names]
+    sends = [
+        {
+            "domain": DOMAIN,
+            "command": {
+                "command_id": str(command_id),
+                "command_type": "DoIt",
+                "data": {"name": name},
+                "lane": claimed.command.lane,
+            },
+        }
+        for command_id, name in zip(ids, names, strict=True)
+    ]
+    outcome = {
+        **completed(claimed),
+        "sends": sends,
+        "events": [],
+    }
+    async with pool.connection() as conn:
+        await conn.execute(
+            "select * from command_bus.settle_commands_v3(%s, %s, %s)",
+            (DOMAIN, worker_id, Jsonb([outcome])),
+        )
+    return ids
+
+
+async def test_follow_ups_never_get_the_place_of_one_that_runs(pool, bus):
+    await bus.set_lane_group(DOMAIN, "tenant-7", lane_limit=2)
+    worker = await register(pool)
+    await send(bus, new())
+    [root] = await claim(pool, worker)
+    await hand_off(pool, worker, root, "first", "slow")
+    first, slow = await claim(pool, worker, limit=10)
+    await hand_off(pool, worker, first, "1", "2")
+
+    for _ in range(2):
+        [each] = await claim(pool, worker, limit=10)
+        await settle(pool, worker, completed(each))
+        await assert_books_balance(pool)
+    await settle(pool, worker, completed(slow))
+    assert await claim(pool, worker, limit=10) == []
+    await assert_books_balance(pool)
+
+
+async def test_follow_ups_never_get_the_place_of_one_in_the_tsq_that_let_go_of_its_lane(
+    pool, bus, tsq
+):
+    await bus.set_lane_group(DOMAIN, "tenant-7", on_trouble="skip")
+    worker = await register(pool)
+    await send(bus, new())
+    [root] = await claim(pool, worker)
+    await hand_off(pool, worker, root, "first", "second")
+    [first] = await claim(pool, worker)
+    await settle(pool, worker, failed(first, kind="permanent"))
+    [second] = await claim(pool, worker)
+    await settle(pool, worker, failed(second, kind="permanent"))
+    await tsq.operator_retry(DOMAIN, first.command.command_id)
+    [first] = await claim(pool, worker)
+    following = await hand_off(pool, worker, first, "1", "2")
+    await tsq.operator_retry(DOMAIN, second.command.command_id)
+    await assert_books_balance(pool)
+
+    for expected_id in [*following, second.command.command_id]:
+        [claimed] = await claim(pool, worker)
+        assert claimed.command.command_id == expected_id
+        await settle(pool, worker, completed(claimed))
+        await assert_books_balance(pool)
 
 
 async def test_workers_keep_the_order_of_each_lane_through_failures(
