@@ -108,6 +108,8 @@ class HandlerContext:
 
         In this command's own lane (``lane=command.lane``) it takes this command's place, before
         all that waits there; of several the first does, and the others stand directly behind it.
+        A single one can do so for ever. Of two that go on in the same way there is room for 15
+        generations (fewer of more); what comes then stands at the end of the lane.
 
         A command that is refused then (a known id with other content, an unknown domain, a queue
         that is gone) sends this command to the troubleshooting queue with the code

@@ -55,8 +55,7 @@ $$;
 
 -- The place of the p_number-th of p_count commands that the handler of a command, which has just ended,
 -- sends in its own lane: the first takes its place, the others stand directly behind. Null: it has none
--- to give (another lane, or more than there is room for: 32,768, and half as many after each time that
--- one of two follow-ups sends two).
+-- to give (another lane, or more than there is room for: 32,768, or 15 generations of two each).
 -- A place is the middle of the room that belongs to it, and its lowest bit says how wide that is. Who
 -- sends several divides its own room among them. So no place is ever given twice, however many commands
 -- of the lane are on their way or in the troubleshooting queue, and nobody has to look.

@@ -442,6 +442,26 @@ async def hand_off(pool: Pool, worker_id: int, claimed, *names: str) -> list[UUI
     return ids
 
 
+async def test_fifteen_generations_of_two_follow_ups_come_before_what_waits(pool, bus):
+    worker = await register(pool)
+    _, waiting = await send(bus, new(), new())
+    [claimed] = await claim(pool, worker)
+    for _ in range(15):
+        step, go_on = await hand_off(pool, worker, claimed, "step", "go on")
+        [claimed] = await claim(pool, worker)
+        assert claimed.command.command_id == step
+        await settle(pool, worker, completed(claimed))
+        [claimed] = await claim(pool, worker)
+        assert claimed.command.command_id == go_on
+    await hand_off(pool, worker, claimed, "one more")
+    [claimed] = await claim(pool, worker)
+    await hand_off(pool, worker, claimed, "and", "one")  # there is no room for two
+
+    [claimed] = await claim(pool, worker)
+    assert claimed.command.command_id == waiting
+    await assert_books_balance(pool)
+
+
 async def test_follow_ups_never_get_the_place_of_one_that_runs(pool, bus):
     await bus.set_lane_group(DOMAIN, "tenant-7", lane_limit=2)
     worker = await register(pool)
