@@ -93,9 +93,13 @@ begin
     exception when lock_not_available then
         null;  -- what waits is locked as a whole; what is in the queue can be claimed
     end;
-    if exists (select from command_bus_lane_ready as m where m.domain = p_domain) then
-        perform command_bus.promote_for_claim(p_domain, v_queue, p_limit);
-    end if;
+    begin
+        if exists (select from command_bus_lane_ready as m where m.domain = p_domain) then
+            perform command_bus.promote_for_claim(p_domain, v_queue, p_limit);
+        end if;
+    exception when lock_not_available then
+        null;  -- and so are the marks of lanes
+    end;
 
     select array_agg(r.msg_id), array_agg(r.message ->> 'command_id')
     into v_msg_ids, v_texts

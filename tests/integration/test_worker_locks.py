@@ -396,3 +396,22 @@ async def test_a_message_that_needs_a_locked_table_holds_up_no_other(
         await start_worker()
         await ended(pool, *behind, seconds=30)
     await eventually(lambda: queued(pool), lambda left: left == 0)
+
+
+UNUSED = [
+    "command_bus_lane_ready",
+    "command_bus_lane",
+    "command_bus_lane_slot",
+    "command_bus_parked",
+    "command_bus_pause",
+    "command_bus_cancel_request",
+    "command_bus_outbox",
+]
+
+
+@pytest.mark.parametrize("table", UNUSED)
+async def test_a_locked_table_holds_up_nobody_who_does_not_use_it(pool, slow, start_worker, table):
+    ids = await send(pool, 20, max_attempts=1)
+    async with held(pool, f"lock table {table}"):
+        await start_worker()
+        await ended(pool, *ids, seconds=30)
