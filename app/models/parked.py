@@ -84,7 +84,7 @@ _PAUSE = """
 def pauses(domain: str | None = None) -> list[PauseRow]:
     """The pauses in force, the latest first."""
     rows = db.session.execute(
-        sa.text(
+        sa.text(  # nosec B608
             f"""{_PAUSE}, case
                 when {_IN_FORCE} and p.command_type is null then (
                     select least(greatest(k.pending, 0), :most)
