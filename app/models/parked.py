@@ -73,53 +73,48 @@ class PauseRow:
         return self.command_type or f"domain {self.domain}"
 
 
-_IN_FORCE = "p.ended_at is null and coalesce(p.ends_at, 'infinity') > clock_timestamp()"
-_PAUSE = """
+_CURRENT = sa.text(
+    """
     select p.pause_id, p.domain, p.command_type, p.reason, p.paused_by, p.paused_at, p.ends_at,
-        coalesce(p.ended_at, case when p.ends_at <= clock_timestamp() then p.ends_at end),
-        p.ended_by
-"""
+        p.ended_at, p.ended_by,
+        case
+            when p.command_type is null then (
+                select least(greatest(k.pending, 0), :most)
+                from command_bus.count_by_status(p.domain) as k)
+            else (
+                select count(*) from (
+                    select from public.command_bus_parked as k
+                    where k.domain = p.domain and k.kind = 'PAUSED'
+                        and k.command_type = p.command_type
+                    limit :most) as n)
+        end
+    from public.command_bus_pause as p
+    where p.ended_at is null and coalesce(p.ends_at, 'infinity') > clock_timestamp()
+        and (cast(:domain as text) is null or p.domain = :domain)
+    order by p.pause_id desc
+    """
+)
+_ENDED = sa.text(
+    """
+    select p.pause_id, p.domain, p.command_type, p.reason, p.paused_by, p.paused_at, p.ends_at,
+        coalesce(p.ended_at, p.ends_at), p.ended_by, 0
+    from public.command_bus_pause as p
+    where p.ended_at is not null or p.ends_at <= clock_timestamp()
+    order by p.pause_id desc
+    limit :limit
+    """
+)
 
 
 def pauses(domain: str | None = None) -> list[PauseRow]:
     """The pauses in force, the latest first."""
-    rows = db.session.execute(
-        sa.text(  # nosec B608
-            f"""{_PAUSE}, case
-                when {_IN_FORCE} and p.command_type is null then (
-                    select least(greatest(k.pending, 0), :most)
-                    from command_bus.count_by_status(p.domain) as k)
-                else (
-                    select count(*) from (
-                        select from public.command_bus_parked as k
-                        where k.domain = p.domain and k.kind = 'PAUSED'
-                            and k.command_type = p.command_type
-                        limit :most) as n)
-                end
-            from public.command_bus_pause as p
-            where {_IN_FORCE} and (cast(:domain as text) is null or p.domain = :domain)
-            order by p.pause_id desc
-            """
-        ),
-        {"domain": domain, "most": COUNTED},
-    )
-    return [PauseRow(*row) for row in rows]
+    found = db.session.execute(_CURRENT, {"domain": domain, "most": COUNTED})
+    return [PauseRow(*row) for row in found]
 
 
 def ended_pauses(limit: int) -> list[PauseRow]:
     """The pauses that are over, the latest begun first."""
-    rows = db.session.execute(
-        sa.text(
-            f"""{_PAUSE}, 0
-            from public.command_bus_pause as p
-            where not ({_IN_FORCE})
-            order by p.pause_id desc
-            limit :limit
-            """
-        ),
-        {"limit": limit},
-    )
-    return [PauseRow(*row) for row in rows]
+    return [PauseRow(*row) for row in db.session.execute(_ENDED, {"limit": limit})]
 
 
 @dataclass(frozen=True, slots=True)
