@@ -169,9 +169,12 @@ def ensure_database(url: str) -> bool:
             raise _unreachable(url, exc) from exc
         with conn:
             refuse_old_server(conn)
-            if _exists(conn, name):
-                raise _unreachable(url, exc) from exc
-            return _create(conn, name)
+            if not _exists(conn, name):
+                return _create(conn, name)
+        try:
+            connect_to_any_server(url).close()  # another process may have created it meanwhile
+        except psycopg.OperationalError as again:
+            raise _unreachable(url, again) from again
     return False
 
 
