@@ -21,7 +21,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from commandbus import CommandBus, HandlerRegistry, RetryPolicy, Worker, store, uuid7
 from commandbus.errors import INFRASTRUCTURE_ERRORS, InvalidStateError
-from commandbus.models import ClaimedCommand, CommandStatus
+from commandbus.models import ClaimedCommand, CommandStatus, Settlement, Verdict
 from commandbus.ops import TroubleshootingQueue
 from tests.chaos.conftest import scaled
 from tests.chaos.proxy import THROUGH_PROXY, Cut, Proxy, proxied
@@ -150,17 +150,24 @@ async def _release_unknown(stage: Stage) -> None:
         await store.release_commands(conn, "test", stage.worker_id, unknown)
 
 
+async def settled(stage: Stage, outcome: dict[str, Any]) -> list[Settlement]:
+    """The answer, as a worker asks for it: again while the session that was cut has the rows."""
+
+    async def look() -> list[Settlement]:
+        found: list[Settlement]
+        found, _ = await again(lambda: settle(stage.near, stage.worker_id, outcome))
+        return found
+
+    return await eventually(look, lambda seen: all(s.verdict is not Verdict.LOCKED for s in seen))
+
+
 async def settling(stage: Stage) -> None:
-    settlements, _ = await again(
-        lambda: settle(stage.near, stage.worker_id, completed(stage.attempt, {"done": 1}))
-    )
+    settlements = await settled(stage, completed(stage.attempt, {"done": 1}))
     assert [each.verdict for each in settlements] in ([], ["recorded"])
 
 
 async def settling_a_failure(stage: Stage) -> None:
-    settlements, _ = await again(
-        lambda: settle(stage.near, stage.worker_id, failed(stage.attempt, "business"))
-    )
+    settlements = await settled(stage, failed(stage.attempt, "business"))
     assert [each.verdict for each in settlements] in (["applied"], ["recorded"])
 
 
