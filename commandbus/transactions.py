@@ -53,6 +53,12 @@ LONGEST_SECONDS = 5.0
 # How many faults in a row may hit one command here and spend no attempt; further ones do, since it
 # may be the handler that brings them about.
 FREE_FAULTS = 10
+# Ends what a handler may leave behind in a session, which another command's handler gets next: as
+# DISCARD ALL does, but for prepared statements, which the driver counts on.
+RESET = (
+    "reset session authorization; reset role; reset all; discard temp; close all; unlisten *;"
+    " select pg_advisory_unlock_all()"
+)
 # Of how many commands faults are counted.
 MAX_COUNTED = 10_000
 
@@ -112,7 +118,7 @@ class HandlerTransactions:
                 configure = getattr(like, "_configure", None)
 
                 async def reset(conn: AsyncConnection[TupleRow]) -> None:
-                    await conn.execute("reset all; select pg_advisory_unlock_all(); unlisten *")
+                    await conn.execute(RESET)
                     if configure is not None:
                         await configure(conn)
 

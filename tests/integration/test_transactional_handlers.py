@@ -273,6 +273,8 @@ async def test_what_a_handler_sets_is_gone_for_the_next_one(bus, start_worker, r
     async def do_it(command, context):
         seen.append(await rows_of(context, "select current_setting('app.tenant', true)"))
         seen.append(await rows_of(context, "select pg_try_advisory_lock(7)"))
+        seen.append(await rows_of(context, "select to_regclass('pg_temp.kept') is null"))
+        await context.conn.execute("create temp table kept (n integer)")
         await context.conn.execute("select set_config('app.tenant', 'a', false)")
 
     await start_worker(concurrency=1)
@@ -281,7 +283,7 @@ async def test_what_a_handler_sets_is_gone_for_the_next_one(bus, start_worker, r
         await bus.send(DOMAIN, "DoIt", command_id, {})
         await ended(bus, command_id)
 
-    assert [row in ([(None,)], [("",)], [(True,)]) for row in seen] == [True] * 4
+    assert [row in ([(None,)], [("",)], [(True,)]) for row in seen] == [True] * 6
 
 
 async def test_other_handlers_have_no_transaction(bus, start_worker, registry):
