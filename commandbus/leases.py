@@ -148,7 +148,12 @@ class Leases:
         except DATABASE_ERRORS as exc:
             logger.warning(
                 "release_failed",
-                extra={**state.ids, "count": len(claimed), "error": one_line(exc)},
+                extra={
+                    **state.ids,
+                    "count": len(claimed),
+                    "command_ids": first_ids(claimed),
+                    "error": one_line(exc),
+                },
             )
         else:
             if count < len(claimed):
@@ -167,7 +172,10 @@ class Leases:
         )
         if count < len(claimed):
             self._doubted_at = time.monotonic()  # somebody has locked the others
-        logger.info("commands_parked", extra={**state.ids, "count": count})
+        logger.info(
+            "commands_parked",
+            extra={**state.ids, "count": count, "command_ids": first_ids(claimed)},
+        )
 
     async def record_cancelled(self) -> None:
         """Record what was cancelled as an operator asked for; where that fails, later."""
@@ -183,12 +191,20 @@ class Leases:
         except DATABASE_ERRORS as exc:
             logger.warning(
                 "cancel_not_recorded",
-                extra={**state.ids, "count": len(claimed), "error": one_line(exc)},
+                extra={
+                    **state.ids,
+                    "count": len(claimed),
+                    "command_ids": first_ids(claimed),
+                    "error": one_line(exc),
+                },
             )
             await asyncio.sleep(END_SECONDS)
             self._slots.put_cancelled(claimed)
         else:
-            logger.info("commands_cancelled", extra={**state.ids, "count": count})
+            logger.info(
+                "commands_cancelled",
+                extra={**state.ids, "count": count, "command_ids": first_ids(claimed)},
+            )
 
     async def end(self, claimed: list[ClaimedCommand]) -> None:
         """Let the next attempts begin of commands whose handlers were cancelled at the lease's end.
