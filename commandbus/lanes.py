@@ -18,12 +18,6 @@ WEIGHTS = (0.001, 1_000)
 ON_TROUBLE = ("hold", "skip")
 
 
-def group_of(lane: str) -> str:
-    """The group of a lane: what stands before its first slash, or nothing."""
-    group, slash, _ = lane.partition("/")
-    return group if slash else ""
-
-
 def check_lane_group(group: object) -> None:
     """*group* can be the group of a lane, or stands for all; raises InvalidCommandError."""
     check_text("group", group, 0, MAX_LANE)

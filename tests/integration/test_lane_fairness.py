@@ -10,7 +10,6 @@ import psycopg
 import pytest
 
 from commandbus import NewCommand, uuid7
-from commandbus.lanes import group_of
 from tests.facts import (
     DOMAIN,
     Pool,
@@ -22,6 +21,11 @@ from tests.facts import (
     value,
 )
 from tests.waiting import eventually
+
+
+def group_of(lane: str) -> str:
+    group, slash, _ = lane.partition("/")
+    return group if slash else ""
 
 
 async def fill(bus, *lanes: str) -> None:
