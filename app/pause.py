@@ -11,7 +11,6 @@ if __name__ == "__main__":
 
 import argparse
 import asyncio
-import getpass
 import re
 import sys
 from collections.abc import Sequence
@@ -23,6 +22,7 @@ from app.database import DatabaseError
 from app.database.pools import new_pool, opened
 from app.database.waiting import open_patiently
 from app.settings.configuration import ConfigurationError, Settings
+from app.settings.people import login_name
 from app.visible import terminal_line
 from commandbus import CommandBusError, Pause, Pauses
 
@@ -124,7 +124,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--duration", type=_duration, metavar="15m", help="until it goes on by itself"
     )
-    parser.add_argument("--operator", default=getpass.getuser(), help="who does it")
+    parser.add_argument("--operator", default=login_name() or "terminal", help="who does it")
     action = parser.add_mutually_exclusive_group()
     action.add_argument(
         "--resume", action="store_true", help="end all pauses of the domain, or that of --type"

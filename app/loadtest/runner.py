@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import getpass
 import logging
 import time
 from collections.abc import Callable
@@ -29,6 +28,7 @@ from app.loadtest.runs import Origin, create_run, generate_run
 from app.processes import WorkerProcesses
 from app.settings.configuration import WORKER_OPTIONS, ConfigStore, Settings, environment
 from app.settings.options import Chosen, Source, choose
+from app.settings.people import login_name
 from commandbus import BatchProgress, CommandBus, CommandStatus
 from commandbus.errors import INFRASTRUCTURE_ERRORS, one_line
 
@@ -86,7 +86,7 @@ async def run_load_test(
                 plan.order,
                 origin=Origin.CLI,
                 name=plan.name,
-                started_by=_user(),
+                started_by=login_name(),
                 workers={
                     "processes": plan.workers,
                     **{
@@ -251,19 +251,12 @@ async def _look(run: Run, bus: CommandBus) -> None:
         await asyncio.sleep(AWAY_SECONDS)
 
 
+def _operator() -> str:
+    return login_name() or "load test"
+
+
 def _has_begun(progress: BatchProgress) -> bool:
     return progress.counts[CommandStatus.PENDING] < progress.sent or progress.retried > 0
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a user id without a name, as in some containers
-        return ""
-
-
-def _operator() -> str:
-    return _user() or "load test"
 
 
 class _RateColumn(TextColumn):
