@@ -60,7 +60,7 @@ class PauseRow:
     ended_at: datetime | None
     ended_by: str | None
     waiting: int
-    """How many commands of it are pending, counted up to COUNTED."""
+    """Pending commands of the domain; of a type, those put aside. Counted up to COUNTED."""
 
     @property
     def waiting_is_exact(self) -> bool:

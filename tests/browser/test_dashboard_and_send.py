@@ -69,7 +69,7 @@ def test_what_cannot_be_sent_is_said_and_nothing_typed_is_lost(make_live_page):
 
 def test_the_first_field_that_was_refused_has_the_focus(live_page: Page):
     live_page.goto("/send")
-    live_page.get_by_text("Ids and reply").click()
+    live_page.get_by_text("Ids, lane and reply").click()
     live_page.locator("#command_id").fill("no id")
     live_page.get_by_role("button", name="Send", exact=True).click()
 

@@ -39,6 +39,7 @@ def test_the_page_shows_groups_and_what_holds_their_lanes(
     assert "tenant-7" in page
     assert f"/commands/{first}" in page
     assert "2 wait behind it" in troubled
+    assert f">{LANE}</a>" in troubled
     assert LANE in detail
 
 
